@@ -1,0 +1,84 @@
+"""What a model sees: a batch of samples as tensors, and what it says: detections.
+
+Frames: *lidar* is the LiDAR at the sample's keyframe, x right, y forward, z up as nuScenes mounts it; *camera* is
+x right, y down, z forward; pixels are (u right, v down). Boxes are rows of nine numbers in the lidar frame:
+``x, y, z`` of the geometric centre (m), ``length, width, height`` (m), ``yaw`` (rad, from +x to +y), ``vx, vy`` (m/s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+CLASSES = (
+    "car",
+    "truck",
+    "construction_vehicle",
+    "bus",
+    "trailer",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
+    "traffic_cone",
+)
+"""The nuScenes detection classes, in the order of the published BEVFusion heads."""
+
+CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+"""The nuScenes cameras, in the order of the published BEVFusion inputs."""
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """N samples; lists have one entry a sample, tensors lead with N."""
+
+    tokens: list[str]
+    """Sample tokens."""
+    images: Tensor
+    """[N, C, 3, H, W] float32, RGB, normalised, augmented."""
+    points: list[Tensor]
+    """[P, 5] float32 each: x, y, z (m, augmented lidar frame), intensity 0..255, time lag (s, 0 for the keyframe)."""
+    camera_intrinsics: Tensor
+    """[N, C, 3, 3] of the original pictures."""
+    camera_to_lidar: Tensor
+    """[N, C, 4, 4] camera frame to un-augmented lidar frame, ego motion between the two exposures included."""
+    image_augmentation: Tensor
+    """[N, C, 3, 3] original homogeneous pixel (u, v, 1) to pixel of ``images``."""
+    lidar_augmentation: Tensor
+    """[N, 4, 4] lidar frame to augmented lidar frame."""
+    boxes: list[Tensor]
+    """[M, 9] float32 each, augmented lidar frame; see the module's text."""
+    labels: list[Tensor]
+    """[M] int64 each, indices into ``CLASSES``."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        return replace(self, **{field.name: _move(getattr(self, field.name), device) for field in fields(self)})
+
+    def samples(self, start: int, stop: int) -> Batch:
+        """Samples ``start`` to ``stop`` (exclusive) as a batch of their own."""
+        return replace(self, **{field.name: getattr(self, field.name)[start:stop] for field in fields(self)})
+
+
+@dataclass(kw_only=True)
+class Detections:
+    """The boxes found in one sample, best first."""
+
+    boxes: Tensor
+    """[K, 9] in the lidar frame."""
+    scores: Tensor
+    """[K] in 0..1."""
+    labels: Tensor
+    """[K] int64, indices into ``CLASSES``."""
+
+
+def _move(value: Tensor | Sequence[Tensor] | list[str], device: torch.device | str) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return [item.to(device) if isinstance(item, Tensor) else item for item in value]

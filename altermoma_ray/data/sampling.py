@@ -1,0 +1,101 @@
+"""Which samples make up an epoch, in which order, and which of them a worker loads.
+
+Nothing here depends on the number of workers but the last step: a global batch is fixed first and split then, so a
+result that sums over a global batch's samples is the same on any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.data.index import Index
+from altermoma_ray.data.nuscenes import NuScenesDataset, Sample, collate
+
+
+def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length: int | None = None) -> list[int]:
+    """Repeat keyframes so that each class occurs in as many of them (Zhu et al. 2019, arXiv:1908.09492, section 3.1).
+
+    A keyframe counts once for each class it shows. Every class that occurs is then drawn equally often, with
+    replacement, from the keyframes that show it.
+
+    Args:
+        index: where the keyframes are described.
+        rows: the keyframes to draw from; one that shows no class is never drawn.
+        seed: of the draw.
+        length: number of rows in the result; by default the sum over the keyframes of the classes that each shows.
+
+    Returns:
+        Rows, grouped by class; give them to :class:`NuScenesDataset` and shuffle by :func:`epoch_order`.
+
+    Raises:
+        ValueError: no keyframe shows a class.
+    """
+    members: dict[int, list[int]] = {}
+    for row in rows:
+        for label in np.unique(index.labels(row)):
+            members.setdefault(int(label), []).append(row)
+    if not members:
+        raise ValueError("class-balanced sampling needs a box of some class, but none of the keyframes has one")
+    total = sum(map(len, members.values())) if length is None else length
+    shares = [part.size for part in np.array_split(np.arange(total), len(members))]
+    rng = np.random.default_rng(seed)
+    return [
+        int(row)
+        for label, share in zip(sorted(members), shares, strict=True)
+        for row in rng.choice(members[label], size=share, replace=True)
+    ]
+
+
+def epoch_order(length: int, *, seed: int, epoch: int) -> list[int]:
+    """The positions 0 to ``length`` - 1 in the random order of an epoch."""
+    return [int(position) for position in np.random.default_rng((seed, epoch)).permutation(length)]
+
+
+def global_batches(order: Sequence[int], size: int, *, drop_last: bool = False) -> list[list[int]]:
+    """Cut an order into batches of ``size``; the last one may be smaller, or is dropped."""
+    if size < 1:
+        raise ValueError(f"a batch must have at least 1 sample, but got size={size}")
+    stop = len(order) - len(order) % size if drop_last else len(order)
+    return [list(order[start : start + size]) for start in range(0, stop, size)]
+
+
+def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
+    """A worker's part of a global batch: contiguous, sizes differ by at most one, empty when there are too few."""
+    if not 0 <= rank < world:
+        raise ValueError(f"`0 <= rank < world` must hold, but got (rank={rank}, world={world})")
+    return list(batch[rank * len(batch) // world : (rank + 1) * len(batch) // world])
+
+
+def load_batches(
+    dataset: NuScenesDataset, batches: Sequence[Sequence[int]], *, rank: int = 0, world: int = 1, processes: int = 0
+) -> Iterator[Batch | None]:
+    """Load this worker's part of each global batch.
+
+    Args:
+        dataset: the samples.
+        batches: global batches of positions in ``dataset``, the same on every worker.
+        rank: this worker's number.
+        world: number of workers.
+        processes: how many processes load ahead; 0 loads in this one.
+
+    Yields:
+        One batch for each global batch; None where no sample of it is this worker's.
+    """
+    parts = [shard(batch, rank, world) for batch in batches]
+    return iter(
+        DataLoader(
+            dataset,
+            batch_sampler=parts,
+            collate_fn=_collate,
+            num_workers=processes,
+            multiprocessing_context="spawn" if processes else None,  # a Ray worker has threads: forking may hang
+        )
+    )
+
+
+def _collate(samples: list[Sample]) -> Batch | None:
+    return collate(samples) if samples else None

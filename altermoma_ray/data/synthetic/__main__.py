@@ -1,0 +1,28 @@
+"""``python -m altermoma_ray.data.synthetic --out DIR``: write a synthetic nuScenes data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from altermoma_ray import cli
+from altermoma_ray.data.synthetic.generate import TOY_SCENES, generate
+
+
+def main() -> None:
+    """Parse the options and generate."""
+    parser = argparse.ArgumentParser(prog="python -m altermoma_ray.data.synthetic", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; must be missing or empty")
+    parser.add_argument("--scenes", type=int, default=None, help=f"1 to 850; default {TOY_SCENES}, the toy")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    parser.add_argument("--processes", type=int, default=None, help="default: all cores")
+    parser.add_argument("--keyframes", type=int, default=2, help="keyframes a scene, half a second apart; default 2")
+    parser.add_argument("--sweeps", type=int, default=2, help="LiDAR sweeps before each keyframe; default 2")
+    parser.add_argument("--width", type=int, default=400, help="of the 16:9 pictures, up to 1600; default 400")
+    parser.add_argument("--azimuths", type=int, default=480, help="LiDAR returns a ring; default 480")
+    options = parser.parse_args()
+    generate(**vars(options))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,157 @@
+"""Writing a whole data set with several processes, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from altermoma_ray.cli import console
+from altermoma_ray.data.synthetic import rig, tables, town
+from altermoma_ray.data.synthetic.scene import Parameters, write_scene
+from altermoma_ray.errors import UserError
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same parameters would give other files."""
+TOY_SCENES = 675
+TRAINING_SHARE = 600 / 675
+CARD = "synthetic.json"
+"""File in the data set's folder that says what it was made from."""
+
+
+def generate(
+    out: Path,
+    *,
+    scenes: int | None = None,
+    seed: int = 0,
+    processes: int | None = None,
+    progress: bool = True,
+    keyframes: int = 2,
+    sweeps: int = 2,
+    width: int = 400,
+    azimuths: int = 480,
+) -> None:
+    """Write a synthetic nuScenes data set, version ``v1.0-trainval``.
+
+    Args:
+        out: folder to write; must be missing or empty. It appears complete or not at all.
+        scenes: 1 to 850, eight of nine in the training split; the toy's 675 by default.
+        seed: the same seed gives the same bytes, whatever the number of processes.
+        processes: all cores by default.
+        progress: show a bar on stderr.
+        keyframes: keyframes a scene, half a second apart.
+        sweeps: LiDAR sweeps before each keyframe.
+        width: of the 16:9 pictures (pixels).
+        azimuths: LiDAR returns a ring.
+
+    Raises:
+        UserError: an argument is out of range, or the folder is taken or cannot be written.
+    """
+    parameters = _parameters(scenes, seed, keyframes, sweeps, width, azimuths)
+    if processes is not None and processes < 1:
+        raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
+    names = _scene_names(parameters.scenes)
+    out = Path(out).expanduser().absolute()
+    partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} exists and is not an empty folder; choose another folder or remove it")
+        _make_folders(partial_folder)
+        _write_map(partial_folder)
+        static = tables.static_tables(parameters.scenes, parameters.width, parameters.height)
+        rows = _write_scenes(parameters, names, partial_folder, processes or os.cpu_count() or 1, progress)
+        tables.write(tables.merge([static, *rows]), partial_folder / tables.VERSION)
+        (partial_folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
+        partial_folder.rename(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}; choose a folder that you may write") from error
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def matches(out: Path, scenes: int | None = None, seed: int = 0) -> bool:
+    """Whether the folder holds what ``generate(out, scenes=scenes, seed=seed)`` would write."""
+    try:
+        found = json.loads((Path(out) / CARD).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(found == _card(_parameters(scenes, seed, 2, 2, 400, 480)))
+
+
+def _parameters(scenes: int | None, seed: int, keyframes: int, sweeps: int, width: int, azimuths: int) -> Parameters:
+    scenes = TOY_SCENES if scenes is None else scenes
+    limits = {
+        "scenes": (scenes, 1, 850),
+        "seed": (seed, 0, 2**32 - 1),
+        "keyframes": (keyframes, 1, 4),
+        "sweeps": (sweeps, 0, 9),
+        "width": (width, 64, 1600),
+        "azimuths": (azimuths, 90, 2160),
+    }
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise UserError(f"{name} must be in {low}..{high}, but got {value}")
+    if width % 16:
+        raise UserError(f"width must be a multiple of 16 for 16:9 pictures, but got {width}")
+    return Parameters(scenes=scenes, seed=seed, keyframes=keyframes, sweeps=sweeps, width=width, azimuths=azimuths)
+
+
+def _card(parameters: Parameters) -> dict[str, object]:
+    return {"generator": "altermoma_ray.data.synthetic", "generator_version": GENERATOR_VERSION, **asdict(parameters)}
+
+
+def _scene_names(scenes: int) -> list[str]:
+    """Official names: scenes of the training split, then of the validation split."""
+    from nuscenes.utils import splits  # imports the whole devkit: seconds
+
+    training = min(max(round(scenes * TRAINING_SHARE), 1), len(splits.train))
+    if scenes > 1:
+        training = min(training, scenes - 1)
+    return splits.train[:training] + splits.val[: scenes - training]
+
+
+def _make_folders(root: Path) -> None:
+    for mount in (rig.LIDAR, *rig.CAMERAS, *rig.RADARS):
+        (root / "samples" / mount.channel).mkdir(parents=True)
+    (root / "sweeps" / rig.LIDAR.channel).mkdir(parents=True)
+    (root / "maps" / "expansion").mkdir(parents=True)
+
+
+def _write_map(root: Path) -> None:
+    (root / "maps" / f"{tables.MAP_TOKEN}.png").write_bytes(town.map_mask())
+    expansion = json.dumps(town.map_expansion(), separators=(",", ":"))
+    (root / "maps" / "expansion" / f"{town.LOCATION}.json").write_text(expansion)
+
+
+def _write_scenes(
+    parameters: Parameters, names: list[str], root: Path, processes: int, progress: bool
+) -> list[tables.Tables]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not progress) as bar:
+        return list(
+            bar.track(_scene_rows(parameters, names, root, processes), len(names), description="synthetic scenes")
+        )
+
+
+def _scene_rows(parameters: Parameters, names: list[str], root: Path, processes: int) -> Iterator[tables.Tables]:
+    work = partial(_write_numbered, parameters, root)
+    processes = min(processes, len(names))
+    if processes == 1:
+        yield from map(work, enumerate(names))
+        return
+    # Spawned, not forked: the caller may hold threads (Ray, torch).
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap(work, enumerate(names), chunksize=min(8, -(-len(names) // processes)))
+
+
+def _write_numbered(parameters: Parameters, root: Path, numbered: tuple[int, str]) -> tables.Tables:
+    index, name = numbered
+    return write_scene(parameters, index, name, root)

@@ -1,0 +1,92 @@
+"""A spinning LiDAR of 32 beams, after the HDL-32E of nuScenes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altermoma_ray.data.synthetic import rig
+from altermoma_ray.data.synthetic.raycast import MISS, Placement, Window, cast
+
+BEAMS = 32
+ELEVATION = (-30.67, 10.67)
+"""Of the lowest beam, ring 0, and of the highest (degrees)."""
+RANGE = 60.0
+RANGE_NOISE = 0.02
+"""Standard deviation (m)."""
+DROP_OUT = 0.05
+"""Share of the returns from bodies that is lost."""
+GROUND_RETURN = 3.5
+"""The ground answers for certain up to this range (m), then ever less as rays graze it: (GROUND_RETURN / range)."""
+GROUND_REFLECTIVITY = 14.0
+INTENSITY_NOISE = 8.0
+
+
+class Lidar:
+    """The rays of one turn: [ring, azimuth], of unit length, so that t is the range (m)."""
+
+    def __init__(self, azimuths: int) -> None:
+        self.azimuths = azimuths
+        self.origin = np.array(rig.LIDAR.translation, np.float32)
+        elevation = np.radians(np.linspace(*ELEVATION, BEAMS))[:, None]
+        azimuth = (np.arange(azimuths) + 0.5) * (2 * math.pi / azimuths)
+        flat = np.cos(elevation)
+        self.rays = np.stack(
+            [flat * np.cos(azimuth), flat * np.sin(azimuth), np.broadcast_to(np.sin(elevation), (BEAMS, azimuths))]
+        ).astype(np.float32)
+        with np.errstate(divide="ignore"):
+            ground = np.where(self.rays[2] < 0, -self.origin[2] / self.rays[2], np.inf)
+        self.ground = ground.astype(np.float32)
+        """[ring, azimuth] range of the bare ground; infinite where the ray meets none."""
+        self.open = ~self._roof()
+        """[ring, azimuth] whether the ray leaves the car at all."""
+
+    def _roof(self) -> NDArray[np.bool_]:
+        """Rays that meet the car's own roof, and so never return."""
+        x0, y0, x1, y1, height = rig.ROOF
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drop = (height - self.origin[2]) / self.rays[2]
+            x, y = self.origin[0] + drop * self.rays[0], self.origin[1] + drop * self.rays[1]
+        return (self.rays[2] < 0) & (x > x0) & (x < x1) & (y > y0) & (y < y1)
+
+    def windows(self, corners: NDArray[np.float64]) -> list[Window]:
+        """All rings and the columns around a box; see :class:`raycast.RayGrid`."""
+        x, y = (corners[:4, :2] - self.origin[:2]).T
+        middle = math.atan2(y.sum(), x.sum())
+        turn = 2 * math.pi
+        across = (np.arctan2(y, x) - middle + math.pi) % turn - math.pi
+        first = math.floor((middle + across.min()) % turn / turn * self.azimuths - 0.5)
+        last = first + math.ceil(float(np.ptp(across)) / turn * self.azimuths) + 2
+        rings = slice(0, BEAMS)
+        if first < 0:
+            return [(rings, slice(0, last)), (rings, slice(self.azimuths + first, self.azimuths))]
+        if last > self.azimuths:
+            return [(rings, slice(first, self.azimuths)), (rings, slice(0, last - self.azimuths))]
+        return [(rings, slice(first, last))]
+
+
+def scan(lidar: Lidar, placed: list[Placement], random: np.random.Generator) -> NDArray[np.float32]:
+    """One turn, as if in an instant: [points, 5] x, y, z (m, LiDAR frame), intensity 0..255, ring.
+
+    All draws are made for every ray, met or not, so that the same generator gives the same noise with fewer bodies.
+    """
+    shape = lidar.ground.shape
+    range_noise, intensity_noise = random.standard_normal((2, *shape), np.float32)
+    luck = random.random(shape, np.float32)
+    hits = cast(lidar, placed)
+    on_body = hits.surface != MISS
+    reflectivity = np.full(shape, GROUND_REFLECTIVITY, np.float32)
+    if placed:
+        each = np.repeat([item.body.reflectivity for item in placed], [3 * len(item.body.centres) for item in placed])
+        reflectivity[on_body] = each.astype(np.float32)[hits.surface[on_body]]
+    distance = np.where(on_body, hits.distance, lidar.ground)
+    chance = np.where(on_body, np.float32(1 - DROP_OUT), GROUND_RETURN / np.maximum(distance, GROUND_RETURN))
+    returned = lidar.open & (distance < RANGE) & (luck < chance)
+    rings, _ = np.nonzero(returned)
+    length = distance[returned] + RANGE_NOISE * range_noise[returned]
+    x, y, z = lidar.rays[:, returned] * length
+    intensity = reflectivity[returned] * np.exp(-length / 100) + INTENSITY_NOISE * intensity_noise[returned]
+    # Ego axes (forward, left) to the LiDAR's (right, forward).
+    return np.stack([-y, x, z, np.clip(np.round(intensity), 0, 255), rings.astype(np.float32)], 1).astype(np.float32)

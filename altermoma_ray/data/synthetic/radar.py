@@ -1,0 +1,120 @@
+"""Five radars: a few returns from each body in view, with radial velocity, in the official ``.pcd`` layout."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altermoma_ray.data.synthetic import rig
+from altermoma_ray.data.synthetic.raycast import Placement
+
+RANGE = 70.0
+POSITION_NOISE = 0.15
+VELOCITY_NOISE = 0.1
+CLUTTER = 6.0
+"""Mean number of returns from nothing."""
+
+FIELDS = np.dtype(
+    [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("dyn_prop", "<i1"),
+        ("id", "<i2"),
+        ("rcs", "<f4"),
+        ("vx", "<f4"),
+        ("vy", "<f4"),
+        ("vx_comp", "<f4"),
+        ("vy_comp", "<f4"),
+        ("is_quality_valid", "<i1"),
+        ("ambig_state", "<i1"),
+        ("x_rms", "<i1"),
+        ("y_rms", "<i1"),
+        ("invalid_state", "<i1"),
+        ("pdh0", "<i1"),
+        ("vx_rms", "<i1"),
+        ("vy_rms", "<i1"),
+    ]
+)
+"""One return, radar frame (x ahead, y left); ``*_comp`` are the velocities with the car's own motion taken out."""
+MOVING, STATIONARY = 0, 1
+UNAMBIGUOUS = 3
+
+
+def measure(
+    mount: rig.Mount,
+    placed: list[Placement],
+    ego_yaw: float,
+    speed: float,
+    yaw_rate: float,
+    random: np.random.Generator,
+) -> NDArray[np.void]:
+    """The returns of one radar, of dtype ``FIELDS``; at least one, as the layout cannot hold none."""
+    points: list[tuple[float, float, float, float, float]] = []  # x, y, global velocity in the radar's axes, strength
+    cos, sin = math.cos(mount.yaw), math.sin(mount.yaw)
+    for item in placed:
+        x, y = item.x - mount.translation[0], item.y - mount.translation[1]
+        x, y = cos * x + sin * y, cos * y - sin * x
+        number = random.poisson(item.body.kind.radar) if item.body.kind.radar else 0
+        if math.hypot(x, y) > RANGE or abs(math.atan2(y, x)) > mount.field_of_view / 2:
+            continue
+        yaw = item.yaw - mount.yaw
+        length, width, _ = item.body.size
+        heading = item.body.yaw - ego_yaw - mount.yaw
+        velocity = item.body.speed * math.cos(heading), item.body.speed * math.sin(heading)
+        for _ in range(number):
+            # The near half of the body reflects.
+            ahead, left = random.uniform(-0.5, 0.5, 2) * (length, width)
+            offset = np.array(
+                [ahead * math.cos(yaw) - left * math.sin(yaw), ahead * math.sin(yaw) + left * math.cos(yaw)]
+            )
+            if offset @ (x, y) > 0:
+                offset = -offset
+            at_x, at_y = np.array([x, y]) + offset + random.normal(0, POSITION_NOISE, 2)
+            points.append((at_x, at_y, *velocity, 5.0 + 3.0 * item.body.kind.radar))
+    for _ in range(1 + random.poisson(CLUTTER)):
+        distance, bearing = random.uniform(3, RANGE), random.uniform(-0.5, 0.5) * mount.field_of_view
+        points.append((distance * math.cos(bearing), distance * math.sin(bearing), 0.0, 0.0, -5.0))
+
+    returns = np.zeros(len(points), FIELDS)
+    x, y, velocity_x, velocity_y, strength = np.array(points).T
+    distance = np.hypot(x, y)
+    ahead, left = x / distance, y / distance
+    radial = velocity_x * ahead + velocity_y * left + random.normal(0, VELOCITY_NOISE, len(points))
+    # The car's own velocity where the radar sits, in the radar's axes.
+    own_x, own_y = speed - yaw_rate * mount.translation[1], yaw_rate * mount.translation[0]
+    own = (cos * own_x + sin * own_y) * ahead + (cos * own_y - sin * own_x) * left
+    returns["x"], returns["y"] = x, y
+    returns["vx_comp"], returns["vy_comp"] = radial * ahead, radial * left
+    returns["vx"], returns["vy"] = (radial - own) * ahead, (radial - own) * left
+    returns["rcs"] = strength + random.normal(0, 2, len(points))
+    returns["dyn_prop"] = np.where(np.hypot(velocity_x, velocity_y) > 0.5, MOVING, STATIONARY)
+    returns["id"] = np.arange(len(points))
+    returns["is_quality_valid"] = 1
+    returns["ambig_state"] = UNAMBIGUOUS
+    returns["x_rms"] = returns["y_rms"] = 19
+    returns["pdh0"] = 1
+    returns["vx_rms"] = returns["vy_rms"] = 16
+    return returns
+
+
+def encode(returns: NDArray[np.void]) -> bytes:
+    """The returns as a ``.pcd`` file."""
+    kinds = [FIELDS[name] for name in FIELDS.names or ()]
+    header = [
+        "# .PCD v0.7 - Point Cloud Data file format",
+        "VERSION 0.7",
+        "FIELDS " + " ".join(FIELDS.names or ()),
+        "SIZE " + " ".join(str(kind.itemsize) for kind in kinds),
+        "TYPE " + " ".join(kind.kind.upper() for kind in kinds),
+        "COUNT " + " ".join("1" for _ in kinds),
+        f"WIDTH {len(returns)}",
+        "HEIGHT 1",
+        "VIEWPOINT 0 0 0 1 0 0 0",
+        f"POINTS {len(returns)}",
+        "DATA binary",
+    ]
+    # The devkit wants a byte after the last return, as the official files have.
+    return "\n".join(header).encode() + b"\n" + returns.tobytes() + b"\n"

@@ -1,0 +1,71 @@
+"""Where the sensors sit on the car, after the nuScenes car: ego frame x forward, y left, z up (m), origin on the ground
+below the rear axle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A sensor's place and heading (rad, from ego +x to +y), and how long before the LiDAR's keyframe it fires (s)."""
+
+    channel: str
+    translation: tuple[float, float, float]
+    yaw: float
+    early: float
+    field_of_view: float = 0.0
+    """Horizontal (rad); cameras and radars."""
+
+
+def _mount(channel: str, x: float, y: float, z: float, yaw: float, early: float, view: float = 0.0) -> Mount:
+    return Mount(channel, (x, y, z), math.radians(yaw), early, math.radians(view))
+
+
+LIDAR = _mount("LIDAR_TOP", 0.94, 0.0, 1.84, -90.0, 0.0)
+"""Its x axis points right and its y axis forward."""
+
+CAMERAS = (
+    _mount("CAM_FRONT", 1.70, 0.0, 1.51, 0.0, 0.035, 70.0),
+    _mount("CAM_FRONT_RIGHT", 1.55, -0.49, 1.50, -55.0, 0.027, 70.0),
+    _mount("CAM_BACK_RIGHT", 1.01, -0.48, 1.56, -110.0, 0.020, 70.0),
+    _mount("CAM_BACK", 0.03, 0.0, 1.57, 180.0, 0.010, 110.0),
+    _mount("CAM_BACK_LEFT", 1.03, 0.48, 1.57, 110.0, 0.001, 70.0),
+    _mount("CAM_FRONT_LEFT", 1.55, 0.49, 1.50, 55.0, 0.043, 70.0),
+)
+
+RADARS = (
+    _mount("RADAR_FRONT", 3.41, 0.0, 0.5, 0.0, 0.030, 120.0),
+    _mount("RADAR_FRONT_LEFT", 2.42, 0.8, 0.77, 90.0, 0.022, 120.0),
+    _mount("RADAR_FRONT_RIGHT", 2.42, -0.8, 0.77, -90.0, 0.014, 120.0),
+    _mount("RADAR_BACK_LEFT", -0.56, 0.62, 0.53, 175.0, 0.018, 120.0),
+    _mount("RADAR_BACK_RIGHT", -0.56, -0.62, 0.53, -175.0, 0.008, 120.0),
+)
+
+EGO_LENGTH, EGO_WIDTH = 4.08, 1.73
+EGO_CENTRE = 1.3
+"""The car's middle, ahead of the rear axle (m)."""
+ROOF = (-0.3, -0.87, 2.1, 0.87, 1.56)
+"""x0, y0, x1, y1 and height of the roof, which hides the ground close by from the LiDAR."""
+
+
+def yaw_quaternion(yaw: float) -> list[float]:
+    """Rotation about z as (w, x, y, z)."""
+    return [math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)]
+
+
+def camera_quaternion(yaw: float) -> list[float]:
+    """Camera frame (x right, y down, z forward) to ego frame for a level camera, as (w, x, y, z)."""
+    # The product of a turn about z by `yaw` and the fixed change of axes (0.5, -0.5, 0.5, -0.5).
+    w, z = math.cos(yaw / 2), math.sin(yaw / 2)
+    return [0.5 * (w + z), -0.5 * (w + z), 0.5 * (w - z), -0.5 * (w - z)]
+
+
+def camera_intrinsic(mount: Mount, width: int, height: int) -> NDArray[np.float64]:
+    """[3, 3]; the principal point is the middle of the picture."""
+    focal = width / 2 / math.tan(mount.field_of_view / 2)
+    return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])

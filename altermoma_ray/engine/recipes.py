@@ -1,0 +1,72 @@
+"""How each named model is trained: batch size, optimiser, epochs."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from altermoma_ray.errors import UserError
+
+
+class Recipe(BaseModel):
+    """Training figures of one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int = Field(gt=0)
+    """Samples of one optimiser step, over all workers."""
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate of AdamW in pre-training and fusion training."""
+    weight_decay: float = Field(ge=0)
+    clip_norm: float = Field(gt=0)
+    """Gradients are clipped to this norm."""
+    camera_epochs: float = Field(gt=0)
+    """Pre-training of the camera branch alone."""
+    lidar_epochs: float = Field(gt=0)
+    """Pre-training of the LiDAR branch alone."""
+    fusion_epochs: float = Field(gt=0)
+    """Fusion training from both."""
+    class_balanced: bool
+    """Class-balanced grouping and sampling (Zhu et al. 2019) instead of every sample once an epoch."""
+    loader_processes: int = Field(ge=0)
+    """Processes that load data ahead for each worker; 0 loads in the worker itself."""
+    augment: bool
+    """Picture and 3D augmentation while pre-training; fine-tuning after pruning goes without."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "bevfusion-mit": Recipe(
+        batch_size=32,
+        learning_rate=2e-4,
+        weight_decay=0.01,
+        clip_norm=35.0,
+        camera_epochs=20,
+        lidar_epochs=20,
+        fusion_epochs=6,
+        class_balanced=True,
+        loader_processes=4,
+        augment=True,
+    ),
+    "bevfusion-mit-toy": Recipe(
+        batch_size=8,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        clip_norm=10.0,
+        camera_epochs=4,
+        lidar_epochs=3,
+        fusion_epochs=3,
+        class_balanced=False,
+        loader_processes=0,
+        augment=False,
+    ),
+}
+
+
+def recipe(model: str) -> Recipe:
+    """The recipe of a named model.
+
+    Raises:
+        UserError: there is none.
+    """
+    if model not in RECIPES:
+        raise UserError(f"no training recipe for model {model!r}; choose one of {', '.join(sorted(RECIPES))}")
+    return RECIPES[model]

@@ -1,0 +1,140 @@
+"""A pruning search from plan to leaderboard: indicators, reference, trials, MLflow.
+
+Everything a search learns is in storage as soon as it is known, so that a search can stop at any moment and go on:
+
+    searches/<name>/search.json              the plan: everything that was decided at the start
+    searches/<name>/trials/<number>/...      what each trial left; ended exactly when its result.json exists
+    references/<key>.json                    metrics of the unpruned model
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray import tune
+
+from altermoma_ray.cli import console
+from altermoma_ray.engine.logbook import Logbook
+from altermoma_ray.engine.plan import SearchPlan
+from altermoma_ray.engine.proposals import Objective, Proposals
+from altermoma_ray.engine.scoring import score
+from altermoma_ray.engine.searcher import ProposalSearcher
+from altermoma_ray.engine.trainable import TrialActor, distributed_trial
+from altermoma_ray.engine.trial import TrialJob, TrialRunner, read_result
+from altermoma_ray.engine.workers import ray_session, worker_slots
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.result import TrialResult
+from altermoma_ray.tracking.tracker import Tracker
+
+
+def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> list[TrialResult]:
+    """Run a search to its end, or go on with it; returns all its trials by number."""
+    objective = Objective.parse(plan.objective)
+    with ray_session():
+        slots = worker_slots(plan.gpus_per_worker)
+        if plan.lag == 0:
+            plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
+        plan.save()
+        parent = tracker.start_search(
+            plan.name,
+            dataset=plan.dataset,
+            model=plan.model,
+            objective=objective.names,
+            params=_params(plan),
+            resume=resume,
+        )
+        job = plan.trial_job()
+        console.print(f"[bold]scoring[/] {len(job.scoring.settings)} reactivation settings")
+        computed = score(job.scoring, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker)
+        console.print(f"  {computed} computed, {len(job.scoring.settings) - computed} from storage")
+        logbook = Logbook(tracker, parent, job, plan, objective)
+        with logbook:
+            reference = _reference(plan, job)
+            results = _run_trials(plan, job, objective, logbook)
+        logbook.close(results, ray.get(reference))
+    return results
+
+
+def _run_trials(plan: SearchPlan, job: TrialJob, objective: Objective, logbook: Logbook) -> list[TrialResult]:
+    proposals = Proposals(
+        plan.space,
+        plan.sizes,
+        objective,
+        sparsity=plan.sparsity,
+        trials=plan.trials,
+        lag=plan.lag,
+        seed=plan.seed,
+    )
+    searcher = ProposalSearcher(proposals, job, logbook.trial_ended)
+    known = list(_ended(plan, job))
+    for result in known:
+        searcher.know(result)
+    missing = plan.trials - len(known)
+    logbook.start(known)
+    if missing:
+        if plan.workers == 1:
+            trainable: Any = tune.with_resources(
+                tune.with_parameters(TrialActor, job=job), {"CPU": 1, "GPU": plan.gpus_per_worker}
+            )
+        else:
+            trainable = tune.with_resources(
+                tune.with_parameters(
+                    distributed_trial, job=job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker
+                ),
+                {"CPU": 0},
+            )
+        slots = worker_slots(plan.gpus_per_worker)
+        with tempfile.TemporaryDirectory(prefix="altermoma_ray-") as scratch:
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=missing,
+                    reuse_actors=plan.workers == 1,
+                    max_concurrent_trials=max(1, slots // plan.workers),
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name=plan.name,
+                    storage_path=scratch,
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # storage keeps what matters
+                    failure_config=tune.FailureConfig(max_failures=3),
+                ),
+            ).fit()
+    return list(_ended(plan, job))
+
+
+def _ended(plan: SearchPlan, job: TrialJob) -> Iterator[TrialResult]:
+    for number in range(plan.trials):
+        result = read_result(job, number)
+        if result is not None:
+            yield result
+
+
+def _reference(plan: SearchPlan, job: TrialJob) -> Any:
+    """A reference to the unpruned model's metrics, measured once for a checkpoint and a data set."""
+    source = plan.source
+    identity = [plan.checkpoint_hash, source.index().fingerprint, source.validation_split]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    file = source.storage_location.join("references", f"{key}.json")
+    if file.exists():
+        return ray.put(json.loads(file.read_bytes()))
+    return _evaluate_reference.options(num_cpus=1, num_gpus=plan.gpus_per_worker).remote(job, str(file))
+
+
+@ray.remote
+def _evaluate_reference(job: TrialJob, file: str) -> dict[str, float]:
+    metrics = TrialRunner(job).reference()
+    Location.parse(file).write_text(json.dumps(metrics))
+    return metrics
+
+
+def _params(plan: SearchPlan) -> dict[str, object]:
+    fields = plan.model_dump(mode="json", exclude={"space", "source", "sizes"})
+    return fields | {"dataroot": plan.source.dataroot, "version": plan.source.version}

@@ -1,0 +1,52 @@
+"""The proposals as Ray Tune's search algorithm, with storage as its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from altermoma_ray.engine.proposals import Proposals
+from altermoma_ray.engine.trial import TrialJob, TrialTask, read_result, record_failure
+from altermoma_ray.tracking.result import TrialResult
+
+
+class ProposalSearcher(Searcher):
+    """Hands proposals to Tune, leaves out trials that ended before, and reads results from storage."""
+
+    def __init__(self, proposals: Proposals, job: TrialJob, on_end: Callable[[TrialResult], None]) -> None:
+        super().__init__()
+        self._proposals, self._job, self._on_end = proposals, job, on_end
+        self._running: dict[str, TrialTask] = {}
+        self.known: set[int] = set()
+        """Trials that had ended before this run."""
+
+    def know(self, result: TrialResult) -> None:
+        """Take in a trial that ended before this run."""
+        self.known.add(result.number)
+        self._proposals.complete(result)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        while (task := self._proposals.next()) is not None:
+            if task.number not in self.known:
+                self._running[trial_id] = task
+                return {"task": task.model_dump(mode="json")}
+        return Searcher.FINISHED if self._proposals.exhausted else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        task = self._running.pop(trial_id)
+        ended = read_result(self._job, task.number)
+        if ended is None:
+            ended = record_failure(self._job, task, "its process died again and again; see Ray's logs")
+        self._proposals.complete(ended)
+        self._on_end(ended)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its search algorithm to restore it; ours starts again from storage instead
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: storage holds what is needed to go on."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore; see :meth:`save`."""

@@ -1,0 +1,62 @@
+"""Where a job's data lies: the few strings that travel to a worker instead of a data set."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from altermoma_ray.data.index import Index, open_index
+from altermoma_ray.storage import Location
+
+
+class DataSource(BaseModel):
+    """A nuScenes dataroot, and the storage folder that keeps its index.
+
+    >>> source = DataSource(dataroot="/data/nuscenes", version="v1.0-mini", storage="storage")
+    >>> source.train_split, source.validation_split
+    ('mini_train', 'mini_val')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataroot: str
+    """Local path or ``pyarrow.fs`` URI of the dataroot."""
+    version: str
+    """``v1.0-trainval`` or ``v1.0-mini``."""
+    storage: str
+    """Local path or URI of the folder that keeps everything derived: index, indicators, trials."""
+
+    @property
+    def train_split(self) -> str:
+        return "mini_train" if self.version.endswith("mini") else "train"
+
+    @property
+    def validation_split(self) -> str:
+        return "mini_val" if self.version.endswith("mini") else "val"
+
+    @property
+    def storage_location(self) -> Location:
+        return Location.parse(self.storage)
+
+    def index(self) -> Index:
+        """The memory-mapped index; opened once in a process."""
+        return _open(self)
+
+    def training_rows(self) -> list[int]:
+        """Rows of the index to learn from."""
+        return self.index().samples(self.train_split)
+
+    def validation_rows(self, limit: int | None = None) -> list[int]:
+        """Rows of the index to evaluate on; with ``limit``, a subset spread over the split that never changes."""
+        rows = self.index().samples(self.validation_split)
+        if limit is None or limit >= len(rows):
+            return rows
+        chosen = torch.linspace(0, len(rows) - 1, limit).round().long().unique().tolist()
+        return [rows[position] for position in chosen]
+
+
+@lru_cache(maxsize=4)
+def _open(source: DataSource) -> Index:
+    return open_index(Location.parse(source.dataroot), source.version, source.storage_location)

@@ -1,0 +1,232 @@
+"""What a search varies, and what one trial does.
+
+A space is a plain Python module with an object ``SPACE`` (see ``search_spaces/nusc.py``); a user's own file works the
+same. What needs new indicators (B and the reactivation learning rate) is a short list of choices, scored once before
+the first trial; all else is free for every trial.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import optuna
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning import Reactivation, ScheduleKind, solve_ratios
+
+Scope = Literal["global", "group"]
+Draw = str | float | int | bool
+"""A value that Optuna draws."""
+
+
+class PruningSetting(BaseModel):
+    """One trial's way from indicators to a fine-tuned, pruned model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Scope
+    """``global``: one threshold over all groups (AlterMOMA, Algorithm 1); ``group``: a ratio for each group."""
+    sparsity: float = Field(ge=0, lt=1)
+    """Fraction of all prunable weights that is removed."""
+    ratios: dict[str, float] | None = None
+    """Fraction removed in each group; they add up to ``sparsity``. Only with ``scope="group"``."""
+    alpha: float = Field(default=1.0, ge=0)
+    """Weight of DeCI in AlterEva."""
+    beta: float = Field(ge=0)
+    """Weight of ReRI in AlterEva."""
+    reactivation_steps: int = Field(gt=0)
+    """B, batches of reactivation."""
+    reactivation_learning_rate: float = Field(gt=0)
+    schedule: ScheduleKind = "one-shot"
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate of fine-tuning."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PruningSetting:
+        if (self.scope == "group") != (self.ratios is not None):
+            raise ValueError(f"`ratios` go with scope 'group' only, but got scope {self.scope!r} and {self.ratios}")
+        for group, ratio in (self.ratios or {}).items():
+            if not 0 <= ratio < 1:
+                raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {ratio}; lower it")
+        return self
+
+    @property
+    def reactivation(self) -> Reactivation:
+        return Reactivation(steps=self.reactivation_steps, learning_rate=self.reactivation_learning_rate)
+
+
+class SearchSpace(BaseModel):
+    """Ranges of a search; every field can be replaced in a space of one's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scopes: tuple[Scope, ...] = ("group", "global")
+    preference: tuple[float, float] = (-1.5, 1.5)
+    """Each group keeps a share of its weights proportional to ``exp(preference)``, scaled to the total sparsity."""
+    beta: tuple[float, float] = (0.0, 2.0)
+    """Range of β with α = 1: with a ratio for each group only β/α matters."""
+    beta_zero: bool = True
+    """Offer β = 0 (DeCI alone) as a choice of its own, since a continuous range never hits it."""
+    reactivation_steps: tuple[int, ...] = (4, 16)
+    """Choices of B."""
+    reactivation_learning_rates: tuple[float, ...] = (1e-4, 1e-3)
+    schedules: tuple[ScheduleKind, ...] = ("one-shot", "linear", "cubic", "exponential")
+    learning_rate: tuple[float, float] = (2e-4, 2e-3)
+    """Range of the fine-tune learning rate, searched on a logarithmic axis."""
+    sparsity: tuple[float, float] = (0.5, 0.97)
+    """Range of the total sparsity where it is an objective; otherwise the command's ``--sparsity`` holds."""
+    scoring_batches: int = Field(default=8, gt=0)
+    """Batches for D, over which indicators are averaged."""
+    fine_tune_epochs: float = Field(default=0.5, gt=0)
+    """Length of every trial's fine-tuning."""
+    iterative_rounds: int = Field(default=4, gt=1)
+    """Rounds of the iterative schedules."""
+    pruning_phase: float = Field(default=0.25, gt=0, lt=1)
+    """Fraction of fine-tuning over which the iterative schedules spread their rounds."""
+    rungs: tuple[float, ...] = (0.34,)
+    """Fractions of fine-tuning after which a trial is evaluated, and stopped when it is behind."""
+    rung_samples: int = Field(default=60, gt=0)
+    """Validation samples of those intermediate evaluations; the last one takes all."""
+    reduction: float = Field(default=2.0, gt=1)
+    """At each rung the best ``1 / reduction`` of the trials before go on (successive halving's η)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SearchSpace:
+        for name in ("preference", "beta", "learning_rate", "sparsity"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise ValueError(f"`low <= high` must hold for {name}, but got ({low}, {high}); swap them")
+        if not (self.sparsity[0] >= 0 and self.sparsity[1] < 1):
+            raise ValueError(f"`0 <= sparsity < 1` must hold, but got {self.sparsity}; narrow the range")
+        if self.beta[0] < 0:
+            raise ValueError(f"`beta >= 0` must hold, but got {self.beta}; raise the lower end")
+        if not all(0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"`rungs` must rise inside (0, 1), but got {self.rungs}; sort them")
+        if self.rungs and self.rungs[0] < self.pruning_phase:
+            raise ValueError(
+                f"`pruning_phase <= rungs[0]` must hold, so that rungs compare models of the full sparsity, "
+                f"but got {self.pruning_phase} and {self.rungs}; move the rung"
+            )
+        return self
+
+    def reactivations(self) -> list[Reactivation]:
+        """Every reactivation setting that a trial may ask for."""
+        return [
+            Reactivation(steps=steps, learning_rate=rate)
+            for rate in self.reactivation_learning_rates
+            for steps in self.reactivation_steps
+        ]
+
+    def suggest(self, trial: optuna.Trial, sizes: Mapping[str, int], sparsity: float | None) -> PruningSetting:
+        """Draw one setting.
+
+        Args:
+            trial: Optuna's trial that remembers the draw.
+            sizes: prunable weights of each group.
+            sparsity: the total, or None to draw it too.
+        """
+        draws: dict[str, Draw] = {}
+        if sparsity is None:
+            draws["sparsity"] = trial.suggest_float("sparsity", *self.sparsity)
+        draws["scope"] = trial.suggest_categorical("scope", self.scopes)
+        if draws["scope"] == "group":
+            for group in sizes:
+                name = f"preference_{group}"
+                draws[name] = trial.suggest_float(name, *self.preference)
+        draws["use_reri"] = not self.beta_zero or trial.suggest_categorical("use_reri", (True, False))
+        if draws["use_reri"]:
+            draws["beta"] = trial.suggest_float("beta", *self.beta)
+        for name, choices in self._choices().items():
+            draws[name] = trial.suggest_categorical(name, choices)
+        draws["learning_rate"] = trial.suggest_float("learning_rate", *self.learning_rate, log=True)
+        return self.setting(draws, sizes, sparsity)
+
+    def published(self, sparsity: float | None) -> dict[str, Draw]:
+        """The paper's own configuration as draws: one global threshold, α = β = 1, one-shot.
+
+        B and the learning rates are the choices closest to the paper's (learning rate 1e-4; it does not state B).
+        """
+        low, high = self.learning_rate
+        draws: dict[str, Draw] = {
+            "scope": "global",
+            "beta": 1.0,
+            "reactivation_steps": max(self.reactivation_steps),
+            "reactivation_learning_rate": min(self.reactivation_learning_rates, key=lambda rate: abs(rate - 1e-4)),
+            "schedule": "one-shot",
+            "learning_rate": (low * high) ** 0.5,
+        }
+        if self.beta_zero:
+            draws["use_reri"] = True
+        if sparsity is None:
+            draws["sparsity"] = min(max(0.8, self.sparsity[0]), self.sparsity[1])
+        return draws
+
+    def holds(self, draws: Mapping[str, Draw]) -> bool:
+        """Whether the sampler could have drawn these."""
+        beta = float(draws["beta"])
+        choices = {"scope": self.scopes, **self._choices()}
+        return self.beta[0] <= beta <= self.beta[1] and all(draws[name] in offered for name, offered in choices.items())
+
+    def setting(self, draws: Mapping[str, Draw], sizes: Mapping[str, int], sparsity: float | None) -> PruningSetting:
+        """The setting that draws stand for."""
+        total = float(draws["sparsity"]) if sparsity is None else sparsity
+        ratios = None
+        if draws["scope"] == "group":
+            ratios = solve_ratios(sizes, total, {group: float(draws[f"preference_{group}"]) for group in sizes})
+        fields = {name: draws[name] for name in (*self._choices(), "scope", "learning_rate")}
+        return PruningSetting(sparsity=total, ratios=ratios, beta=draws.get("beta", 0.0), **fields)  # type: ignore[arg-type]
+
+    def _choices(self) -> dict[str, tuple[Draw, ...]]:
+        return {
+            "reactivation_steps": self.reactivation_steps,
+            "reactivation_learning_rate": self.reactivation_learning_rates,
+            "schedule": self.schedules,
+        }
+
+
+def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
+    """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file.
+
+    Raises:
+        UserError: there is no such space, or it does not define a valid ``SPACE``.
+    """
+    module = _import_named(name) if file is None else _import_file(file)
+    space = getattr(module, "SPACE", None)
+    if not isinstance(space, SearchSpace):
+        raise UserError(f"search space {file or name} does not define SPACE = SearchSpace(...); add it")
+    return space
+
+
+def _import_named(name: str | None) -> ModuleType:
+    if name not in known_spaces():
+        raise UserError(f"unknown search space {name!r}; choose {', '.join(known_spaces())}, or give --space FILE")
+    return importlib.import_module(f"search_spaces.{name}")
+
+
+def _import_file(file: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location("altermoma_ray_user_space", file)
+    if specification is None or specification.loader is None or not file.is_file():
+        raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE")
+    module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.exec_module(module)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"search space {file}: {where + ': ' if where else ''}{first['msg']}") from None
+    except Exception as error:
+        raise UserError(f"search space {file} does not run: {type(error).__name__}: {error}; mend the file") from error
+    return module
+
+
+def known_spaces() -> list[str]:
+    """Names of the spaces that come with the project."""
+    package = importlib.import_module("search_spaces")
+    folders = [Path(folder) for folder in package.__path__]
+    return sorted(file.stem for folder in folders for file in folder.glob("*.py") if file.stem != "__init__")

@@ -1,0 +1,145 @@
+"""The one training loop: pre-training of a branch, fusion training, and fine-tuning under masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.data.nuscenes import NuScenesDataset
+from altermoma_ray.data.sampling import class_balanced_rows, epoch_order, global_batches, load_batches
+from altermoma_ray.data.transforms import InputConfig
+from altermoma_ray.engine.recipes import Recipe
+from altermoma_ray.engine.source import DataSource
+from altermoma_ray.engine.workers import rank_and_world
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning import MaskHolder
+from altermoma_ray.tasks.detection import DetectionTask
+
+
+def training_batches(
+    source: DataSource, inputs: InputConfig, recipe: Recipe, *, steps: int, seed: int, augment: bool
+) -> Iterator[Batch]:
+    """This worker's share of ``steps`` consecutive batches, epoch after epoch; one seed, one order.
+
+    Raises:
+        UserError: a batch has fewer samples than there are workers.
+    """
+    rank, world = rank_and_world()
+    if recipe.batch_size < world:
+        raise UserError(f"{world} workers cannot share a batch of {recipe.batch_size} samples; take fewer --workers")
+    rows = _epoch_rows(source, recipe, seed)
+    dataset = NuScenesDataset(source.index(), rows, inputs, augment=augment, seed=seed)
+    done = epoch = 0
+    while done < steps:
+        dataset.set_epoch(epoch)
+        batches = global_batches(
+            epoch_order(len(rows), seed=seed, epoch=epoch), recipe.batch_size, drop_last=len(rows) >= recipe.batch_size
+        )[: steps - done]
+        for batch in load_batches(dataset, batches, rank=rank, world=world, processes=recipe.loader_processes):
+            assert batch is not None
+            yield batch
+        done += len(batches)
+        epoch += 1
+
+
+def steps_per_epoch(source: DataSource, recipe: Recipe) -> int:
+    """Optimiser steps that one epoch takes."""
+    return max(1, len(_epoch_rows(source, recipe, seed=0)) // recipe.batch_size)
+
+
+def _epoch_rows(source: DataSource, recipe: Recipe, seed: int) -> list[int]:
+    rows = source.training_rows()
+    if not rows:
+        raise UserError(f"{source.dataroot} ({source.version}) has no keyframes of split {source.train_split!r}")
+    return class_balanced_rows(source.index(), rows, seed=seed) if recipe.class_balanced else rows
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, steps: int, *, warmup: float = 0.1
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up over a fraction of the steps, then a cosine down to 1 % of the peak."""
+
+    def factor(step: int) -> float:
+        rising = max(1, round(warmup * steps))
+        if step < rising:
+            return (step + 1) / rising
+        progress = (step - rising) / max(1, steps - rising)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def data_parallel(model: nn.Module, *, unused: bool = False) -> nn.Module:
+    """The model itself, or wrapped so that gradients are averaged over the workers of a job.
+
+    Args:
+        model: the network, on its device.
+        unused: some of its parameters get no gradient (a masked branch).
+    """
+    if rank_and_world()[1] == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
+
+
+def train_steps(
+    model: nn.Module,
+    task: DetectionTask,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    *,
+    clip_norm: float,
+    masked: frozenset[str] = frozenset(),
+    holder: MaskHolder | None = None,
+    on_step: Callable[[float], None] = lambda loss: None,
+) -> float:
+    """Train on the batches; masks, if any, hold through every step.
+
+    Returns:
+        The mean loss over the batches.
+
+    Raises:
+        FloatingPointError: the loss of a step is not finite.
+    """
+    device = next(model.parameters()).device
+    parameters: Sequence[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+    model.train()
+    losses: list[float] = []
+    for step, batch in enumerate(batches):
+        moved = batch.to(device)
+        loss = task.loss(model(moved, masked), moved)["total"].mean()
+        value = _mean_over_workers(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss is {value} at step {step}; lower the learning rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+        optimizer.step()
+        scheduler.step()
+        if holder is not None:
+            holder.after_step()
+        losses.append(value)
+        on_step(value)
+    return sum(losses) / max(1, len(losses))
+
+
+def _mean_over_workers(loss: Tensor) -> float:
+    """The loss of the whole batch, so that all workers see a loss that is not finite at the same step."""
+    _, world = rank_and_world()
+    if world > 1:
+        loss = loss.clone()
+        distributed.all_reduce(loss)
+        loss /= world
+    return float(loss)
+
+
+def synchronise_buffers(model: nn.Module) -> None:
+    """Take over rank 0's buffers (running statistics differ a little between the workers of a job)."""
+    if rank_and_world()[1] > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, src=0)

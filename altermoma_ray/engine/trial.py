@@ -1,0 +1,311 @@
+"""One trial: indicators, scores, masks, fine-tuning, evaluation, and its result in storage.
+
+A trial's folder appears piece by piece, and ``result.json`` last: a trial is finished exactly when that file exists.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save as save_tensors
+
+from altermoma_ray.engine.evaluation import Evaluator
+from altermoma_ray.engine.recipes import recipe
+from altermoma_ray.engine.scoring import ScoringJob, load_indicators
+from altermoma_ray.engine.space import PruningSetting
+from altermoma_ray.engine.training import (
+    data_parallel,
+    one_cycle,
+    steps_per_epoch,
+    synchronise_buffers,
+    train_steps,
+    training_batches,
+)
+from altermoma_ray.engine.workers import rank_and_world, worker_device
+from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
+from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.pruning import (
+    MaskHolder,
+    Masks,
+    Schedule,
+    Weights,
+    altereva,
+    global_masks,
+    group_masks,
+    group_weights,
+    prunable_weights,
+)
+from altermoma_ray.storage import Location
+from altermoma_ray.tasks.detection import DetectionTask
+from altermoma_ray.tracking.result import Evaluation, Histogram, Status, TrialResult
+
+
+class TrialJob(BaseModel):
+    """What is the same for all trials of a search; small, picklable, made of names and numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    scoring: ScoringJob
+    """Where the indicators, the data and the checkpoint are."""
+    model: str
+    """Name of the model's recipe."""
+    folder: str
+    """URI of the search's folder in storage."""
+    seed: int
+    """Draws the order of the fine-tuning data."""
+    fine_tune_epochs: float
+    iterative_rounds: int
+    pruning_phase: float
+    rungs: tuple[float, ...]
+    rung_samples: int
+
+    def trial_folder(self, number: int) -> Location:
+        """Where trial ``number`` leaves its files."""
+        return Location.parse(self.folder).join("trials", f"{number:04d}")
+
+
+class TrialTask(BaseModel):
+    """One trial of a search: its setting, and the values below which it stops early."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    setting: PruningSetting
+    thresholds: dict[int, float] = {}
+    """Rung number to the least objective value to go on."""
+    objective: str = "map"
+    """The metric that thresholds compare."""
+
+    def params(self) -> dict[str, str | float | int | bool | None]:
+        """The setting as flat names and values."""
+        return {name: value for name, value in self.setting if name != "ratios"}
+
+
+class TrialRunner:
+    """Runs trials one after another; what they share (model, data, indicators) is loaded once.
+
+    >>> runner = TrialRunner(job)                                    # doctest: +SKIP
+    >>> for report in runner.run(TrialTask(number=0, setting=s)):    # doctest: +SKIP
+    ...     print(report["step"], report["map"])
+    """
+
+    def __init__(self, job: TrialJob) -> None:
+        self._job = job
+        self._source = job.scoring.source
+        self._recipe = recipe(job.model)
+        self._model, _ = load_checkpoint(Location.parse(job.scoring.checkpoint))
+        self._model.to(worker_device())
+        self._initial = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        self._task = DetectionTask(self._model.config.head)
+        self._names = list(prunable_weights(self._model))
+        self._groups = group_weights(self._names, FusionModel.group_of)
+        rows = self._source.validation_rows()
+        inputs, batch_size = self._model.config.inputs, self._recipe.batch_size
+        self._evaluator = Evaluator(self._source, inputs, rows, batch_size=batch_size)
+        rung_rows = self._source.validation_rows(job.rung_samples)
+        self._rung_evaluator = Evaluator(self._source, inputs, rung_rows, batch_size=batch_size)
+        self._indicators = lru_cache(maxsize=4)(lambda setting: load_indicators(job.scoring, setting))
+        self._steps = max(1, round(job.fine_tune_epochs * steps_per_epoch(self._source, self._recipe)))
+
+    def reference(self) -> dict[str, float]:
+        """Metrics of the unpruned model."""
+        self._model.load_state_dict(self._initial)
+        return self._evaluator(self._model, self._task)
+
+    def run(self, trial: TrialTask) -> Iterator[dict[str, float]]:
+        """Run a trial, yielding the metrics of every evaluation with ``step``; the result is in storage at the end.
+
+        A loss that is not finite ends the trial as ``failed`` with that reason.
+        """
+        clock = _Clock()
+        history: list[Evaluation] = []
+        try:
+            scores = self._scores(trial.setting)
+            plan = self._plan(scores, trial.setting)
+            clock.lap("score")
+            status: Status = "finished"
+            for evaluation in self._fine_tune(trial.setting, plan, clock):
+                history.append(evaluation)
+                yield {"step": float(evaluation.step), **evaluation.metrics}
+                least = trial.thresholds.get(len(history) - 1, -math.inf)
+                if evaluation.step < self._steps and evaluation.metrics[trial.objective] < least:
+                    status = "stopped"
+                    break
+            self._write(trial, status, history, scores, plan[-1][1], clock)
+        except FloatingPointError as error:
+            if rank_and_world()[0] == 0:
+                record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
+
+    def _scores(self, setting: PruningSetting) -> Weights:
+        return altereva(self._indicators(setting.reactivation), self._groups, alpha=setting.alpha, beta=setting.beta)
+
+    def _plan(self, scores: Weights, setting: PruningSetting) -> list[tuple[int, Masks]]:
+        """When to prune, in fine-tuning steps, and to which masks; the last are the target's."""
+        rounds = 1 if setting.schedule == "one-shot" else self._job.iterative_rounds
+        schedule = Schedule(kind=setting.schedule, rounds=rounds)
+        steps = schedule.steps(max(rounds, round(self._job.pruning_phase * self._steps)))
+        if setting.ratios is None:
+            return [
+                (step, global_masks(scores, sparsity))
+                for step, sparsity in zip(steps, schedule.sparsities(setting.sparsity), strict=True)
+            ]
+        by_group = {group: schedule.sparsities(ratio) for group, ratio in setting.ratios.items()}
+        return [
+            (step, group_masks(scores, self._groups, {group: values[number] for group, values in by_group.items()}))
+            for number, step in enumerate(steps)
+        ]
+
+    def _fine_tune(
+        self, setting: PruningSetting, plan: Sequence[tuple[int, Masks]], clock: _Clock
+    ) -> Iterator[Evaluation]:
+        """Prune θ_init by the plan and train it; evaluate at every rung and at the end."""
+        self._model.load_state_dict(self._initial)
+        optimizer = torch.optim.AdamW(
+            self._model.parameters(), lr=setting.learning_rate, weight_decay=self._recipe.weight_decay
+        )
+        scheduler = one_cycle(optimizer, self._steps)
+        batches = training_batches(
+            self._source, self._model.config.inputs, self._recipe, steps=self._steps, seed=self._job.seed, augment=False
+        )
+        prune_at = dict(plan)
+        evaluate_at = {round(rung * self._steps) for rung in self._job.rungs} | {self._steps}
+        stops = sorted((prune_at.keys() | evaluate_at) - {0})
+        with MaskHolder(self._model, prune_at[0], optimizer) as holder:
+            trained = data_parallel(self._model)
+            step = 0
+            for stop in stops:
+                train_steps(
+                    trained,
+                    self._task,
+                    itertools.islice(batches, stop - step),
+                    optimizer,
+                    scheduler,
+                    clip_norm=self._recipe.clip_norm,
+                    holder=holder,
+                )
+                step = stop
+                clock.lap("fine_tune")
+                if step in prune_at:
+                    holder.update(prune_at[step])
+                if step in evaluate_at:
+                    evaluator = self._evaluator if step == self._steps else self._rung_evaluator
+                    synchronise_buffers(self._model)
+                    metrics = evaluator(self._model, self._task)
+                    clock.lap("evaluate")
+                    yield Evaluation(step=step, metrics=metrics)
+
+    def _write(
+        self,
+        trial: TrialTask,
+        status: Status,
+        history: Sequence[Evaluation],
+        scores: Weights,
+        masks: Masks,
+        clock: _Clock,
+    ) -> None:
+        if rank_and_world()[0] != 0:
+            return
+        folder = self._job.trial_folder(trial.number)
+        configuration = _configuration(self._job, trial) | {
+            "fine_tune_steps": self._steps,
+            "floored_layers": list(masks.floored),
+        }
+        save_checkpoint(folder.join("model.safetensors"), self._model, {"trial": configuration})
+        folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
+        sparsity = {"total": masks.sparsity(), **masks.sparsity_by_group(self._groups)}
+        clock.lap("write")
+        result = TrialResult(
+            number=trial.number,
+            status=status,
+            params={**trial.params(), **{f"ratio_{group}": sparsity[group] for group in self._groups}},
+            metrics=history[-1].metrics,
+            history=list(history),
+            sparsity=sparsity,
+            layer_sparsity=masks.sparsity_by_layer(),
+            params_left=masks.kept(),
+            params_total=sum(mask.numel() for mask in masks.values()),
+            configuration=configuration,
+            histogram=_histograms(scores, masks, self._groups),
+            seconds=clock.seconds,
+            started=clock.started,
+            ended=time.time(),
+        )
+        folder.join("result.json").write_text(result.to_json())
+
+
+def record_failure(
+    job: TrialJob,
+    trial: TrialTask,
+    reason: str,
+    *,
+    history: Sequence[Evaluation] = (),
+    seconds: Mapping[str, float] | None = None,
+) -> TrialResult:
+    """Write the result of a trial that ended without a model."""
+    now = time.time()
+    spent = dict(seconds or {})
+    result = TrialResult(
+        number=trial.number,
+        status="failed",
+        reason=reason,
+        params=trial.params(),
+        history=list(history),
+        configuration=_configuration(job, trial),
+        seconds=spent,
+        started=now - sum(spent.values()),
+        ended=now,
+    )
+    job.trial_folder(trial.number).join("result.json").write_text(result.to_json())
+    return result
+
+
+def read_result(job: TrialJob, number: int) -> TrialResult | None:
+    """The result of a trial, or None while it has not ended."""
+    file = job.trial_folder(number).join("result.json")
+    return TrialResult.from_json(file.read_bytes()) if file.exists() else None
+
+
+def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
+    return {
+        "setting": trial.setting.model_dump(mode="json"),
+        "thresholds": {str(rung): value for rung, value in trial.thresholds.items()},
+        "job": job.model_dump(mode="json"),
+        "recipe": recipe(job.model).model_dump(mode="json"),
+    }
+
+
+def _histograms(
+    scores: Weights, masks: Masks, groups: Mapping[str, Sequence[str]], bins: int = 50
+) -> dict[str, Histogram]:
+    """Scores of each group on a symmetric logarithmic axis: they span many orders of magnitude and both signs."""
+    found = {}
+    for group, names in groups.items():
+        values = torch.cat([scores[name].flatten() for name in names]).double()
+        kept = torch.cat([masks[name].flatten() for name in names])
+        scale = values.abs().mean().clamp_min(torch.finfo(torch.float64).tiny)
+        squashed = torch.asinh(values / scale)
+        edges = torch.linspace(float(squashed.min()), float(squashed.max()) + 1e-12, bins + 1, dtype=torch.float64)
+        counts = [torch.histogram(squashed[chosen], edges).hist.int().tolist() for chosen in (kept, ~kept)]
+        found[group] = Histogram(edges=(torch.sinh(edges) * scale).tolist(), kept=counts[0], pruned=counts[1])
+    return found
+
+
+class _Clock:
+    """Adds up seconds by kind of work."""
+
+    def __init__(self) -> None:
+        self.started = time.time()
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now

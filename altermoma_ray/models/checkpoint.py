@@ -1,0 +1,92 @@
+"""Checkpoints: one safetensors file that holds the weights and, in its header, the model's resolved configuration.
+
+Nothing is ever unpickled. ``models/weights.py`` imports released weights of other projects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.config import parse_configuration
+from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.storage import Location
+
+FORMAT = "altermoma_ray/1"
+"""Marks our files, in the header's ``format``."""
+
+
+def save_checkpoint(location: Location, model: FusionModel, metadata: Mapping[str, Any]) -> None:
+    """Write a model's parameters and buffers, its configuration, and anything else that JSON can hold.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    header = {
+        "format": FORMAT,
+        "config": model.config.model_dump_json(),
+        "metadata": json.dumps(dict(metadata)),
+    }
+    location.write_bytes(safetensors.torch.save(tensors, metadata=header))
+
+
+def load_checkpoint(location: Location) -> tuple[FusionModel, dict[str, Any]]:
+    """Read what :func:`save_checkpoint` wrote: the model on the CPU in evaluation mode, and the metadata.
+
+    Raises:
+        UserError: the file is missing, damaged, of another kind, or its tensors do not fit its configuration.
+    """
+    try:
+        data = location.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint at {location}; check the path") from error
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise UserError(
+            f"{location} is no safetensors file or is damaged ({error}); give a checkpoint that `train` wrote"
+        ) from error
+    header = read_header(data)
+    if header.get("format") != FORMAT or "config" not in header:
+        raise UserError(f"{location} was not written by altermoma_ray: its header holds no configuration")
+    model = FusionModel(parse_configuration(header["config"], str(location)))
+    fit(model, tensors, str(location))
+    return model.eval(), json.loads(header.get("metadata", "{}"))
+
+
+def read_header(data: bytes) -> dict[str, str]:
+    """The free-text metadata of a whole, valid safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+
+
+def fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Put tensors into a model whose state they must match one to one.
+
+    Args:
+        model: receives the values.
+        tensors: parameters and buffers by the model's own names.
+        origin: where they come from, for the message.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape; the model is unchanged then.
+    """
+    expected = model.state_dict()
+    problems = [f"no {name}" for name in expected if name not in tensors]
+    problems += [f"unknown {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name} is {list(tensors[name].shape)} instead of {list(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{origin} does not fit the model: {'; '.join(problems[:3])}{more}; check `--model`")
+    model.load_state_dict(dict(tensors))

@@ -1,0 +1,361 @@
+"""What a model is made of, as typed objects: ``configuration("bevfusion-mit")`` is the published one.
+
+Published figures: Liu et al., *BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird's-Eye View
+Representation*, ICRA 2023; Bai et al., *TransFusion*, CVPR 2022. Bird's-eye-view (BEV) maps are [N, channel, x, y].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from altermoma_ray.data.transforms import InputConfig
+from altermoma_ray.errors import UserError
+
+Interval = tuple[float, float, float]
+"""Lower edge, upper edge, step."""
+
+
+class Section(BaseModel):
+    """A frozen, keyword-only part of a configuration; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CameraConfig(Section):
+    """Image backbone (Swin), neck (LSS FPN) and view transform (depth LSS)."""
+
+    embed: int = 96
+    """Channels of the first Swin stage; every later stage has twice as many."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks of each stage; the outputs of all stages but the first are used."""
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    """Attention heads of each stage."""
+    window: int = 7
+    """Side of an attention window, in tokens."""
+    stochastic_depth: float = Field(0.2, ge=0, lt=1)
+    """Probability to skip the last block of a sample in training; rises linearly from 0 at the first block."""
+    neck: int = 256
+    """Channels of the neck's output at an eighth of the picture's size."""
+    depth_bins: Interval = (1.0, 60.0, 0.5)
+    """Depths (m) along a pixel's ray; the upper edge is exclusive."""
+    depth_net: tuple[int, int, int] = (8, 32, 64)
+    """Channels of the three convolutions on the LiDAR depth picture."""
+    channels: int = 80
+    """Channels lifted to the BEV map."""
+    grid_x: Interval = (-54.0, 54.0, 0.3)
+    """BEV grid of the lifted features (m)."""
+    grid_y: Interval = (-54.0, 54.0, 0.3)
+    grid_z: Interval = (-10.0, 10.0, 20.0)
+    """Height slabs (m); they are stacked as channels."""
+    downsample: int = Field(2, ge=1)
+    """Stride from that grid to the fused BEV map."""
+
+    @model_validator(mode="after")
+    def _check(self) -> CameraConfig:
+        if len(self.depths) != len(self.heads) or len(self.depths) < 3:
+            raise ValueError(f"`depths` and `heads` need the same length, 3 or more; got {self.depths}, {self.heads}")
+        for stage, heads in enumerate(self.heads):
+            if (self.embed << stage) % heads:
+                raise ValueError(
+                    f"the channels of stage {stage} ({self.embed << stage}) must divide by its {heads} heads"
+                )
+        return self
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of the backbone's outputs, finest first."""
+        return tuple(self.embed << stage for stage in range(1, len(self.depths)))
+
+    @property
+    def bev_size(self) -> tuple[int, int]:
+        """Cells (x, y) of the camera branch's BEV map."""
+        return tuple(math.ceil(cells(axis) / self.downsample) for axis in (self.grid_x, self.grid_y))  # type: ignore[return-value]
+
+
+class LidarConfig(Section):
+    """Hard voxels and sparse 3D encoder."""
+
+    voxel_size: tuple[float, float, float] = (0.075, 0.075, 0.2)
+    """x, y, z (m)."""
+    max_points: int = Field(10, ge=1)
+    """Points of a voxel that count, first come."""
+    max_voxels_train: int = Field(120_000, ge=1)
+    """Voxels of a sample in training, first come."""
+    max_voxels_test: int = Field(160_000, ge=1)
+    """Voxels of a sample otherwise."""
+    point_scale: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
+    """Factors on a voxel's mean x, y, z, intensity and time lag before the first layer."""
+    input_channels: int = 16
+    """Channels of the first convolution."""
+    stages: tuple[tuple[int, ...], ...] = ((16, 16, 32), (32, 32, 64), (64, 64, 128), (128, 128))
+    """Channels after each layer: residual blocks, then in all stages but the last a convolution of stride 2."""
+    channels: int = 128
+    """Channels of the output convolution, before the height is folded into them."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LidarConfig:
+        before = self.input_channels
+        for stage, channels in enumerate(self.stages):
+            blocks = channels if stage == len(self.stages) - 1 else channels[:-1]
+            if any(width != before for width in blocks):
+                raise ValueError(
+                    f"the residual blocks of stage {stage} must keep its {before} channels, but got {channels}"
+                )
+            before = channels[-1]
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Voxels a BEV cell, along x and y."""
+        return 2 ** (len(self.stages) - 1)
+
+    def output_height(self, height: int) -> int:
+        """Heights that the encoder leaves of so many voxels along z; 0 or less when there are too few."""
+        height += 1  # the published encoder has one empty layer on top
+        for strided in range(len(self.stages) - 1):
+            height = (height + 2 * self.height_padding(strided) - 3) // 2 + 1
+        return (height - 3) // 2 + 1
+
+    def height_padding(self, stage: int) -> int:
+        """Padding along z of a stage's strided convolution; the last one has none."""
+        return 0 if stage == len(self.stages) - 2 else 1
+
+
+class FuserConfig(Section):
+    """Convolutional fuser."""
+
+    channels: int = 256
+    """Channels of the fused map."""
+
+
+class DecoderConfig(Section):
+    """SECOND backbone and its FPN on the fused map."""
+
+    channels: tuple[int, ...] = (128, 256)
+    """Channels of each block."""
+    layers: tuple[int, ...] = (5, 5)
+    """Convolutions of each block after its first."""
+    strides: tuple[int, ...] = (1, 2)
+    """Stride of each block's first convolution."""
+    neck: tuple[int, ...] = (256, 256)
+    """Channels that each block's output contributes to the map for the head."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DecoderConfig:
+        if len({len(self.channels), len(self.layers), len(self.strides), len(self.neck)}) != 1:
+            raise ValueError("`channels`, `layers`, `strides` and `neck` need one entry for each block")
+        if self.strides[0] != 1:
+            raise ValueError(
+                f"the first block keeps the map's size: `strides` must start with 1, but got {self.strides}"
+            )
+        return self
+
+
+class HeadConfig(Section):
+    """TransFusion head, its matching and its losses."""
+
+    num_classes: int = 10
+    hidden: int = 128
+    """Channels of the query features."""
+    branch_hidden: int = 64
+    """Channels inside each prediction branch."""
+    proposals: int = Field(200, ge=1)
+    """Queries, taken at the best local maxima of the heatmap."""
+    layers: int = Field(1, ge=1)
+    """Transformer decoder layers."""
+    heads: int = 8
+    feed_forward: int = 256
+    dropout: float = Field(0.1, ge=0, lt=1)
+    heatmap_kernel: int = 3
+    """Side of the convolutions of the heatmap and of its local maxima (odd)."""
+    classes_with_1x1: tuple[int, ...] = (8, 9)
+    """Classes every cell of which is its own local maximum (pedestrian and traffic cone)."""
+    bev_size: tuple[int, int] = (180, 180)
+    """Cells of the map (x, y)."""
+    cell_size: tuple[float, float] = (0.6, 0.6)
+    """Cell of the map (x, y), metres."""
+    origin: tuple[float, float] = (-54.0, -54.0)
+    """Lower corner of the map (x, y) in the augmented lidar frame, metres."""
+    match_class: float = 0.15
+    """Weight of the focal cost in the Hungarian matching."""
+    match_box: float = 0.25
+    """Weight of the L1 cost of the BEV centre."""
+    match_iou: float = 0.25
+    """Weight of the 3D IoU cost."""
+    loss_heatmap: float = 1.0
+    """Weight of the Gaussian focal loss of the heatmap."""
+    loss_class: float = 1.0
+    """Weight of the focal loss of the queries' classes."""
+    loss_box: float = 0.25
+    """Weight of the L1 loss of the queries' boxes."""
+    box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)
+    """Factors inside that L1: centre x, y, height z, log length, log width, log height, sin, cos, velocity x, y."""
+    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25
+    gaussian_overlap: float = 0.1
+    """IoU that a box shifted by the Gaussian's radius must keep."""
+    gaussian_min_radius: int = 2
+    """Least radius of a box in the heatmap target, cells."""
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"`hidden` must divide by `heads`, but got (hidden={self.hidden}, heads={self.heads})")
+        if self.heatmap_kernel % 2 == 0:
+            raise ValueError(f"`heatmap_kernel` must be odd, but got {self.heatmap_kernel}")
+        return self
+
+
+class ModelConfig(Section):
+    """A whole fusion model. Its grids must agree; that is checked here and nowhere else.
+
+    >>> configuration("bevfusion-mit").head.bev_size
+    (180, 180)
+    """
+
+    name: str
+    """Name of the configuration; part of registered names and of cache keys."""
+    inputs: InputConfig
+    camera: CameraConfig
+    lidar: LidarConfig
+    fuser: FuserConfig
+    decoder: DecoderConfig
+    head: HeadConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        low, high = self.inputs.point_range[:2], self.inputs.point_range[3:5]
+        cell = tuple(size * self.lidar.stride for size in self.lidar.voxel_size[:2])
+        size = tuple(round((upper - lower) / step) for lower, upper, step in zip(low, high, cell, strict=True))
+        for what, got, need in (
+            ("camera grid's `bev_size`", self.camera.bev_size, size),
+            ("`head.bev_size`", self.head.bev_size, size),
+            ("`head.cell_size`", self.head.cell_size, cell),
+            ("`head.origin`", self.head.origin, low),
+            ("lower edges of the camera grid", (self.camera.grid_x[0], self.camera.grid_y[0]), low),
+            ("upper edges of the camera grid", (self.camera.grid_x[1], self.camera.grid_y[1]), high),
+        ):
+            if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(got, need, strict=True)):
+                raise ValueError(f"{what} must be {need} to fit the voxels and the point range, but got {got}")
+        if self.lidar.output_height(self.voxel_grid[2]) < 1:
+            raise ValueError(f"{self.voxel_grid[2]} voxels along z are too few for the stages of the LiDAR encoder")
+        if any(side % 8 for side in self.inputs.image_size):
+            raise ValueError(f"`inputs.image_size` must divide by 8, but got {self.inputs.image_size}")
+        total = math.prod(self.decoder.strides)
+        if any(side % total for side in size):
+            raise ValueError(f"the BEV map {size} must divide by the decoder's total stride {total}")
+        return self
+
+    @property
+    def voxel_grid(self) -> tuple[int, int, int]:
+        """Voxels along x, y and z."""
+        low, high = self.inputs.point_range[:3], self.inputs.point_range[3:]
+        sides = zip(low, high, self.lidar.voxel_size, strict=True)
+        return tuple(round((upper - lower) / step) for lower, upper, step in sides)  # type: ignore[return-value]
+
+
+def cells(interval: Interval) -> int:
+    """Number of steps between the edges of an interval."""
+    lower, upper, step = interval
+    return round((upper - lower) / step)
+
+
+def parse_configuration(text: str, origin: str) -> ModelConfig:
+    """The configuration that :meth:`ModelConfig.model_dump_json` wrote.
+
+    Args:
+        text: its JSON.
+        origin: where that comes from, for the message.
+
+    Raises:
+        UserError: it is no JSON, or a field is missing, unknown or does not fit.
+    """
+    try:
+        return ModelConfig.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "model"
+        raise UserError(f"{origin} holds no valid model configuration: {where}: {first['msg']}") from error
+
+
+def configuration(name: str) -> ModelConfig:
+    """The named configuration.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in CONFIGURATIONS:
+        raise UserError(f"unknown model {name!r}; choose one of: {', '.join(CONFIGURATIONS)}")
+    return CONFIGURATIONS[name]
+
+
+_PUBLISHED = ModelConfig(
+    name="bevfusion-mit",
+    inputs=InputConfig(),
+    camera=CameraConfig(),
+    lidar=LidarConfig(),
+    fuser=FuserConfig(),
+    decoder=DecoderConfig(),
+    head=HeadConfig(),
+)
+
+_TOY_CELL = 51.2 / 48
+
+_TOY = ModelConfig(
+    name="bevfusion-mit-toy",
+    inputs=InputConfig(
+        image_size=(48, 128),
+        resize_test=0.32,
+        resize_train=(0.31, 0.36),
+        image_rotation=2.0,
+        sweeps=3,
+        rotation=math.pi / 8,
+        scale=(0.95, 1.05),
+        translation=0.2,
+        point_range=(-25.6, -25.6, -5.0, 25.6, 25.6, 3.0),
+    ),
+    camera=CameraConfig(
+        embed=32,
+        depths=(2, 2, 2),
+        heads=(1, 2, 4),
+        window=4,
+        stochastic_depth=0.0,
+        neck=64,
+        depth_bins=(1.0, 37.0, 1.5),
+        depth_net=(4, 16, 32),
+        channels=32,
+        grid_x=(-25.6, 25.6, _TOY_CELL / 2),
+        grid_y=(-25.6, 25.6, _TOY_CELL / 2),
+        downsample=2,
+    ),
+    lidar=LidarConfig(
+        voxel_size=(_TOY_CELL / 4, _TOY_CELL / 4, 8 / 14),
+        max_voxels_train=20_000,
+        max_voxels_test=20_000,
+        point_scale=(1 / 25.6, 1 / 25.6, 1 / 4, 1 / 255, 1.0),
+        input_channels=8,
+        stages=((16,), (16, 32), (32, 32)),
+        channels=64,
+    ),
+    fuser=FuserConfig(channels=48),
+    decoder=DecoderConfig(channels=(32, 64), layers=(1, 1), neck=(32, 32)),
+    head=HeadConfig(
+        hidden=48,
+        branch_hidden=32,
+        proposals=60,
+        heads=4,
+        feed_forward=96,
+        dropout=0.0,
+        bev_size=(48, 48),
+        cell_size=(_TOY_CELL, _TOY_CELL),
+        origin=(-25.6, -25.6),
+        gaussian_min_radius=1,
+    ),
+)
+
+CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType({model.name: model for model in (_PUBLISHED, _TOY)})
+"""The named configurations."""

@@ -1,0 +1,72 @@
+"""Hard voxels: the first points of the first voxels, averaged (Zhou and Tuzel, *VoxelNet*, CVPR 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voxels:
+    """V occupied voxels of a batch, sample after sample, each sample's in the order of their first points."""
+
+    features: Tensor
+    """[V, K], mean of the voxel's points."""
+    coordinates: Tensor
+    """[V, 4] int32: sample, x, y, z."""
+
+
+def voxelise(
+    points: Sequence[Tensor],
+    *,
+    lower: Sequence[float],
+    size: Sequence[float],
+    grid: Sequence[int],
+    max_points: int,
+    max_voxels: int,
+) -> Voxels:
+    """Average the points of each voxel.
+
+    Args:
+        points: [P, K] of each sample; the first three columns are x, y, z (m). P may be 0.
+        lower: lower corner of the grid (m).
+        size: size of a voxel (m).
+        grid: voxels along x, y, z; points outside of the grid do not count.
+        max_points: of a voxel, only so many points count, in their order.
+        max_voxels: of a sample, only so many voxels count, in the order of their first points.
+    """
+    parts = [_voxelise_sample(cloud, lower, size, grid, max_points, max_voxels) for cloud in points]
+    coordinates = [
+        torch.cat([voxel.new_full((len(voxel), 1), sample), voxel], dim=1) for sample, (_, voxel) in enumerate(parts)
+    ]
+    return Voxels(features=torch.cat([features for features, _ in parts]), coordinates=torch.cat(coordinates).int())
+
+
+def _voxelise_sample(
+    points: Tensor, lower: Sequence[float], size: Sequence[float], grid: Sequence[int], max_points: int, max_voxels: int
+) -> tuple[Tensor, Tensor]:
+    """One sample's voxels: features [V, K], voxels [V, 3] int64."""
+    voxel = ((points[:, :3] - points.new_tensor(lower)) / points.new_tensor(size)).floor().long()
+    inside = ((voxel >= 0) & (voxel < voxel.new_tensor(grid))).all(1)
+    points, voxel = points[inside], voxel[inside]
+    key = (voxel[:, 0] * grid[1] + voxel[:, 1]) * grid[2] + voxel[:, 2]
+    # Stable: points of one voxel become neighbours and stay in their order.
+    key, order = torch.sort(key, stable=True)
+    begins = torch.ones_like(key, dtype=torch.bool)
+    begins[1:] = key[1:] != key[:-1]
+    start = torch.nonzero(begins)[:, 0]
+    group = begins.cumsum(0) - 1
+    within = torch.arange(len(key), device=key.device) - start[group]
+
+    first = order[start]
+    chosen = first.argsort()[:max_voxels]
+    rank = torch.full_like(first, -1)
+    rank[chosen] = torch.arange(len(chosen), device=key.device)
+    counts = (within < max_points) & (rank[group] >= 0)
+    row = rank[group[counts]]
+    total = points.new_zeros(len(chosen), points.shape[1]).index_add(0, row, points[order[counts]])
+    number = torch.bincount(row, minlength=len(chosen))
+    return total / number[:, None], voxel[first[chosen]]

@@ -1,0 +1,85 @@
+"""AlterEva: the score of every weight from its indicators (AlterMOMA Eqs. 11-13, 36).
+
+Notation::
+
+    Φ̂   DeCI, of the intact model               ΣΦ   sum over all weights of a group
+    Φ̃   ReRI, with another modality masked      α, β   weights of contribution and redundancy
+
+    S(camera) = α Φ̂/ΣΦ̂ − β Φ̃(lidar masked)/ΣΦ̃                                                    Eq. 11
+    S(lidar)  = α Φ̂/ΣΦ̂ − β Φ̃(camera masked)/ΣΦ̃                                                   Eq. 12
+    S(fusion) = α Φ̂/ΣΦ̂ − β/2 Φ̃(lidar masked)/ΣΦ̃ − β/2 Φ̃(camera masked)/ΣΦ̃                       Eqs. 13, 36
+
+One rule covers the three: β is shared equally by the passes that mask another group. So it also holds for other
+modalities, such as a radar, and for more than two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.groups import check_groups
+from altermoma_ray.pruning.indicators import Indicators, Weights
+
+
+def altereva(
+    indicators: Indicators,
+    groups: Mapping[str, Sequence[str]],
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+) -> Weights:
+    """Scores of all weights; the lowest are pruned first.
+
+    Sums and differences are taken in float64. An indicator that is zero on a whole group adds nothing there.
+
+    Args:
+        indicators: DeCI and ReRI.
+        groups: weight names by parameter group; a group that has a modality's name is the one its mask turns off.
+        alpha: α, weight of the contribution.
+        beta: β, weight of the redundancy; with 0 the redundancy is not read and DeCI alone decides.
+
+    Returns:
+        Scores in the shapes and types of the contributions.
+
+    Raises:
+        UserError: α or β is not finite, groups and indicators do not fit, or β is not 0 and a group has no redundancy.
+    """
+    if not (isfinite(alpha) and isfinite(beta)):
+        raise UserError(f"alpha and beta must be finite, but got alpha={alpha}, beta={beta}")
+    check_groups(groups, indicators.contribution)
+    scores: Weights = {}
+    for group, names in groups.items():
+        terms = [(alpha, indicators.contribution)]
+        if beta != 0:
+            passes = _passes(indicators, group, names)
+            terms += [(-beta / len(passes), weights) for weights in passes]
+        shares = [(_over_sum(factor, weights, names), weights) for factor, weights in terms]
+        for name in names:
+            score = sum((weights[name].double() * share for share, weights in shares), start=torch.zeros(()))
+            scores[name] = score.to(indicators.contribution[name].dtype)
+    return {name: scores[name] for name in indicators.contribution}
+
+
+def _passes(indicators: Indicators, group: str, names: Sequence[str]) -> list[Weights]:
+    """ReRI of the passes that masked a modality other than ``group``."""
+    passes: list[Weights] = []
+    for masked, weights in indicators.redundancy.items():
+        missing = [name for name in names if name not in weights]
+        if masked == group or len(missing) == len(names):
+            continue
+        if missing:
+            raise UserError(f"the redundancy with {masked} masked lacks '{missing[0]}' of group '{group}': score again")
+        passes.append(weights)
+    if not passes:
+        raise UserError(f"group '{group}' has no redundancy: score it with another modality masked, or take beta=0")
+    return passes
+
+
+def _over_sum(factor: float, weights: Mapping[str, Tensor], names: Sequence[str]) -> float:
+    total = sum(float(weights[name].sum(dtype=torch.float64)) for name in names)
+    return factor / total if total else 0.0

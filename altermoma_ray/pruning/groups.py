@@ -1,0 +1,87 @@
+"""Which weights may be pruned, and which parameter group each belongs to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from torch import nn
+
+from altermoma_ray.errors import UserError
+
+_WEIGHT_NAMES = frozenset({"weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"})
+# By class name: custom norms and embeddings (frozen, synchronised, channel-first, ...) rarely share a base class.
+_NOT_PRUNED = re.compile(r"(Norm([123]d)?|Embedding(Bag)?)$")
+
+
+def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights of convolutions (spconv's too), deconvolutions, linear layers and attention projections.
+
+    They are recognised by their attribute name and by having two dimensions or more, in any module that is neither a
+    normalisation nor an embedding. Biases, norms, embeddings and position tables are left out. A parameter shared by
+    several modules appears once, under the name it has in ``model.named_parameters()``, and not at all if one of them
+    is an embedding.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The parameters by name, in the model's order.
+
+    Raises:
+        UserError: the model has no such weight.
+    """
+    candidates: set[nn.Parameter] = set()
+    excluded: set[nn.Parameter] = set()
+    for module in model.modules():
+        left_out = any(_NOT_PRUNED.search(base.__name__) for base in type(module).__mro__)
+        for name, parameter in module.named_parameters(recurse=False):
+            is_weight = name in _WEIGHT_NAMES and parameter.ndim >= 2
+            (candidates if is_weight and not left_out else excluded).add(parameter)
+    chosen = candidates - excluded
+    weights = {name: parameter for name, parameter in model.named_parameters() if parameter in chosen}
+    if not weights:
+        raise UserError(f"{type(model).__name__} has no prunable weight: it needs a convolution or a linear layer")
+    return weights
+
+
+def group_weights(names: Iterable[str], group_of: Callable[[str], str]) -> dict[str, list[str]]:
+    """Sort weight names into parameter groups, such as ``camera``, ``lidar`` and ``fusion``.
+
+    Args:
+        names: weight names.
+        group_of: the group of a parameter name.
+
+    Returns:
+        The names of each group, in the order given.
+
+    Raises:
+        UserError: there are no names.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(group_of(name), []).append(name)
+    if not groups:
+        raise UserError("there are no weights to sort into groups: give the names of prunable_weights(model)")
+    return groups
+
+
+def check_groups(groups: Mapping[str, Sequence[str]], available: Iterable[str]) -> None:
+    """Check that the groups are not empty, do not overlap, and hold exactly the ``available`` weights.
+
+    Raises:
+        UserError: a group is empty, or a weight is in no group, in two, or unknown; the message names it.
+    """
+    members: dict[str, str] = {}
+    for group, names in groups.items():
+        if not names:
+            raise UserError(f"parameter group '{group}' has no prunable weight: leave it out or mend group_of")
+        for name in names:
+            if name in members:
+                raise UserError(f"weight '{name}' is in the groups '{members[name]}' and '{group}': it must be in one")
+            members[name] = group
+    known = set(available)
+    if unknown := sorted(members.keys() - known):
+        raise UserError(f"weight '{unknown[0]}' of group '{members[unknown[0]]}' has no score")
+    if ungrouped := sorted(known - members.keys()):
+        raise UserError(f"weight '{ungrouped[0]}' is in no parameter group: mend group_of")

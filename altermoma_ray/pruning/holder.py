@@ -1,0 +1,86 @@
+"""Holding masks through training."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.masks import Masks
+
+
+class MaskHolder:
+    """Keeps pruned weights at zero while a model is trained.
+
+    Gradients of pruned weights are zero as soon as they are computed, so that clipping does not see them and no
+    momentum builds up. :meth:`after_step` sets pruned weights and their optimiser state to zero, whatever the optimiser
+    did or loaded. Build it where the weights are, on their final device; :meth:`release` it (or use it as a context)
+    before the model is copied or pickled.
+
+    Args:
+        model: the network; its pruned weights become zero at once.
+        masks: what to keep, for any of its parameters.
+        optimizer: the optimiser that trains it, whose state is then held too. It may be stepped or loaded afterwards.
+
+    Raises:
+        UserError: a mask has no parameter of its name and shape.
+    """
+
+    def __init__(self, model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer | None = None) -> None:
+        self._parameters = dict(model.named_parameters())
+        self._optimizer = optimizer
+        self._pruned: dict[str, Tensor] = {}
+        self._hooks: dict[str, RemovableHandle] = {}
+        self.update(masks)
+
+    def update(self, masks: Masks) -> None:
+        """Hold other masks from now on. Weights that come back start from zero."""
+        for name, mask in masks.items():
+            if name not in self._parameters or self._parameters[name].shape != mask.shape:
+                found = tuple(self._parameters[name].shape) if name in self._parameters else "none"
+                raise UserError(f"mask '{name}' has shape {tuple(mask.shape)}, but the model's parameter has {found}")
+        self.release()
+        self.masks = masks
+        self._pruned = {name: ~mask.to(self._parameters[name].device) for name, mask in masks.items()}
+        for name in masks:
+            parameter = self._parameters[name]
+            if parameter.requires_grad:
+                self._hooks[name] = parameter.register_hook(  # type: ignore[no-untyped-call]
+                    partial(torch.masked_fill, mask=self._pruned[name], value=0)
+                )
+        self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set pruned weights, and every element of optimiser state and gradient that belongs to one, to zero."""
+        for name, pruned in self._pruned.items():
+            parameter = self._parameters[name]
+            parameter.masked_fill_(pruned, 0)
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(pruned, 0)
+            state = {} if self._optimizer is None else self._optimizer.state.get(parameter, {})
+            for value in state.values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    value.masked_fill_(pruned, 0)
+
+    def after_step(self) -> None:
+        """Call after every ``optimizer.step()`` and after loading an optimiser's state."""
+        self.apply()
+
+    def release(self) -> None:
+        """Let go of the model: no hooks are left on it. The weights stay as they are."""
+        for hook in self._hooks.values():
+            hook.remove()
+        self._hooks.clear()
+
+    def __enter__(self) -> MaskHolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

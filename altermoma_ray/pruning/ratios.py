@@ -1,0 +1,85 @@
+"""Pruning ratios: their range, and how a total sparsity is shared between parameter groups.
+
+Notation::
+
+    n_g   weights in group g, N = Σ n_g        t     target, the fraction of N that is pruned
+    p_g   preference for keeping group g       k_g   kept fraction = min(1, c · exp(p_g)), with Σ n_g k_g = (1 − t) N
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import exp, floor, isfinite
+
+from altermoma_ray.errors import UserError
+
+
+def check_ratio(name: str, value: float) -> float:
+    """Return ``value`` if it is a pruning ratio.
+
+    Raises:
+        UserError: it is not in [0, 1).
+    """
+    if not 0 <= value < 1:
+        raise UserError(f"a pruning ratio must be in [0, 1), but got {name}={value}: 0.9 prunes nine weights in ten")
+    return value
+
+
+def solve_ratios(sizes: Mapping[str, int], target: float, preference: Mapping[str, float]) -> dict[str, float]:
+    """Ratios by group whose total sparsity is the target, with kept shares in proportion to ``exp(preference)``.
+
+    Equal preferences give every group the target. A group whose share would exceed 1 is kept whole and the others
+    share the rest. Counts are whole numbers: ``round(ratio · n_g)`` over the groups sums to ``round(target · N)``.
+
+    Args:
+        sizes: number of weights in each group.
+        target: total sparsity.
+        preference: any finite number for each group; only differences matter.
+
+    Returns:
+        Ratios in [0, 1), at least one weight being kept in each group.
+
+    Raises:
+        UserError: the target is no ratio, cannot be met, or groups and preferences do not fit.
+    """
+    check_ratio("target", target)
+    if not sizes or sizes.keys() != preference.keys() or min(sizes.values()) < 1:
+        raise UserError(f"sizes above 0 and preferences for the same groups are needed, but got {sizes}, {preference}")
+    if not all(isfinite(value) for value in preference.values()):
+        raise UserError(f"preferences must be finite, but got {dict(preference)}")
+    total = sum(sizes.values())
+    budget = total - round(target * total)
+    if budget < len(sizes):
+        raise UserError(
+            f"a total sparsity of {target} cannot be met: it keeps {budget} of {total} weights, "
+            f"but each of the {len(sizes)} groups must keep one"
+        )
+    kept = _whole(_kept_shares(sizes, budget, preference), sizes, budget)
+    return {group: (size - kept[group]) / size for group, size in sizes.items()}
+
+
+def _kept_shares(sizes: Mapping[str, int], budget: int, preference: Mapping[str, float]) -> dict[str, float]:
+    """Kept weights by group, not yet whole numbers: fill groups that reach 1 and share the rest among the others."""
+    kept: dict[str, float] = {}
+    free = dict(sizes)
+    while free:
+        rest = budget - sum(kept.values())
+        top = max(preference[group] for group in free)  # keeps exp from overflowing, and the sum below above zero
+        demand = {group: size * exp(preference[group] - top) for group, size in free.items()}
+        scale = rest / sum(demand.values())
+        full = [group for group, size in free.items() if scale * demand[group] >= size]
+        if not full:
+            return kept | {group: scale * value for group, value in demand.items()}
+        for group in full:
+            kept[group] = free.pop(group)
+    return kept
+
+
+def _whole(shares: Mapping[str, float], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
+    """Whole counts between 1 and the group's size that sum to the budget: largest remainders are rounded up."""
+    kept = {group: min(max(floor(shares[group]), 1), size) for group, size in sizes.items()}
+    while (missing := budget - sum(kept.values())) != 0:
+        step = 1 if missing > 0 else -1
+        movable = [group for group in sizes if 1 <= kept[group] + step <= sizes[group]]
+        kept[max(movable, key=lambda group: step * (shares[group] - kept[group]))] += step
+    return kept

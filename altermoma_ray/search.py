@@ -1,0 +1,66 @@
+"""``python -m altermoma_ray.search nusc``: search how to prune a fusion model, and register the best."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from altermoma_ray.cli import add_data_options, add_worker_options, positive_int, run
+from altermoma_ray.engine.dataset import data_source
+from altermoma_ray.engine.plan import plan_search, resume_search
+from altermoma_ray.engine.search import run_search
+from altermoma_ray.engine.space import load_space
+from altermoma_ray.leaderboard import print_table
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.tracker import Tracker
+
+
+def main() -> None:
+    """Parse, plan, search, print the leaderboard."""
+    options = _parser().parse_args()
+    storage = Location.parse(options.storage)
+    if options.resume:
+        plan = resume_search(storage, options.name)
+        tracker = Tracker.open(options.tracking_uri, storage)
+    else:
+        space = load_space(options.dataset, options.space)
+        source = data_source(options.dataset, options.dataroot, options.version, options.storage)
+        tracker = Tracker.open(options.tracking_uri, storage)
+        plan = plan_search(
+            name=options.name,
+            dataset=options.dataset,
+            source=source,
+            synthetic=options.dataroot is None,
+            model=options.model,
+            checkpoint=options.checkpoint,
+            space=space,
+            objective=options.objective,
+            sparsity=options.sparsity,
+            trials=options.trials,
+            seed=options.seed,
+            workers=options.workers or 1,
+            gpus_per_worker=options.gpus_per_worker,
+        )
+    run_search(plan, tracker, resume=options.resume)
+    print_table(tracker.leaderboard(plan.name))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="altermoma_ray.search", description=__doc__)
+    add_data_options(parser)
+    add_worker_options(parser, workers_help="Ray Train workers of each trial (default: 1, in a reused process)")
+    parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
+    parser.add_argument("--checkpoint", help="weights to prune: our .safetensors, or a released BEVFusion .pth")
+    parser.add_argument("--trials", type=positive_int, default=8, help="how many (default: 8)")
+    parser.add_argument("--sparsity", type=float, default=0.85, help="share of weights to remove (default: 0.85)")
+    parser.add_argument("--objective", default="map", help="metric, or several for a Pareto search: map,sparsity")
+    parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
+    parser.add_argument("--name", help="of the search (default: the next free one)")
+    parser.add_argument("--resume", action="store_true", help="go on with the search NAME, or the latest one")
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--space", type=Path, help="Python file that defines SPACE (default: search_spaces/nusc.py)")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,67 @@
+"""The files of a trial's run, laid out in a folder that is then logged at once.
+
+    configuration.json  layer_sparsity.json  histogram.json  histogram.png
+    model/              the pruned model for ``mlflow.pytorch.load_model``
+    and whatever the trial hands over as it is (model.safetensors, masks.safetensors)
+
+``mlflow.pytorch`` offers two formats. Its ``pt2`` traces the model and takes tensors only, so neither sparse
+convolutions nor our batches pass; the other is a pickle. It is written with the plain ``pickle`` module, so it holds
+tensors and names of importable classes, never code. Loading any pickle runs what it names: load models only from a
+store you trust, and where you do not, take ``model.safetensors``, as this project's own commands always do.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from altermoma_ray import __version__
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.pictures import histogram_picture
+
+if TYPE_CHECKING:
+    from altermoma_ray.tracking.result import TrialResult
+
+MODEL_FOLDER = "model"
+
+
+def write_result(folder: Path, result: TrialResult) -> None:
+    """Write what the result holds beyond parameters and metrics."""
+    record = json.loads(result.to_json())
+    for name in ("configuration", "layer_sparsity", "histogram"):
+        if record[name]:
+            (folder / f"{name}.json").write_text(json.dumps(record[name], indent=2))
+    if result.histogram:
+        (folder / "histogram.png").write_bytes(histogram_picture(f"trial {result.number}", result.histogram))
+
+
+def write_files(folder: Path, files: Mapping[str, Location | bytes]) -> None:
+    """Write the files handed over, by name."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+
+
+def write_model(folder: Path, model: nn.Module, run_id: str) -> None:
+    """Write the model in MLflow's PyTorch format; its class must be importable where it is loaded."""
+    import mlflow
+    from mlflow.models import Model
+
+    mlflow.pytorch.save_model(
+        model.eval(),
+        folder / MODEL_FOLDER,
+        mlflow_model=Model(artifact_path=MODEL_FOLDER, run_id=run_id),
+        pickle_module=pickle,
+        serialization_format="pickle",
+        # Named outright: MLflow would otherwise load the model in a new process to find them, for minutes.
+        pip_requirements=[
+            f"altermoma-ray=={__version__}",
+            f"torch=={torch.__version__.split('+')[0]}",
+            f"mlflow=={mlflow.__version__}",
+        ],
+    )

@@ -1,0 +1,72 @@
+"""Pictures: the Pareto front of a search and the score histogram of a trial, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from altermoma_ray.tracking.result import Histogram
+
+Point = tuple[float, float]
+"""(sparsity, mAP), both in 0..1."""
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one beats in sparsity and mAP at once, by rising sparsity.
+
+    >>> pareto_front([(0.8, 0.5), (0.9, 0.4), (0.85, 0.3), (0.7, 0.5)])
+    [(0.8, 0.5), (0.9, 0.4)]
+    """
+    front: list[Point] = []
+    for point in sorted(set(points), reverse=True):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front[::-1]
+
+
+def pareto_picture(
+    title: str, finished: Sequence[Point], stopped: Sequence[Point], *, champion: Point | None, reference: float | None
+) -> bytes:
+    """mAP over sparsity: all trials, their Pareto front, the champion and the unpruned model's mAP."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel="sparsity (%)", ylabel="mAP")
+    axes.grid(alpha=0.3)
+    if reference is not None:
+        axes.axhline(reference, color="tab:gray", linestyle="--", label="unpruned")
+    series: list[tuple[Sequence[Point], str, dict[str, Any]]] = [
+        (pareto_front([*finished, *stopped]), "Pareto front", {"color": "tab:blue", "alpha": 0.5}),
+        (finished, "finished", {"color": "tab:blue", "marker": "o", "linestyle": ""}),
+        (stopped, "stopped early", {"color": "tab:orange", "marker": "x", "linestyle": ""}),
+        ([champion] if champion else [], "champion", {"color": "tab:red", "marker": "*", "markersize": 14, "ls": ""}),
+    ]
+    for points, label, look in series:
+        if points:
+            axes.plot([100 * sparsity for sparsity, _ in points], [score for _, score in points], label=label, **look)
+    if axes.has_data():
+        axes.legend()
+    return _png(figure)
+
+
+def histogram_picture(title: str, histograms: Mapping[str, Histogram]) -> bytes:
+    """One panel a parameter group: how many weights have which score, pruned and kept."""
+    figure = Figure(figsize=(4 * len(histograms), 3.2), layout="constrained")
+    figure.suptitle(title)
+    for column, (group, histogram) in enumerate(histograms.items(), start=1):
+        axes = figure.add_subplot(1, len(histograms), column, title=group, xlabel="score", ylabel="weights")
+        for name, color in (("pruned", "tab:gray"), ("kept", "tab:blue")):
+            axes.stairs(getattr(histogram, name), histogram.edges, fill=True, alpha=0.6, color=color, label=name)
+        if 0 < 1000 * histogram.edges[0] < histogram.edges[-1]:
+            axes.set_xscale("log")
+        axes.set_yscale("symlog", linthresh=1)
+        axes.legend()
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    return stream.getvalue()

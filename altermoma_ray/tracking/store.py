@@ -1,0 +1,170 @@
+"""Reach an MLflow store quickly and quietly, or say in one line why not.
+
+MLflow retries for minutes a server or database that does not answer. Here one short attempt is made first, and the
+later requests of this process are retried for seconds only (the environment's own ``MLFLOW_*`` settings win).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SERVER_SCHEMES = ("http", "https")
+_DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
+_ANSWER_SECONDS = 5
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+class TrackingError(UserError):
+    """The tracking store did not answer or refused; what was to be logged can be logged later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """An MLflow store that answered when it was opened."""
+
+    client: MlflowClient
+    uri: str
+    artifacts: Location | None
+    """Where artifacts of new experiments go; None: the server decides and passes them on."""
+
+    @property
+    def name(self) -> str:
+        """The store's address without credentials."""
+        return without_credentials(self.uri)
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Turn what MLflow raises into one :class:`TrackingError`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            reason = _first_line(error).replace(self.uri, self.name)
+            raise TrackingError(f"tracking store {self.name}: {reason}; see that it works and try again") from error
+
+
+def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> Store:
+    """Open a tracking server, a database, or (``tracking_uri`` None) the SQLite file in the storage folder.
+
+    Args:
+        tracking_uri: ``http(s)://`` of a server or an SQLAlchemy URI of a database.
+        storage: folder of the default database and of the artifacts that no server keeps.
+        create: make the SQLite file when it is missing.
+
+    Raises:
+        UserError: there is no store, it does not answer, or it refuses the credentials.
+    """
+    if tracking_uri is None:
+        if not storage.is_local:
+            raise UserError(f"no database can live in {storage}; name an MLflow server with --tracking-uri")
+        tracking_uri = f"sqlite:///{storage.path}/mlflow.db"
+    scheme = tracking_uri.split("://", 1)[0].split("+", 1)[0]
+    if "://" not in tracking_uri or scheme not in _SERVER_SCHEMES + _DATABASE_SCHEMES:
+        shown = without_credentials(tracking_uri)
+        raise UserError(f"tracking URI {shown!r} is neither a server's http:// nor a database's; try sqlite:///FILE")
+
+    _quieten()
+    from mlflow import MlflowClient
+
+    if scheme in _SERVER_SCHEMES:
+        _check_server(tracking_uri)
+    else:
+        if scheme == "sqlite":
+            _prepare_sqlite(Path(tracking_uri.split(":///", 1)[-1]), create=create)
+        _check_database(tracking_uri)
+    artifacts = None if scheme in _SERVER_SCHEMES else storage.join("mlartifacts")
+    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    store = Store(client=client, uri=tracking_uri, artifacts=artifacts)
+    with store.reported():
+        client.search_experiments(max_results=1)  # makes a new database's tables
+    return store
+
+
+def without_credentials(uri: str) -> str:
+    """The URI without user name and password.
+
+    >>> without_credentials("https://me:secret@tracking.example:5000/mlflow")
+    'https://tracking.example:5000/mlflow'
+    """
+    parts = urlsplit(uri)
+    return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
+
+
+def _quieten() -> None:
+    """Import MLflow so that neither its logs nor its progress bars reach the terminal."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401  (it sets its own log levels when first imported)
+
+    for logger in ("mlflow", "alembic"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def _prepare_sqlite(file: Path, *, create: bool) -> None:
+    if file.is_file():
+        return
+    if not create:
+        raise UserError(f"no MLflow store at {file}; name the storage folder or tracking URI that the search used")
+    Location.parse(file.parent).make_folder()
+
+
+def _check_server(uri: str) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    shown = without_credentials(uri)
+    try:
+        response = http_request(
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/search",
+            "POST",
+            json={"max_results": 1},
+            timeout=_ANSWER_SECONDS,
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"tracking server {shown} does not answer; start it or correct --tracking-uri") from error
+    if response.status_code in (401, 403):
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+        raise UserError(f"tracking server {shown} refuses access ({response.status_code}); {remedy}")
+    if response.status_code != 200:
+        raise TrackingError(f"{shown} answers {response.status_code}, not as an MLflow server; correct --tracking-uri")
+
+
+def _check_database(uri: str) -> None:
+    import sqlalchemy
+
+    shown = without_credentials(uri)
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+        sqlalchemy.inspect(engine).get_table_names()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
+        reason = _first_line(error)
+        raise TrackingError(f"cannot open database {shown}: {reason}; correct the folder or --tracking-uri") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(" .") if str(error) else type(error).__name__

@@ -1,0 +1,312 @@
+"""A pruning search in MLflow.
+
+    experiment   altermoma-<dataset>-<model>
+    parent run   the search: its name, parameters, the unpruned model's metrics, the Pareto picture
+    child run    a trial: parameters, metrics by step, sparsities, files, the pruned model
+    registry     altermoma-<dataset>-<model>, each search's best as a version, the newest with alias ``champion``
+
+Every call may be repeated: what is there already is neither logged nor registered twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking import artifacts as files
+from altermoma_ray.tracking.board import STATUS_TAG, TRIAL_TAG, Row, rank_runs
+from altermoma_ray.tracking.pictures import pareto_picture
+from altermoma_ray.tracking.result import Status, TrialResult
+from altermoma_ray.tracking.store import Store, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+CHAMPION = "champion"
+_SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.objective", "altermoma.reason"
+_CHAMPION_TAG, _PARENT_TAG = "altermoma.champion", "mlflow.parentRunId"
+_EXPERIMENT_PREFIX = "altermoma-"
+_REFERENCE_PREFIX = "reference/"
+_RUN_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+_BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
+_PAGE_SIZE = 1000  # runs in one answer
+_LONGEST_VALUE = 5000  # characters of a parameter or tag
+
+
+class Tracker:
+    """Logs searches to MLflow and reads them back.
+
+    >>> tracker = Tracker.open(None, Location.parse("storage"))  # doctest: +SKIP
+    >>> parent = tracker.start_search("first", dataset="nusc", model="bevfusion-mit-toy", params={"trials": 8})
+    ... # doctest: +SKIP
+    >>> run_id = tracker.log_trial(parent, result, {"masks.safetensors": location}, model)  # doctest: +SKIP
+    >>> tracker.register_champion(parent, run_id)  # doctest: +SKIP
+    1
+    >>> tracker.finish_search(parent)  # doctest: +SKIP
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._client = store.client
+
+    @classmethod
+    def open(cls, tracking_uri: str | None, storage: Location, *, create: bool = True) -> Tracker:
+        """Open a store, see :func:`altermoma_ray.tracking.store.open_store`."""
+        return cls(open_store(tracking_uri, storage, create=create))
+
+    def start_search(
+        self,
+        name: str,
+        *,
+        dataset: str,
+        model: str,
+        objective: Sequence[str] = ("map",),
+        params: Mapping[str, object],
+        resume: bool = False,
+    ) -> str:
+        """Make the search's parent run, or find it again; returns its run id.
+
+        Args:
+            name: unique in the store.
+            dataset: names, with ``model``, the experiment and the registered model.
+            model: see ``dataset``.
+            objective: metrics to maximise; the first one orders the leaderboard.
+            params: the search's options; on ``resume`` those of its first start stay.
+            resume: go on with the search of this name, or start it when there is none.
+
+        Raises:
+            UserError: the name is taken (and not ``resume``), belongs to another model, or has odd characters.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", name):
+            raise UserError(f"search name {name!r} must be letters, digits, '.', '_' and '-'; choose another --name")
+        experiment = f"{_EXPERIMENT_PREFIX}{dataset}-{model}"
+        with self._store.reported():
+            found = self._find(name)
+            if found is None:
+                tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective)}
+                found = self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
+            elif not resume:
+                where = self._store.name
+                raise UserError(f"search {name!r} is already in {where}; --resume it or choose another --name")
+            elif (other := self._client.get_experiment(found.info.experiment_id).name) != experiment:
+                raise UserError(f"search {name!r} belongs to {other}, not to {experiment}; choose another --name")
+            else:
+                self._client.update_run(found.info.run_id, status="RUNNING")
+            if not found.data.params:
+                self._log(found.info.run_id, params=params)
+            return str(found.info.run_id)
+
+    def log_reference(self, parent: str, metrics: Mapping[str, float]) -> None:
+        """Log the unpruned model's metrics to the parent run."""
+        from mlflow.entities import Metric
+
+        new = {f"{_REFERENCE_PREFIX}{key}": value for key, value in metrics.items()}
+        with self._store.reported():
+            logged = self._client.get_run(parent).data.metrics
+            now = int(1000 * time.time())
+            changed = [Metric(key, value, now, 0) for key, value in new.items() if logged.get(key) != value]
+            self._log(parent, metrics=changed)
+
+    def log_trial(
+        self,
+        parent: str,
+        result: TrialResult,
+        artifacts: Mapping[str, Location | bytes],
+        model: Callable[[], nn.Module] | None = None,
+    ) -> str:
+        """Log a trial as a child run; returns its run id.
+
+        A trial that was logged before is left as it is; what a killed driver left half-written, or a failure that was
+        tried again, is deleted and logged afresh.
+
+        Args:
+            parent: the search's run id.
+            result: what the trial left behind.
+            artifacts: files to keep with the run, by name.
+            model: builds the pruned model, when it has to be logged; None when there is none.
+
+        Raises:
+            TrackingError: the store did not take it; call again later.
+        """
+        with self._store.reported():
+            search = self._client.get_run(parent)
+            for run in self._trials(search, result.number):
+                if run.info.status == "FINISHED" or run.info.status == _RUN_STATUS[result.status]:
+                    return str(run.info.run_id)
+                self._client.delete_run(run.info.run_id)
+            tags = {_PARENT_TAG: parent, TRIAL_TAG: str(result.number), STATUS_TAG: result.status}
+            if result.reason is not None:
+                tags[_REASON_TAG] = result.reason[:_LONGEST_VALUE]
+            run = self._client.create_run(
+                search.info.experiment_id, int(1000 * result.started), tags, f"trial-{result.number:03d}"
+            )
+            run_id = str(run.info.run_id)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            files.write_result(folder, result)
+            files.write_files(folder, artifacts)
+            if model is not None:
+                files.write_model(folder, model(), run_id)
+            with self._store.reported():
+                self._log(run_id, metrics=_trial_metrics(result), params=result.params)
+                self._client.log_artifacts(run_id, str(folder))
+                self._client.set_terminated(run_id, _RUN_STATUS[result.status], int(1000 * result.ended))
+        return run_id
+
+    def register_champion(self, parent: str, run_id: str) -> int:
+        """Make a trial's model the newest version of ``altermoma-<dataset>-<model>`` and its champion."""
+        from mlflow.exceptions import MlflowException
+
+        with self._store.reported():
+            experiment_id = self._client.get_run(parent).info.experiment_id
+            name = self._client.get_experiment(experiment_id).name
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            versions = list(self._client.search_model_versions(f"name='{name}' and run_id='{run_id}'"))
+            if not versions:
+                source = f"runs:/{run_id}/{files.MODEL_FOLDER}"
+                versions = [self._client.create_model_version(name, source, run_id, await_creation_for=0)]
+            version = int(versions[0].version)
+            self._client.set_registered_model_alias(name, CHAMPION, str(version))
+            self._client.set_tag(parent, _CHAMPION_TAG, run_id)
+        return version
+
+    def finish_search(self, parent: str, status: Status = "finished") -> None:
+        """Draw the Pareto picture and end the parent run; a ``stopped`` search (``--resume`` goes on) is KILLED."""
+        self.draw_pareto(parent)
+        with self._store.reported():
+            self._client.set_terminated(parent, "KILLED" if status == "stopped" else _RUN_STATUS[status])
+
+    def draw_pareto(self, parent: str) -> None:
+        """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one."""
+        rows = self._rows(parent)
+        with self._store.reported():
+            run = self._client.get_run(parent)
+            points: dict[str, list[tuple[float, float]]] = {"finished": [], "stopped": []}
+            champion = None
+            for row in rows:
+                if row.map is not None and row.sparsity is not None:
+                    points[row.status].append((row.sparsity, row.map))
+                    if row.run_id == run.data.tags.get(_CHAMPION_TAG, rows[0].run_id):
+                        champion = (row.sparsity, row.map)
+            reference = run.data.metrics.get(f"{_REFERENCE_PREFIX}map")
+            picture = pareto_picture(
+                run.info.run_name, points["finished"], points["stopped"], champion=champion, reference=reference
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "pareto.png")
+                file.write_bytes(picture)
+                self._client.log_artifact(parent, str(file))
+
+    def find_search(self, name: str | None = None) -> str:
+        """The parent run id of a search, of the latest one by default.
+
+        Raises:
+            UserError: there is no such search; names those there are.
+        """
+        with self._store.reported():
+            found = self._find(name)
+            if found is not None:
+                return str(found.info.run_id)
+            known = sorted(run.data.tags[_SEARCH_TAG] for run in self._searches())
+        if not known:
+            raise UserError(f"no search in {self._store.name}; start one with python -m altermoma_ray.search")
+        raise UserError(f"no search {name!r} in {self._store.name}; known: {', '.join(known)}")
+
+    def leaderboard(self, name: str | None = None) -> list[Row]:
+        """The completely logged trials of a search (None: the latest), best first, failed ones last.
+
+        Raises:
+            UserError: there is no such search.
+        """
+        return self._rows(self.find_search(name))
+
+    def _rows(self, parent: str) -> list[Row]:
+        with self._store.reported():
+            search = self._client.get_run(parent)
+            runs = self._trials(search)
+        reference = {
+            key.removeprefix(_REFERENCE_PREFIX): value
+            for key, value in search.data.metrics.items()
+            if key.startswith(_REFERENCE_PREFIX)
+        }
+        logged = [run for run in runs if run.info.status in _RUN_STATUS.values()]
+        objective = search.data.tags[_OBJECTIVE_TAG].split(",")[0]
+        return rank_runs(logged, objective=objective, reference=reference)
+
+    def _experiment(self, name: str) -> str:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            root = self._store.artifacts
+            return str(self._client.create_experiment(name, None if root is None else str(root.join(name))))
+        if experiment.lifecycle_stage == "deleted":
+            raise UserError(f"experiment {name!r} of {self._store.name} was deleted; restore it in MLflow")
+        return str(experiment.experiment_id)
+
+    def _find(self, name: str | None) -> Run | None:
+        found = [run for run in self._searches() if name in (None, run.data.tags[_SEARCH_TAG])]
+        return found[0] if found else None
+
+    def _searches(self) -> list[Run]:
+        """All parent runs, the latest first."""
+        experiments = self._client.search_experiments(filter_string=f"name LIKE '{_EXPERIMENT_PREFIX}%'")
+        runs = self._runs([experiment.experiment_id for experiment in experiments], f"tags.`{_SEARCH_TAG}` != ''")
+        return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
+
+    def _trials(self, parent: Run, number: int | None = None) -> list[Run]:
+        """A search's child runs, of one trial by its number or of all."""
+        condition = f"tags.`{_PARENT_TAG}` = '{parent.info.run_id}'"
+        if number is not None:
+            condition += f" and tags.`{TRIAL_TAG}` = '{number}'"
+        return self._runs([parent.info.experiment_id], condition)
+
+    def _runs(self, experiment_ids: list[str], condition: str) -> list[Run]:
+        """All runs that meet a condition, page by page."""
+        runs: list[Run] = []
+        token: str | None = ""
+        while experiment_ids and token is not None:
+            page = self._client.search_runs(experiment_ids, condition, max_results=_PAGE_SIZE, page_token=token or None)
+            runs.extend(page)
+            token = page.token or None
+        return runs
+
+    def _log(self, run_id: str, *, metrics: Sequence[Metric] = (), params: Mapping[str, object] | None = None) -> None:
+        """Log in as few requests as MLflow allows."""
+        from mlflow.entities import Param
+
+        named = [Param(key, _text(value)) for key, value in (params or {}).items()]
+        while metrics or named:
+            self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
+            metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]
+
+
+def _text(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text[:_LONGEST_VALUE]
+
+
+def _trial_metrics(result: TrialResult) -> list[Metric]:
+    """Evaluations by step, the final one at the last step in place of that step's own, then what has no steps."""
+    from mlflow.entities import Metric
+
+    last = max((evaluation.step for evaluation in result.history), default=0)
+    values = {(key, entry.step): value for entry in result.history for key, value in entry.metrics.items()}
+    values |= {(key, last): value for key, value in result.metrics.items()}
+    values |= {(f"sparsity/{group}", 0): value for group, value in result.sparsity.items()}
+    values |= {(f"layer_sparsity/{layer}", 0): value for layer, value in result.layer_sparsity.items()}
+    values |= {(f"seconds/{stage}", 0): value for stage, value in result.seconds.items()}
+    counts = {"params_left": result.params_left, "params_total": result.params_total}
+    values |= {(key, 0): count for key, count in counts.items() if count is not None}
+    return [Metric(key, value, int(1000 * result.ended), step) for (key, step), value in values.items()]

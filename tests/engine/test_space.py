@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from altermoma_ray.engine.space import PruningSetting, SearchSpace, load_space
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning import Reactivation
+
+SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
+
+
+def test_nusc_space_is_known_and_scores_each_setting_once():
+    space = load_space("nusc")
+    settings_ = space.reactivations()
+    assert len(settings_) == len(set(settings_)) == len(space.reactivation_steps) * len(space.reactivation_learning_rates)
+    assert Reactivation(steps=4, learning_rate=1e-4) in settings_
+
+
+@given(seed=st.integers(0, 10_000), sparsity=st.floats(0.5, 0.97))
+@settings(max_examples=40, deadline=None)
+def test_every_draw_meets_the_total_sparsity(seed, sparsity):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    setting = SearchSpace(scopes=("group",)).suggest(study.ask(), SIZES, sparsity)
+    removed = sum(round(setting.ratios[group] * size) for group, size in SIZES.items())
+    assert abs(removed - sparsity * sum(SIZES.values())) <= 1
+
+
+def test_beta_zero_is_reachable():
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(sampler=sampler)
+    betas = [SearchSpace().suggest(study.ask(), SIZES, 0.9).beta for _ in range(30)]
+    assert 0.0 in betas
+    assert max(betas) > 0
+
+
+def test_published_setting_is_the_paper_s():
+    space = SearchSpace()
+    setting = space.setting(space.published(0.9), SIZES, 0.9)
+    assert (setting.scope, setting.alpha, setting.beta, setting.schedule) == ("global", 1.0, 1.0, "one-shot")
+    assert setting.reactivation_learning_rate == 1e-4
+    assert setting.ratios is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"beta": (1.0, 0.5)}, r"`low <= high` must hold for beta"),
+        ({"sparsity": (0.5, 1.0)}, r"`0 <= sparsity < 1` must hold"),
+        ({"beta": (-1.0, 0.5)}, r"`beta >= 0` must hold"),
+        ({"rungs": (0.5, 0.4)}, r"`rungs` must rise inside"),
+        ({"rungs": (0.1,)}, r"`pruning_phase <= rungs\[0\]` must hold"),
+    ],
+)
+def test_a_space_is_checked_when_it_is_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SearchSpace(**fields)
+
+
+def test_ratios_outside_their_range_are_refused():
+    with pytest.raises(ValueError, match=r"`0 <= ratio < 1` must hold, but camera got 1.0"):
+        PruningSetting(
+            scope="group",
+            sparsity=0.9,
+            ratios={"camera": 1.0},
+            beta=0,
+            reactivation_steps=4,
+            reactivation_learning_rate=1e-4,
+            learning_rate=1e-3,
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "does not define SPACE"),
+        ("SPACE = 3", "does not define SPACE"),
+        ("def broken(", "does not run: SyntaxError"),
+        ("from altermoma_ray.engine.space import SearchSpace\nSPACE = SearchSpace(betas=(0, 1))", "betas: Extra inputs"),
+    ],
+)
+def test_a_user_s_space_file_is_checked(tmp_path, text, message):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_space("nusc", file)
+
+
+def test_unknown_spaces_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"unknown search space 'waymo'; choose nusc"):
+        load_space("waymo")
+    with pytest.raises(UserError, match="no search space file"):
+        load_space("nusc", tmp_path / "missing.py")

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import torch
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.checkpoint import fit, load_checkpoint, save_checkpoint
+from altermoma_ray.models.config import configuration
+from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.storage import Location
+
+
+@pytest.fixture(scope="module")
+def model() -> FusionModel:
+    return FusionModel(configuration("bevfusion-mit-toy"))
+
+
+@pytest.fixture
+def location(tmp_path) -> Location:
+    return Location.parse(tmp_path / "model.safetensors")
+
+
+def test_weights_configuration_and_metadata_come_back(model, location, batch):
+    model(batch)  # moves the running statistics away from their initial values
+    save_checkpoint(location, model, {"seed": 7, "map": 0.5, "command": ["train", "nusc"]})
+    loaded, metadata = load_checkpoint(location)
+    assert metadata == {"seed": 7, "map": 0.5, "command": ["train", "nusc"]}
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+    assert location.size() < 5_000_000
+
+
+def write(location: Location, model: FusionModel, change) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    change(tensors)
+    header = {"format": "altermoma_ray/1", "config": model.config.model_dump_json(), "metadata": "{}"}
+    location.write_bytes(safetensors.torch.save(tensors, metadata=header))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("fuser.0.weight"), r"does not fit the model: no fuser\.0\.weight; "),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "does not fit the model: unknown extra; "),
+        (
+            lambda tensors: tensors.update({"fuser.1.bias": torch.zeros(3)}),
+            r"fuser\.1\.bias is \[3\] instead of \[48\]",
+        ),
+        (lambda tensors: tensors.clear(), "and 3.. more; "),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(model, location, change, message):
+    write(location, model, change)
+    with pytest.raises(UserError, match=message) as caught:
+        load_checkpoint(location)
+    assert str(location) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misfit_leaves_the_model_as_it_was():
+    layer = torch.nn.Linear(2, 2)
+    before = layer.weight.clone()
+    with pytest.raises(UserError, match="no bias"):
+        fit(layer, {"weight": torch.zeros(2, 2)}, "file")
+    assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 3000, -10])
+def test_truncated_file(model, location, keep):
+    save_checkpoint(location, model, {})
+    location.write_bytes(location.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"is no safetensors file or is damaged .*; give a checkpoint"):
+        load_checkpoint(location)
+
+
+def test_pickle_is_not_read(model, location, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="is no safetensors file or is damaged"):
+        load_checkpoint(location)
+
+
+def test_safetensors_of_another_project(location):
+    location.write_bytes(safetensors.torch.save({"weight": torch.zeros(2)}))
+    with pytest.raises(UserError, match="was not written by altermoma_ray"):
+        load_checkpoint(location)
+
+
+def test_missing_file(location):
+    with pytest.raises(UserError, match=r"no checkpoint at .*model\.safetensors; check the path"):
+        load_checkpoint(location)
