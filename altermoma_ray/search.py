@@ -10,8 +10,8 @@ from altermoma_ray.engine.dataset import data_source
 from altermoma_ray.engine.plan import plan_search, resume_search
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import load_space
-from altermoma_ray.leaderboard import print_table
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.printing import print_table
 from altermoma_ray.tracking.tracker import Tracker
 
 

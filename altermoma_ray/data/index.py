@@ -205,7 +205,7 @@ class _Nested:
 
 
 def _numbers(array: pa.Array) -> np.ndarray:
-    """A read-only view of an array without nulls; ``to_numpy`` would import pandas where it is installed (0.3 s, 40 MB)."""
+    """A read-only view of an array without nulls (``to_numpy`` would import pandas if it can: 0.3 s, 40 MB)."""
     view = np.frombuffer(array.buffers()[1], dtype=np.dtype(str(array.type)))
     return view[array.offset : array.offset + len(array)]
 

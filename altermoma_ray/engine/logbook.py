@@ -71,8 +71,7 @@ class Logbook:
                 self._log(result)
         finished = [result for result in results if result.status == "finished"]
         if finished:
-            sign = 1 if self._objective.directions[0] == "maximize" else -1
-            best = max(finished, key=lambda result: (sign * self._objective.values(result)[0], -result.number))
+            best = max(finished, key=lambda result: (self._objective.values(result)[0], -result.number))
             version = self._tracker.register_champion(self._parent, self._runs[best.number])
             console.print(f"[bold]champion[/] trial {best.number}, registered as version {version}")
         self._tracker.finish_search(self._parent, "finished" if len(results) == self._trials else "stopped")

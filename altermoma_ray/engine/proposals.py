@@ -25,16 +25,16 @@ from altermoma_ray.tracking.result import TrialResult
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-METRICS = ("map", "nds", "sparsity", "params_left")
-"""What can be an objective; ``params_left`` is minimised, the others maximised."""
+METRICS = ("map", "nds", "sparsity")
+"""What can be an objective, beside ``ap/<class>``; all are maximised."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search optimises: one metric, or several for a Pareto search.
+    """What a search maximises: one metric, or several for a Pareto search.
 
-    >>> Objective.parse("map,sparsity").directions
-    ['maximize', 'maximize']
+    >>> Objective.parse("map,sparsity").is_pareto
+    True
     """
 
     names: tuple[str, ...]
@@ -62,16 +62,12 @@ class Objective:
     @property
     def searches_sparsity(self) -> bool:
         """Whether the total sparsity is drawn for each trial instead of set."""
-        return bool({"sparsity", "params_left"} & set(self.names))
-
-    @property
-    def directions(self) -> list[str]:
-        return ["minimize" if name == "params_left" else "maximize" for name in self.names]
+        return "sparsity" in self.names
 
     def values(self, result: TrialResult) -> list[float]:
         """The objective's values of a finished trial."""
-        known = {**result.metrics, "sparsity": result.sparsity.get("total"), "params_left": result.params_left}
-        return [float(known[name]) for name in self.names]  # type: ignore[arg-type]
+        known = {**result.metrics, "sparsity": result.sparsity["total"]}
+        return [known[name] for name in self.names]
 
 
 class Proposals:
@@ -102,7 +98,7 @@ class Proposals:
         self._sparsity = None if objective.searches_sparsity else sparsity
         self._trials, self._lag = trials, lag
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, trials // 4)))
-        self._study = optuna.create_study(directions=objective.directions, sampler=sampler)
+        self._study = optuna.create_study(directions=["maximize"] * len(objective.names), sampler=sampler)
         self._asked: list[optuna.Trial | None] = []
         self._results: dict[int, TrialResult] = {}
         self._told = 0

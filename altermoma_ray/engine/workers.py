@@ -199,13 +199,12 @@ class ProgressBar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task(self._describe, total=self._total, note="")
+            tenths = 0
             while not self._stop.wait(1.0):
                 done, note = ray.get(self._counter.state.remote())
                 progress.update(task, completed=int(done), note=note)
-                if note and not console.is_terminal and note != self._last_note:
+                if not console.is_terminal and int(10 * done / self._total) > tenths:  # a log gets a line now and then
+                    tenths = int(10 * done / self._total)
                     console.print(f"  {self._describe}: {int(done)}/{self._total} {note}")
-                    self._last_note = note
-
-    _last_note = ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.models.config import DecoderConfig
-from altermoma_ray.models.layers import SECOND_NORM, convolution, initialise
+from altermoma_ray.models.layers import SECOND_EPS, NormSettings, convolution, initialise
 
 
 class SecondBackbone(nn.Module):
@@ -17,11 +17,12 @@ class SecondBackbone(nn.Module):
 
     def __init__(self, config: DecoderConfig, in_channels: int) -> None:
         super().__init__()
+        norm = NormSettings(eps=SECOND_EPS, momentum=config.norm_momentum)
         self.blocks = nn.ModuleList()
         for channels, layers, stride in zip(config.channels, config.layers, config.strides, strict=True):
-            block = convolution(in_channels, channels, stride=stride, norm=SECOND_NORM)
+            block = convolution(in_channels, channels, stride=stride, norm=norm)
             for _ in range(layers):
-                block += convolution(channels, channels, norm=SECOND_NORM)
+                block += convolution(channels, channels, norm=norm)
             self.blocks.append(nn.Sequential(*block))
             in_channels = channels
 
@@ -47,7 +48,8 @@ class SecondFpn(nn.Module):
                 if stride == 1
                 else nn.ConvTranspose2d(inputs, outputs, stride, stride=stride, bias=False)
             )
-            self.deblocks.append(nn.Sequential(resize, nn.BatchNorm2d(outputs, **SECOND_NORM), nn.ReLU(inplace=True)))
+            norm = nn.BatchNorm2d(outputs, eps=SECOND_EPS, momentum=config.norm_momentum)
+            self.deblocks.append(nn.Sequential(resize, norm, nn.ReLU(inplace=True)))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """The blocks' maps to one map [N, sum of ``neck``, x, y]."""

@@ -95,6 +95,8 @@ class LidarConfig(Section):
     """Channels after each layer: residual blocks, then in all stages but the last a convolution of stride 2."""
     channels: int = 128
     """Channels of the output convolution, before the height is folded into them."""
+    norm_momentum: float = Field(0.01, gt=0, le=1)
+    """Share of a batch in the running statistics of normalisation."""
 
     @model_validator(mode="after")
     def _check(self) -> LidarConfig:
@@ -143,6 +145,8 @@ class DecoderConfig(Section):
     """Stride of each block's first convolution."""
     neck: tuple[int, ...] = (256, 256)
     """Channels that each block's output contributes to the map for the head."""
+    norm_momentum: float = Field(0.01, gt=0, le=1)
+    """Share of a batch in the running statistics of normalisation."""
 
     @model_validator(mode="after")
     def _check(self) -> DecoderConfig:
@@ -340,9 +344,10 @@ _TOY = ModelConfig(
         input_channels=8,
         stages=((16,), (16, 32), (32, 32)),
         channels=64,
+        norm_momentum=0.1,  # a fine-tuning of some dozen steps has to reach the running statistics
     ),
     fuser=FuserConfig(channels=48),
-    decoder=DecoderConfig(channels=(32, 64), layers=(1, 1), neck=(32, 32)),
+    decoder=DecoderConfig(channels=(32, 64), layers=(1, 1), neck=(32, 32), norm_momentum=0.1),
     head=HeadConfig(
         hidden=48,
         branch_hidden=32,

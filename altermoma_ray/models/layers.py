@@ -14,8 +14,8 @@ class NormSettings(TypedDict, total=False):
     momentum: float
 
 
-SECOND_NORM = NormSettings(eps=1e-3, momentum=0.01)
-"""Batch normalisation of the sparse encoder and of the SECOND decoder (Yan et al., *SECOND*, 2018)."""
+SECOND_EPS = 1e-3
+"""Of the batch normalisation in the sparse encoder and in the SECOND decoder (Yan et al., *SECOND*, 2018)."""
 
 
 def convolution(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.config import LidarConfig
-from altermoma_ray.models.layers import SECOND_NORM
+from altermoma_ray.models.layers import SECOND_EPS
 from altermoma_ray.models.voxelise import voxelise
 
 with warnings.catch_warnings():  # spconv uses names that PyTorch has renamed since
@@ -61,8 +61,8 @@ class StridedConvolution(_AnyDevice, spconv.SparseConv3d):
 class VoxelNorm(nn.BatchNorm1d):
     """Batch normalisation over voxels; where a batch has fewer than two, the running statistics are used."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, **SECOND_NORM)
+    def __init__(self, channels: int, momentum: float) -> None:
+        super().__init__(channels, eps=SECOND_EPS, momentum=momentum)
 
     def forward(self, input: Tensor) -> Tensor:
         """[V, channels] to the same."""
@@ -74,12 +74,12 @@ class VoxelNorm(nn.BatchNorm1d):
 class ResidualBlock(spconv.SparseModule):
     """Two submanifold convolutions and a skip connection."""
 
-    def __init__(self, channels: int, key: str) -> None:
+    def __init__(self, channels: int, key: str, momentum: float) -> None:
         super().__init__()
         self.conv1 = SubmanifoldConvolution(channels, channels, key)
-        self.norm1 = VoxelNorm(channels)
+        self.norm1 = VoxelNorm(channels, momentum)
         self.conv2 = SubmanifoldConvolution(channels, channels, key)
-        self.norm2 = VoxelNorm(channels)
+        self.norm2 = VoxelNorm(channels, momentum)
 
     def forward(self, voxels: spconv.SparseConvTensor) -> spconv.SparseConvTensor:
         """Keeps the occupied voxels and the channels."""
@@ -95,19 +95,23 @@ class SparseEncoder(nn.Module):
         super().__init__()
         self.spatial_shape = [grid[0], grid[1], grid[2] + 1]
         """x, y, z; the published encoder has one empty layer on top."""
-        self.input_conv = _activated(SubmanifoldConvolution(in_channels, config.input_channels, "stage0"))
+        momentum = config.norm_momentum
+        self.input_conv = _activated(SubmanifoldConvolution(in_channels, config.input_channels, "stage0"), momentum)
         self.stages = nn.ModuleList()
         before = config.input_channels
         last = len(config.stages) - 1
         for stage, channels in enumerate(config.stages):
             blocks = len(channels) if stage == last else len(channels) - 1
-            layers: list[nn.Module] = [ResidualBlock(before, f"stage{stage}") for _ in range(blocks)]
+            layers: list[nn.Module] = [ResidualBlock(before, f"stage{stage}", momentum) for _ in range(blocks)]
             if stage < last:
                 padding = (1, 1, config.height_padding(stage))
-                layers.append(_activated(StridedConvolution(before, channels[-1], (3, 3, 3), (2, 2, 2), padding)))
+                layers.append(
+                    _activated(StridedConvolution(before, channels[-1], (3, 3, 3), (2, 2, 2), padding), momentum)
+                )
                 before = channels[-1]
             self.stages.append(spconv.SparseSequential(*layers))
-        self.output_conv = _activated(StridedConvolution(before, config.channels, (1, 1, 3), (1, 1, 2), (0, 0, 0)))
+        output = StridedConvolution(before, config.channels, (1, 1, 3), (1, 1, 2), (0, 0, 0))
+        self.output_conv = _activated(output, momentum)
         self.out_channels = config.channels * config.output_height(grid[2])
         self.bev_size = (grid[0] // config.stride, grid[1] // config.stride)
 
@@ -159,5 +163,5 @@ class LidarEncoder(nn.Module):
         return self.backbone(voxels.features * self.point_scale, voxels.coordinates, len(batch))
 
 
-def _activated(convolution: SparseConvolution) -> spconv.SparseSequential:
-    return spconv.SparseSequential(convolution, VoxelNorm(convolution.out_channels), nn.ReLU(inplace=True))
+def _activated(convolution: SparseConvolution, momentum: float) -> spconv.SparseSequential:
+    return spconv.SparseSequential(convolution, VoxelNorm(convolution.out_channels, momentum), nn.ReLU(inplace=True))

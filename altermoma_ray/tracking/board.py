@@ -47,7 +47,9 @@ def metric_key(objective: str) -> str:
 
 
 def rank_runs(runs: Sequence[Run], *, objective: str, reference: Mapping[str, float]) -> list[Row]:
-    """Order trial runs by falling objective, then by number; those without the objective come last.
+    """Order trial runs by falling objective, then by number: finished ones, then those stopped early, then failed ones.
+
+    A stopped trial's last evaluation was an intermediate one, which compares with no final one.
 
     Args:
         runs: child runs that were logged completely.
@@ -56,9 +58,10 @@ def rank_runs(runs: Sequence[Run], *, objective: str, reference: Mapping[str, fl
     """
     key = metric_key(objective)
 
-    def order(run: Run) -> tuple[bool, float, int]:
+    def order(run: Run) -> tuple[bool, bool, float, int]:
         value = None if _failed(run) else _finite(run.data.metrics, key)
-        return value is None, -(value or 0.0), int(run.data.tags[TRIAL_TAG])
+        stopped = run.data.tags[STATUS_TAG] != "finished"
+        return value is None, stopped, -(value or 0.0), int(run.data.tags[TRIAL_TAG])
 
     unpruned = _finite(reference, "map")
     return [_row(rank, run, unpruned) for rank, run in enumerate(sorted(runs, key=order), start=1)]
