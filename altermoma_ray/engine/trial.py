@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -216,6 +218,7 @@ class TrialRunner:
         configuration = _configuration(self._job, trial) | {
             "fine_tune_steps": self._steps,
             "floored_layers": list(masks.floored),
+            "process": f"{socket.gethostname()}:{os.getpid()}",
         }
         save_checkpoint(folder.join("model.safetensors"), self._model, {"trial": configuration})
         folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))

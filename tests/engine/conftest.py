@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import ray
+import torch
+
+from altermoma_ray.engine.source import DataSource
+from altermoma_ray.engine.workers import ray_session
+from altermoma_ray.models.checkpoint import save_checkpoint
+from altermoma_ray.models.config import configuration
+from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.storage import Location
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A toy model that knows nothing, as a checkpoint."""
+    torch.manual_seed(0)
+    file = Location.parse(tmp_path_factory.mktemp("checkpoint") / "random.safetensors")
+    save_checkpoint(file, FusionModel(configuration("bevfusion-mit-toy")), {})
+    return file
+
+
+@pytest.fixture
+def source(synthetic_root, tmp_path):
+    """The small synthetic set with a storage folder of its own."""
+    return DataSource(dataroot=str(synthetic_root), version="v1.0-trainval", storage=str(tmp_path / "storage"))
+
+
+@pytest.fixture(scope="module")
+def ray_of_four():
+    """A real Ray on this machine that may run four one-thread workers, whatever the machine has."""
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 28)
+    with ray_session():
+        yield
+    ray.shutdown()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from altermoma_ray.data.nuscenes import NuScenesDataset, collate
+from altermoma_ray.engine.scoring import MODALITIES, ScoringJob, Share, backward_passes, load_indicators, score
+from altermoma_ray.models.checkpoint import load_checkpoint
+from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.pruning import Indicators, Reactivation, contribution, prunable_weights, redundancy
+from altermoma_ray.storage import Location
+from altermoma_ray.tasks.detection import DetectionTask
+
+SETTINGS = (Reactivation(steps=1, learning_rate=1e-3), Reactivation(steps=2, learning_rate=1e-3))
+
+
+def job(source, checkpoint, settings=SETTINGS, **fields):
+    figures = {"scoring_batches": 2, "batch_size": 2, "seed": 3, **fields}
+    return ScoringJob(
+        source=source, checkpoint=str(checkpoint), checkpoint_hash="random", settings=tuple(settings), **figures
+    )
+
+
+def relative(first, second):
+    """Largest difference of two indicators, relative to the largest entry of each tensor."""
+    pairs = [(first.contribution[name], second.contribution[name]) for name in first.contribution]
+    for masked in MODALITIES:
+        assert first.redundancy[masked].keys() == second.redundancy[masked].keys()
+        pairs += [(first.redundancy[masked][name], second.redundancy[masked][name]) for name in first.redundancy[masked]]
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
+
+
+def test_workers_agree_and_each_setting_is_scored_once(source, checkpoint, ray_of_four, tmp_path):
+    found = {}
+    for workers in (1, 2, 4):  # with 4 workers and batches of 2 the masking passes run side by side
+        elsewhere = source.model_copy(update={"storage": str(tmp_path / f"workers-{workers}")})
+        work = job(elsewhere, checkpoint)
+        assert score(work, workers=workers) == 2
+        found[workers] = [load_indicators(work, setting) for setting in SETTINGS]
+        files = sorted(file.name for file in work.folder().children())
+        assert files == ["deci.safetensors", "reri-B1-lr0.001.safetensors", "reri-B2-lr0.001.safetensors"]
+        written = [file.read_bytes() for file in work.folder().children()]
+        assert score(work, workers=workers) == 0
+        assert [file.read_bytes() for file in work.folder().children()] == written
+    for workers in (2, 4):
+        for one, several in zip(found[1], found[workers], strict=True):
+            assert relative(several, one) < 1e-4
+    for setting, scored in zip(SETTINGS, found[1], strict=True):
+        assert relative(scored, unsharded(job(source, checkpoint), setting)) < 1e-4
+
+
+def unsharded(work, setting):
+    """The same by the pruning floor alone, in this process."""
+    model, _ = load_checkpoint(Location.parse(work.checkpoint))
+    task = DetectionTask(model.config.head)
+    dataset = NuScenesDataset(
+        work.source.index(), work.source.training_rows(), model.config.inputs, augment=False, seed=work.seed
+    )
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(work.seed)).tolist()
+    batches = [collate([dataset[i] for i in order[start : start + 2]]) for start in (0, 2, 4, 6)]
+
+    def loss(batch, masked):
+        return task.loss(model(batch, masked), batch)["total"].mean()
+
+    names = list(prunable_weights(model))
+    return Indicators(
+        contribution=contribution(model, names, loss, batches[:2]),
+        redundancy={
+            masked: redundancy(
+                model,
+                [name for name in names if FusionModel.group_of(name) != masked],
+                loss,
+                masked,
+                batches[:2],
+                batches[2:],
+                [setting],
+            )[setting]
+            for masked in MODALITIES
+        },
+    )
+
+
+def test_indicators_are_kept_apart_by_everything_they_depend_on(source, checkpoint):
+    base = job(source, checkpoint).folder()
+    for change in ({"seed": 4}, {"scoring_batches": 3}, {"batch_size": 4}, {"checkpoint_hash": "other"}):
+        assert job(source, checkpoint).model_copy(update=change).folder() != base
+    assert job(source, checkpoint, SETTINGS[:1]).folder() == base
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+def test_shares_split_every_sample_to_one_worker(world):
+    batches = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    shares = [Share(rank, world, None) for rank in range(world)]
+    for batch in batches:
+        assert sum((share.of_batch(batch) for share in shares), []) == batch
+    parts = [share.of_sum(batches) for share in shares]
+    assert all(len(part) == len(batches) and max(map(len, part)) <= 4 for part in parts)
+    assert sum((sample for part in parts for sample in part), []) == list(range(12))
+
+
+def test_settings_share_trajectories():
+    settings = [Reactivation(steps=b, learning_rate=lr) for b in (4, 16) for lr in (1e-4, 1e-3)]
+    work = ScoringJob.model_construct(scoring_batches=8, settings=tuple(settings))
+    assert backward_passes(work) == 8 + 2 * (8 + 2 * 16 + 4 * 8)
