@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -29,6 +31,14 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line, like every other."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise :class:`UserError` instead of printing the usage."""
+        raise UserError(f"{message}; see --help")
+
+
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Options that say which data set a command works on and where it keeps what it makes."""
     parser.add_argument("dataset", nargs="?", default="nusc", help="data set (default: nusc)")
@@ -47,12 +57,38 @@ def add_storage_option(parser: argparse.ArgumentParser) -> None:
 def add_worker_options(parser: argparse.ArgumentParser, *, workers_help: str) -> None:
     """Options that say how a job is spread over the cluster."""
     parser.add_argument("--workers", type=positive_int, help=workers_help)
-    parser.add_argument("--gpus-per-worker", type=float, default=0.0, help="GPUs of each worker (default: 0)")
+    parser.add_argument("--gpus-per-worker", type=amount, default=0.0, help="GPUs of each worker (default: 0)")
 
 
 def positive_int(text: str) -> int:
     """A whole number above 0, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number that every random generator takes, for argparse."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number in 0..{2**32 - 1}, but got {text}")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """A number of at least 0, for argparse."""
+    return _number(text, 0.0, math.inf, "a number of at least 0")
+
+
+def ratio(text: str) -> float:
+    """A number in [0, 1), for argparse."""
+    return _number(text, 0.0, 1.0, "in [0, 1)")
+
+
+def _number(text: str, low: float, high: float, rule: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value < high:
+        raise argparse.ArgumentTypeError(f"must be {rule}, but got {text}")
     return value

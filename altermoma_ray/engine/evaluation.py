@@ -52,7 +52,6 @@ class Evaluator:
         try:
             with torch.inference_mode():
                 for decoded in self._batches:
-                    assert decoded is not None
                     batch = decoded.to(device)
                     detections = task.decode(model(batch, masked), batch)
                     for token, detection in zip(batch.tokens, detections, strict=True):

@@ -11,8 +11,8 @@ KEEP_BYTES = 512 << 20
 """Decoded batches are kept up to this size, so that what is read again is decoded once."""
 
 
-class LazyBatches(Sequence["Batch | None"]):
-    """A sequence of batches, each given by positions in a data set; no positions make a ``None``.
+class LazyBatches(Sequence[Batch]):
+    """A sequence of batches, each given by positions in a data set.
 
     Args:
         dataset: where samples are decoded; without augmentation, since batches may be kept.
@@ -31,11 +31,9 @@ class LazyBatches(Sequence["Batch | None"]):
     def __len__(self) -> int:
         return len(self._positions)
 
-    def __getitem__(self, number: int) -> Batch | None:  # type: ignore[override]
+    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
         if number >= len(self):
             raise IndexError(number)
-        if not self._positions[number]:
-            return None
         if number in self._kept:
             return self._kept[number]
         batch = collate([self._dataset[position] for position in self._positions[number]])

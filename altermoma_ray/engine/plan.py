@@ -80,6 +80,7 @@ class SearchPlan(BaseModel):
                 checkpoint_hash=self.checkpoint_hash,
                 scoring_batches=self.space.scoring_batches,
                 batch_size=recipe(self.model).batch_size,
+                micro_batch_size=recipe(self.model).micro_batch_size,
                 seed=self.seed,
                 settings=tuple(self.space.reactivations()),
             ),

@@ -14,6 +14,8 @@ class Recipe(BaseModel):
 
     batch_size: int = Field(gt=0)
     """Samples of one optimiser step, over all workers."""
+    micro_batch_size: int = Field(gt=0)
+    """Samples of one pass while scoring; fixed, so that scores do not depend on the number of workers."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of AdamW in pre-training and fusion training."""
     weight_decay: float = Field(ge=0)
@@ -36,6 +38,7 @@ class Recipe(BaseModel):
 RECIPES: dict[str, Recipe] = {
     "bevfusion-mit": Recipe(
         batch_size=32,
+        micro_batch_size=2,
         learning_rate=2e-4,
         weight_decay=0.01,
         clip_norm=35.0,
@@ -48,6 +51,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "bevfusion-mit-toy": Recipe(
         batch_size=8,
+        micro_batch_size=2,
         learning_rate=2e-3,
         weight_decay=0.01,
         clip_norm=10.0,

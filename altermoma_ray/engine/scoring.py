@@ -6,17 +6,18 @@ they do depend on, and every trial of every later search reads them:
     indicators/<key of checkpoint, data, batches, seed>/deci.safetensors
                                                        /reri-B<steps>-lr<rate>.safetensors
 
-How the work is shared. A sum over samples (every gradient on D) is split evenly by samples over all workers and reduced
-once. A reactivation step is split by the samples of its batch, and its gradient reduced before Adam moves. The loss is
-a mean of per-sample losses and normalisation keeps its running statistics, so the result does not depend on the number
-of workers. With at least twice as many workers as a batch has samples, the two masking passes run at the same time.
+How the work is shared. The unit is a micro-batch of a few samples. Those of a sum over D are split evenly over all
+workers, and their gradients reduced once; those of a reactivation step likewise, and reduced before Adam moves. The loss
+is a mean of per-sample losses, normalisation keeps its running statistics, micro-batches are the same on any number of
+workers, and their gradients are summed in float64: so the result does not depend on the number of workers. With at
+least twice as many workers as a batch has micro-batches, the two masking passes run at the same time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +27,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.nuscenes import NuScenesDataset
 from altermoma_ray.engine.loading import LazyBatches
 from altermoma_ray.engine.source import DataSource
@@ -53,6 +53,8 @@ class ScoringJob(BaseModel):
     scoring_batches: int
     """Batches of D."""
     batch_size: int
+    micro_batch_size: int
+    """Samples of one forward-backward pass."""
     seed: int
     """Draws D and the reactivation batches from the training split."""
     settings: tuple[Reactivation, ...]
@@ -66,6 +68,7 @@ class ScoringJob(BaseModel):
             self.source.train_split,
             self.scoring_batches,
             self.batch_size,
+            self.micro_batch_size,
             self.seed,
         ]
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -111,8 +114,8 @@ def load_indicators(job: ScoringJob, setting: Reactivation) -> Indicators:
 
 
 def backward_passes(job: ScoringJob) -> int:
-    """Forward-backward passes that the equations need, in batches: D for DeCI; for each mask D before, and for each
-    learning rate B steps and D at every B that is read off.
+    """Batches that the equations pass forward and backward: D for DeCI; for each mask D before, and for each learning
+    rate B steps and D at every B that is read off.
     """
     rates = {setting.learning_rate for setting in job.settings}
     steps = sum(max(s.steps for s in job.settings if s.learning_rate == rate) for rate in rates)
@@ -132,28 +135,27 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
     dataset = NuScenesDataset(
         job.source.index(), job.source.training_rows(), model.config.inputs, augment=False, seed=job.seed
     )
-    draw = _draw(len(dataset), job, job.scoring_batches + max(setting.steps for setting in job.settings))
-    data, reactivation_data = draw[: job.scoring_batches], draw[job.scoring_batches :]
+    batches = _draw(len(dataset), job, job.scoring_batches + max(setting.steps for setting in job.settings))
+    micro_batches = LazyBatches(dataset, [part for batch in batches for part in batch])
+    numbers = iter(range(len(micro_batches)))
+    numbered = [[next(numbers) for _ in batch] for batch in batches]
+    data, reactivation_data = numbered[: job.scoring_batches], numbered[job.scoring_batches :]
 
-    def loss(batch: Batch | None, masked: frozenset[str]) -> Tensor | None:
-        if reporter is not None:
-            reporter.advance(1 / world)
-        if batch is None:
-            return None
-        moved = batch.to(device)
-        return task.loss(model(moved, masked), moved)["total"].sum() / job.batch_size
+    def loss(share: Sequence[int], masked: frozenset[str]) -> Iterator[Tensor]:
+        for number in share:
+            batch = micro_batches[number].to(device)
+            yield task.loss(model(batch, masked), batch)["total"].sum() / job.batch_size
+            if reporter is not None:
+                reporter.advance(len(batch) / job.batch_size)
 
     deci_file = folder.join("deci.safetensors")
     if not deci_file.exists():
         everyone = Share(rank, world, None)
-        own = LazyBatches(dataset, everyone.of_sum(data))
-        deci = contribution(model, names, loss, own, reduce=everyone.reduce)
+        deci = contribution(model, names, loss, everyone.of_sum(data), reduce=everyone.reduce)
         if rank == 0:
             deci_file.write_bytes(save_tensors({name: tensor.cpu() for name, tensor in deci.items()}))
 
-    share, mine = _passes(rank, world, job.batch_size)
-    own = LazyBatches(dataset, share.of_sum(data))
-    own_reactivation = LazyBatches(dataset, [share.of_batch(batch) for batch in reactivation_data])
+    share, mine = _passes(rank, world, len(numbered[0]))
     found: dict[Reactivation, dict[str, Tensor]] = {setting: {} for setting in job.settings}
     for modality in mine:
         scored = [name for name in names if FusionModel.group_of(name) != modality]
@@ -162,8 +164,8 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
             scored,
             loss,
             modality,
-            own,
-            own_reactivation,
+            share.of_sum(data),
+            [share.of_batch(batch) for batch in reactivation_data],
             list(job.settings),
             reduce=share.reduce,
         )
@@ -176,7 +178,7 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
 
 
 class Share:
-    """One worker's part of the samples, within a group of workers that sum their gradients."""
+    """One worker's part of the micro-batches, within a group of workers that sum their gradients."""
 
     def __init__(self, rank: int, world: int, group: distributed.ProcessGroup | None) -> None:
         self._rank, self._world = rank, world
@@ -186,24 +188,24 @@ class Share:
         return self._rank * count // self._world, (self._rank + 1) * count // self._world
 
     def of_batch(self, batch: Sequence[int]) -> list[int]:
-        """This worker's samples of one batch."""
+        """This worker's micro-batches of one batch."""
         start, stop = self._span(len(batch))
         return list(batch[start:stop])
 
     def of_sum(self, batches: Sequence[Sequence[int]]) -> list[list[int]]:
-        """This worker's samples of all batches together, cut into batches of the same size.
+        """This worker's micro-batches of all batches together.
 
-        As many entries as ``batches`` has, empty ones at the end, so that means over batches agree on all workers.
+        As many entries as ``batches`` has, some empty, so that means over batches agree on all workers.
         """
-        size = len(batches[0])
-        start, stop = self._span(len(batches) * size)
-        own = [sample for batch in batches for sample in batch][start:stop]
-        return [own[number * size : (number + 1) * size] for number in range(len(batches))]
+        whole = [part for batch in batches for part in batch]
+        start, stop = self._span(len(whole))
+        own = whole[start:stop]
+        return [own[number :: len(batches)] for number in range(len(batches))]
 
 
-def _passes(rank: int, world: int, batch_size: int) -> tuple[Share, tuple[str, ...]]:
+def _passes(rank: int, world: int, parts: int) -> tuple[Share, tuple[str, ...]]:
     """This worker's share of the masking passes: both in turn, or one of them beside the other half."""
-    if world < 2 * batch_size:
+    if world < 2 * parts:
         return Share(rank, world, None), MODALITIES
     half = world // 2
     members = [list(range(half)), list(range(half, world))]
@@ -224,13 +226,15 @@ def _exchange(found: dict[Reactivation, dict[str, Tensor]], passes: int, rank: i
             found[setting].update(tensors)
 
 
-def _draw(samples: int, job: ScoringJob, batches: int) -> list[list[int]]:
-    """Positions of the batches drawn by the seed; fewer batches are a prefix of more."""
+def _draw(samples: int, job: ScoringJob, batches: int) -> list[list[list[int]]]:
+    """Batches drawn by the seed, as positions of their micro-batches; fewer batches are a prefix of more."""
     generator = torch.Generator().manual_seed(job.seed)
     order: list[int] = []
     while len(order) < batches * job.batch_size:  # a small data set is gone through more than once
         order += torch.randperm(samples, generator=generator).tolist()
-    return [order[start : start + job.batch_size] for start in range(0, batches * job.batch_size, job.batch_size)]
+    drawn = [order[start : start + job.batch_size] for start in range(0, batches * job.batch_size, job.batch_size)]
+    size = job.micro_batch_size
+    return [[batch[start : start + size] for start in range(0, job.batch_size, size)] for batch in drawn]
 
 
 def _file(setting: Reactivation) -> str:

@@ -36,10 +36,13 @@ from altermoma_ray.errors import UserError
 Weights = dict[str, Tensor]
 """Tensors keyed by parameter name."""
 
-LossFunction = Callable[[Any, frozenset[str]], "Tensor | None"]
+LossFunction = Callable[[Any, frozenset[str]], "Tensor | Iterable[Tensor] | None"]
 """``loss(batch, masked)``: this worker's share of a batch's mean loss under masked modalities; None if it has none.
 
-The sum of all workers' shares is the batch's mean loss. A share is a scalar; gradients flow into the model.
+A share is one scalar, or several that are computed one after another (a generator over parts of the batch: each is
+back-propagated before the next is asked for). The sum of all workers' shares is the batch's mean loss. A detector's
+loss has discrete choices in it, so the last bit of a sum can turn one of them: where parts are the same samples on any
+number of workers, indicators are the same too, since parts are summed in float64.
 """
 
 Reduce = Callable[[list[Tensor]], None]
@@ -228,7 +231,8 @@ def _reactivate(
         gradients.clear()
         with gradients.collecting():
             gradients.add(loss(batch, mask))
-            gradients.sum_over_workers(reduce, [f"reactivation step {step} (learning rate {learning_rate})"], mask)
+            place = f"reactivation step {step} (learning rate {learning_rate})"
+            gradients.sum_over_workers(reduce, [place], mask)
             optimizer.step()
         yield step
 
@@ -249,24 +253,24 @@ def _gradient(
         for index, batch in enumerate(batches):
             gradients.add(loss(batch, mask), index)
     places = [f"scoring batch {number} of {len(batches)}" for number in range(1, len(batches) + 1)]
-    gradients.sum_over_workers(reduce, places, mask)
-    for buffer in gradients.buffers:
-        buffer.div_(len(batches))
+    gradients.sum_over_workers(reduce, places, mask, divisor=len(batches))
     return gradients.views
 
 
 class _GradientBuffer:
     """Gradients laid side by side in one buffer, so that one call sums them over the workers.
 
-    While collecting, each parameter's ``grad`` is a view of the buffer, into which autograd adds in place: batches
-    accumulate without a copy, and a parameter that a worker's loss does not reach has a gradient of zero there. The
-    losses lie in the same buffer, so that all workers learn of a failure in the same reduction.
+    While collecting, each parameter's ``grad`` is a view of the buffer, into which autograd adds in place, and a
+    parameter that a worker's loss does not reach has a gradient of zero there. What each part of the loss leaves is
+    added to a total in float64, so that the order of summation is lost in rounding. The losses lie in the same buffer,
+    so that all workers learn of a failure in the same reduction.
     """
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], losses: int) -> None:
         self.parameters = parameters
         self.all_parameters = list(model.parameters())
         self.buffers: list[Tensor] = []  # one for each device and type, which is one in nearly every model
+        self.totals: list[Tensor] = []
         self.views: Weights = {}
         kinds: dict[tuple[torch.device, torch.dtype], list[str]] = {}
         for name, parameter in parameters.items():
@@ -279,10 +283,11 @@ class _GradientBuffer:
                 {name: piece.view_as(parameters[name]) for name, piece in zip(names, pieces, strict=True)}
             )
             self.buffers.append(buffer)
+            self.totals.append(torch.zeros_like(buffer, dtype=torch.float64))
 
     def clear(self) -> None:
-        for buffer in self.buffers:
-            buffer.zero_()
+        for tensor in (*self.buffers, *self.totals):
+            tensor.zero_()
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -301,23 +306,32 @@ class _GradientBuffer:
                 parameter.requires_grad_(flag)
                 parameter.grad = gradient
 
-    def add(self, loss: Tensor | None, index: int = 0) -> None:
-        if loss is not None:
-            self.losses[index] = loss.detach()
-            loss.backward()  # type: ignore[no-untyped-call]
+    def add(self, share: Tensor | Iterable[Tensor] | None, index: int = 0) -> None:
+        """Back-propagate a worker's share of one batch's loss."""
+        if share is None:
+            return
+        for part in (share,) if isinstance(share, Tensor) else share:
+            self.losses[index] = part.detach()
+            part.backward()
+            for total, buffer in zip(self.totals, self.buffers, strict=True):
+                total.add_(buffer)
+                buffer.zero_()
 
-    def sum_over_workers(self, reduce: Reduce, places: Sequence[str], mask: frozenset[str]) -> None:
-        """Reduce the buffers, then check them: ``places`` says in an error where each loss was taken."""
-        reduce(self.buffers)
-        if all(isfinite(float(buffer.sum())) for buffer in self.buffers):  # the cheap test; a sum may overflow
+    def sum_over_workers(
+        self, reduce: Reduce, places: Sequence[str], mask: frozenset[str], *, divisor: int = 1
+    ) -> None:
+        """Reduce the totals into the buffers, then check them: ``places`` says in an error where a loss was taken."""
+        reduce(self.totals)
+        for total, buffer in zip(self.totals, self.buffers, strict=True):
+            buffer.copy_(total.div_(divisor))
+        if all(bool(torch.isfinite(buffer).all()) for buffer in self.buffers):
             return
         state = f"with {', '.join(sorted(mask))} masked" if mask else "of the intact model"
         for place, loss in zip(places, self.losses.tolist(), strict=True):
             if not isfinite(loss):
                 raise FloatingPointError(f"the loss {state} is {loss} at {place}")
-        for name, view in self.views.items():
-            if not bool(torch.isfinite(view).all()):
-                raise FloatingPointError(f"the gradient of '{name}' {state} is not finite at {' or '.join(places)}")
+        broken = next(name for name, view in self.views.items() if not bool(torch.isfinite(view).all()))
+        raise FloatingPointError(f"the gradient of '{broken}' {state} is not finite at {' or '.join(places)}")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ SETTINGS = (Reactivation(steps=1, learning_rate=1e-3), Reactivation(steps=2, lea
 
 
 def job(source, checkpoint, settings=SETTINGS, **fields):
-    figures = {"scoring_batches": 2, "batch_size": 2, "seed": 3, **fields}
+    figures = {"scoring_batches": 2, "batch_size": 2, "micro_batch_size": 1, "seed": 3, **fields}
     return ScoringJob(
         source=source, checkpoint=str(checkpoint), checkpoint_hash="random", settings=tuple(settings), **figures
     )
@@ -26,7 +26,9 @@ def relative(first, second):
     pairs = [(first.contribution[name], second.contribution[name]) for name in first.contribution]
     for masked in MODALITIES:
         assert first.redundancy[masked].keys() == second.redundancy[masked].keys()
-        pairs += [(first.redundancy[masked][name], second.redundancy[masked][name]) for name in first.redundancy[masked]]
+        pairs += [
+            (first.redundancy[masked][name], second.redundancy[masked][name]) for name in first.redundancy[masked]
+        ]
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
 
 
@@ -60,7 +62,8 @@ def unsharded(work, setting):
     batches = [collate([dataset[i] for i in order[start : start + 2]]) for start in (0, 2, 4, 6)]
 
     def loss(batch, masked):
-        return task.loss(model(batch, masked), batch)["total"].mean()
+        for sample in (batch.samples(0, 1), batch.samples(1, 2)):
+            yield task.loss(model(sample, masked), sample)["total"].sum() / 2
 
     names = list(prunable_weights(model))
     return Indicators(
@@ -82,20 +85,28 @@ def unsharded(work, setting):
 
 def test_indicators_are_kept_apart_by_everything_they_depend_on(source, checkpoint):
     base = job(source, checkpoint).folder()
-    for change in ({"seed": 4}, {"scoring_batches": 3}, {"batch_size": 4}, {"checkpoint_hash": "other"}):
+    for change in (
+        {"seed": 4},
+        {"scoring_batches": 3},
+        {"batch_size": 4},
+        {"micro_batch_size": 2},
+        {"checkpoint_hash": "other"},
+    ):
         assert job(source, checkpoint).model_copy(update=change).folder() != base
     assert job(source, checkpoint, SETTINGS[:1]).folder() == base
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
-def test_shares_split_every_sample_to_one_worker(world):
+def test_shares_give_every_micro_batch_to_one_worker(world):
     batches = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     shares = [Share(rank, world, None) for rank in range(world)]
     for batch in batches:
-        assert sum((share.of_batch(batch) for share in shares), []) == batch
+        assert [number for share in shares for number in share.of_batch(batch)] == batch
     parts = [share.of_sum(batches) for share in shares]
-    assert all(len(part) == len(batches) and max(map(len, part)) <= 4 for part in parts)
-    assert sum((sample for part in parts for sample in part), []) == list(range(12))
+    assert all(len(part) == len(batches) for part in parts)
+    loads = [sum(map(len, part)) for part in parts]
+    assert max(loads) - min(loads) <= 1
+    assert sorted(number for part in parts for batch in part for number in batch) == list(range(12))
 
 
 def test_settings_share_trajectories():

@@ -15,7 +15,9 @@ SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 def test_nusc_space_is_known_and_scores_each_setting_once():
     space = load_space("nusc")
     settings_ = space.reactivations()
-    assert len(settings_) == len(set(settings_)) == len(space.reactivation_steps) * len(space.reactivation_learning_rates)
+    assert (
+        len(settings_) == len(set(settings_)) == len(space.reactivation_steps) * len(space.reactivation_learning_rates)
+    )
     assert Reactivation(steps=4, learning_rate=1e-4) in settings_
 
 
@@ -78,7 +80,10 @@ def test_ratios_outside_their_range_are_refused():
         ("", "does not define SPACE"),
         ("SPACE = 3", "does not define SPACE"),
         ("def broken(", "does not run: SyntaxError"),
-        ("from altermoma_ray.engine.space import SearchSpace\nSPACE = SearchSpace(betas=(0, 1))", "betas: Extra inputs"),
+        (
+            "from altermoma_ray.engine.space import SearchSpace\nSPACE = SearchSpace(betas=(0, 1))",
+            "betas: Extra inputs",
+        ),
     ],
 )
 def test_a_user_s_space_file_is_checked(tmp_path, text, message):
