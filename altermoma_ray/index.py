@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-
 from altermoma_ray import cli
+from altermoma_ray.data.dataroot import check_files
 from altermoma_ray.data.index import open_index
 from altermoma_ray.storage import Location
 
 
 def main() -> None:
-    """Build the index when it is missing or stale, and say what it holds."""
-    parser = argparse.ArgumentParser(prog="python -m altermoma_ray.index", description=__doc__)
+    """Build the index when it is missing or stale, look at the files that it names, and say what it holds."""
+    parser = cli.Parser(prog="python -m altermoma_ray.index", description=__doc__)
     parser.add_argument("dataset", choices=["nusc"], help="the data set: nuScenes, or the synthetic one in its layout")
     parser.add_argument("--dataroot", required=True, help="folder or URI (s3://, gs://) that holds `v1.0-...`")
     parser.add_argument("--version", default="v1.0-trainval", help="nuScenes version (default: %(default)s)")
     parser.add_argument("--storage", default="storage", help="folder or URI for results (default: %(default)s)")
     options = parser.parse_args()
-    index = open_index(Location.parse(options.dataroot), options.version, Location.parse(options.storage))
+    storage = Location.parse(options.storage)
+    storage.check_writable()
+    index = open_index(Location.parse(options.dataroot), options.version, storage)
+    check_files(index.dataroot, *index.sensor_files())
     splits = ", ".join(f"{name} {count}" for name, count in sorted(index.splits.items()))
     print(f"{index.file}: {len(index)} keyframes ({splits}), built {index.created}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from altermoma_ray.cli import add_storage_option, console, run
+from altermoma_ray.cli import Parser, add_storage_option, console, run
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.printing import FORMATS
 from altermoma_ray.tracking.tracker import Tracker
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m altermoma_ray.leaderboard", description=__doc__)
+    parser = Parser(prog="python -m altermoma_ray.leaderboard", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the search; default: the latest one")
     add_storage_option(parser)
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or database; default: the storage's own")

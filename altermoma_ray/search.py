@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from altermoma_ray.cli import add_data_options, add_worker_options, positive_int, run
-from altermoma_ray.engine.dataset import data_source
+from altermoma_ray.cli import Parser, add_data_options, add_worker_options, positive_int, ratio, run, seed
+from altermoma_ray.engine.dataset import DATASETS, find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search, resume_search
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import load_space
@@ -16,16 +17,16 @@ from altermoma_ray.tracking.tracker import Tracker
 
 
 def main() -> None:
-    """Parse, plan, search, print the leaderboard."""
-    options = _parser().parse_args()
+    """Parse, plan, search, print the leaderboard; what can be wrong is checked before data are made and Ray starts."""
+    parser = _parser()
+    options = parser.parse_args()
     storage = Location.parse(options.storage)
     if options.resume:
-        plan = resume_search(storage, options.name)
-        tracker = Tracker.open(options.tracking_uri, storage)
+        plan = resume_search(storage, options.name, _given(parser))
+        tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
+        source = find_data(options.dataset, options.dataroot, options.version, options.storage)
         space = load_space(options.dataset, options.space)
-        source = data_source(options.dataset, options.dataroot, options.version, options.storage)
-        tracker = Tracker.open(options.tracking_uri, storage)
         plan = plan_search(
             name=options.name,
             dataset=options.dataset,
@@ -40,24 +41,42 @@ def main() -> None:
             seed=options.seed,
             workers=options.workers or 1,
             gpus_per_worker=options.gpus_per_worker,
+            tracking_uri=options.tracking_uri,
         )
+        tracker = Tracker.open(options.tracking_uri, storage)
+        tracker.check_free(plan.name)
+    prepare_data(plan.source)
     run_search(plan, tracker, resume=options.resume)
     print_table(tracker.leaderboard(plan.name))
 
 
+def _given(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """What the command line says of a search's plan, defaults left out, by the names of the plan's fields."""
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([]))))
+    given = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
+    for option in ("resume", "name", "storage", "tracking_uri"):  # these only say which search is meant
+        given.pop(option, None)
+    given["dataset"] = DATASETS.get(given["dataset"], given["dataset"])
+    if "dataroot" in given:
+        given["dataroot"] = str(Location.parse(given["dataroot"]))
+    if "space" in given:
+        given["space"] = load_space(None, given["space"])
+    return given
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="altermoma_ray.search", description=__doc__)
+    parser = Parser(prog="altermoma_ray.search", description=__doc__)
     add_data_options(parser)
     add_worker_options(parser, workers_help="Ray Train workers of each trial (default: 1, in a reused process)")
     parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
     parser.add_argument("--checkpoint", help="weights to prune: our .safetensors, or a released BEVFusion .pth")
     parser.add_argument("--trials", type=positive_int, default=8, help="how many (default: 8)")
-    parser.add_argument("--sparsity", type=float, default=0.85, help="share of weights to remove (default: 0.85)")
+    parser.add_argument("--sparsity", type=ratio, default=0.85, help="share of weights to remove (default: 0.85)")
     parser.add_argument("--objective", default="map", help="metric, or several for a Pareto search: map,sparsity")
     parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
     parser.add_argument("--name", help="of the search (default: the next free one)")
     parser.add_argument("--resume", action="store_true", help="go on with the search NAME, or the latest one")
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--space", type=Path, help="Python file that defines SPACE (default: search_spaces/nusc.py)")
     return parser
 

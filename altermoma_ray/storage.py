@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,10 @@ class Location:
             raise UserError(f"file name {posixpath.join(*parts)!r} leaves its folder {self}; use names inside it")
         return Location(self.filesystem, posixpath.join(self.path, relative), self.scheme, self.query)
 
+    @property
+    def parent(self) -> Location:
+        return Location(self.filesystem, posixpath.dirname(self.path), self.scheme, self.query)
+
     def exists(self) -> bool:
         return bool(self._info().type != fs.FileType.NotFound)
 
@@ -105,9 +110,15 @@ class Location:
 
         Raises:
             FileNotFoundError: there is no such file.
+            UserError: it cannot be read.
         """
-        with self.filesystem.open_input_file(self.path) as stream:
-            return bytes(stream.read())
+        try:
+            with self.filesystem.open_input_file(self.path) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UserError(f"cannot read {self}: {_first_line(error)}; check the file and its access") from error
 
     def read_text(self) -> str:
         return self.read_bytes().decode()
@@ -136,6 +147,27 @@ class Location:
 
     def write_text(self, text: str) -> None:
         self.write_bytes(text.encode())
+
+    def check_writable(self) -> None:
+        """Find out whether files can be written in this folder, made or not yet; leaves nothing behind.
+
+        Raises:
+            UserError: they cannot.
+        """
+        try:
+            if self.is_local:
+                folder = Path(self.path)
+                while not folder.exists():
+                    folder = folder.parent
+                with tempfile.TemporaryFile(dir=folder):
+                    return
+            probe = posixpath.join(self.path, f".{uuid.uuid4().hex}.probe")
+            with self.filesystem.open_output_stream(probe):
+                pass
+            self.filesystem.delete_file(probe)
+        except OSError as error:
+            reason = error.strerror or _first_line(error)
+            raise UserError(f"cannot write to folder {self}: {reason}; choose a folder that you may write") from error
 
     def make_folder(self) -> None:
         """Create the folder and its parents.

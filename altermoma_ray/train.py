@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
-
-from altermoma_ray.cli import add_data_options, add_worker_options, console, run
-from altermoma_ray.engine.dataset import data_source
+from altermoma_ray.cli import Parser, add_data_options, add_worker_options, console, run, seed
+from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.pretraining import STAGES, TrainingJob, train_stage
 from altermoma_ray.engine.recipes import recipe
-from altermoma_ray.engine.workers import ray_session, worker_slots
+from altermoma_ray.engine.workers import check_room, ray_session, worker_slots
+from altermoma_ray.errors import UserError
 from altermoma_ray.models.config import configuration
 from altermoma_ray.storage import Location
 
 
 def main() -> None:
     """Train camera, LiDAR and fusion in turn; a stage that was finished before is not trained again."""
-    parser = argparse.ArgumentParser(prog="altermoma_ray.train", description=__doc__)
+    parser = Parser(prog="altermoma_ray.train", description=__doc__)
     add_data_options(parser)
     add_worker_options(parser, workers_help="Ray Train workers (default: what the cluster holds, at most 8)")
     parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
     parser.add_argument(
         "--out", help="checkpoint to write (default: STORAGE/training/MODEL-seedSEED/fusion.safetensors)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation, data order and augmentation")
+    parser.add_argument("--seed", type=seed, default=0, help="of initialisation, data order and augmentation")
     options = parser.parse_args()
 
     model = options.model or ("bevfusion-mit-toy" if options.dataroot is None else "bevfusion-mit")
     config, figures = configuration(model), recipe(model)
-    source = data_source(options.dataset, options.dataroot, options.version, options.storage)
+    if (options.workers or 1) > figures.batch_size:
+        raise UserError(f"{options.workers} workers cannot share a batch of {figures.batch_size}; take fewer --workers")
+    target = Location.parse(options.out) if options.out else None
+    if target is not None:
+        if target.is_folder():
+            raise UserError(f"--out {target} is a folder; give the name of a file")
+        target.parent.check_writable()
+    source = find_data(options.dataset, options.dataroot, options.version, options.storage)
+    prepare_data(source)
     folder = source.storage_location.join("training", f"{model}-seed{options.seed}")
     with ray_session():
         workers = options.workers or min(8, worker_slots(options.gpus_per_worker), figures.batch_size)
+        check_room(workers, options.gpus_per_worker)
         for stage in STAGES:
             console.print(f"[bold]training[/] {stage}, {workers} workers")
             job = TrainingJob(
@@ -39,8 +47,7 @@ def main() -> None:
             metrics = train_stage(job, workers=workers, gpus_per_worker=options.gpus_per_worker)
             console.print(f"  {stage}: mAP {metrics['map']:.3f}, NDS {metrics['nds']:.3f}")
     written = folder.join("fusion.safetensors")
-    if options.out:
-        target = Location.parse(options.out)
+    if target is not None:
         target.write_bytes(written.read_bytes())
         written = target
     print(written)

@@ -19,9 +19,10 @@ import torch
 import torch.distributed as distributed
 
 from altermoma_ray.cli import positive_int, run
-from altermoma_ray.engine.scoring import ScoringJob, backward_passes
+from altermoma_ray.engine.indicators import ScoringJob, backward_passes
+from altermoma_ray.engine.progress import Reporter
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.workers import Reporter, rank_and_world, ray_session, run_on_workers
+from altermoma_ray.engine.workers import rank_and_world, ray_session, run_on_workers
 from benchmarks.passes import Passes
 from benchmarks.report import Target, options_parser, publish, toy_plan
 
@@ -75,7 +76,14 @@ def main() -> None:
         for _ in range(options.rounds):
             for workers in WORKERS:
                 timing = Timing(job, options.repeats, str(file))
-                run_on_workers(time_scoring, timing, workers=workers, describe=_name(workers), total=options.repeats)
+                run_on_workers(
+                    time_scoring,
+                    timing,
+                    workers=workers,
+                    storage=job.source.storage_location,
+                    describe=_name(workers),
+                    total=options.repeats,
+                )
                 found = json.loads(file.read_text())
                 runs.append({"workers": workers, **found})
                 seconds[workers] += found["seconds"]

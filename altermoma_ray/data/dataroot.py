@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import posixpath
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pyarrow import fs
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -67,6 +70,36 @@ def describe(table: Location, known: list[Any] | None = None) -> list[Any]:
     return [info.size, info.mtime_ns, state.hexdigest()]
 
 
+def check_files(dataroot: Location, pictures: Sequence[str], clouds: Sequence[str]) -> None:
+    """Look at the sizes of sensor files without opening any: folders are listed, so a whole data set takes seconds.
+
+    Args:
+        dataroot: the folder that names are relative to.
+        pictures: camera files.
+        clouds: LiDAR files.
+
+    Raises:
+        UserError: some are missing, empty or (LiDAR) cut short, or a name leads out of the dataroot.
+    """
+    names = [*dict.fromkeys([*pictures, *clouds])]
+    paths = {name: dataroot.join(name).path for name in names}
+    sizes: dict[str, int] = {}
+    for folder in dict.fromkeys(posixpath.dirname(path) for path in paths.values()):
+        selector = fs.FileSelector(folder, allow_not_found=True)
+        sizes.update({info.path: info.size for info in dataroot.filesystem.get_file_info(selector) if info.is_file})
+    missing = [name for name, path in paths.items() if path not in sizes]
+    if missing:
+        raise UserError(
+            f"dataroot {dataroot} lacks {len(missing)} of the {len(names)} pictures and LiDAR files that its tables "
+            f"name, {missing[0]} for one; copy them there"
+        )
+    for name in pictures:
+        if not sizes[paths[name]]:
+            raise UserError(f"picture {dataroot.join(name)} is empty; copy it from nuScenes again")
+    for name in clouds:
+        _check_points(dataroot.join(name), sizes[paths[name]])
+
+
 def read_picture(dataroot: Location, name: str, width: int, height: int) -> Image.Image:
     """An RGB picture of the size that the tables give.
 
@@ -94,12 +127,16 @@ def read_points(dataroot: Location, name: str) -> np.ndarray:
         UserError: the file is missing, empty or cut short.
     """
     data = _read(dataroot, name)
-    if not data or len(data) % _POINT_BYTES:
+    _check_points(dataroot.join(name), len(data))
+    return np.frombuffer(data, dtype="<f4").reshape(-1, 5)
+
+
+def _check_points(file: Location, size: int) -> None:
+    if not size or size % _POINT_BYTES:
         raise UserError(
-            f"LiDAR file {dataroot.join(name)} has {len(data)} bytes, no whole number of {_POINT_BYTES}-byte points; "
+            f"LiDAR file {file} has {size} bytes, no whole number of {_POINT_BYTES}-byte points; "
             "copy it from nuScenes again"
         )
-    return np.frombuffer(data, dtype="<f4").reshape(-1, 5)
 
 
 def _read(dataroot: Location, name: str) -> bytes:

@@ -86,6 +86,10 @@ class Index:
         """The sample tokens of all rows."""
         return list(self._batch.column("token").to_pylist())
 
+    def sensor_files(self) -> tuple[list[str], list[str]]:
+        """Names of all pictures, and of all LiDAR files, earlier sweeps included; a name may occur twice."""
+        return self._nested["cameras"].all("file"), self._nested["lidar"].all("file")
+
     def labels(self, row: int) -> np.ndarray:
         """Labels of a keyframe's boxes to learn from (:attr:`BoxTable.learnable`), without decoding the rest."""
         boxes = self._nested["boxes"]
@@ -192,6 +196,10 @@ class _Nested:
                 self._fields[field.name] = _numbers(values.values).reshape(-1, *shape)
             else:
                 self._fields[field.name] = values if pa.types.is_string(field.type) else _numbers(values)
+
+    def all(self, name: str) -> list[Any]:
+        """One field of all entries of all rows."""
+        return list(self._fields[name].tolist())
 
     def get(self, row: int, name: str) -> Any:
         """One field of all entries of a row: a NumPy view, or a list of strings."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.index import Index
 from altermoma_ray.data.nuscenes import NuScenesDataset, Sample, collate
+from altermoma_ray.errors import UserError
 
 
 def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length: int | None = None) -> list[int]:
@@ -84,18 +85,42 @@ def load_batches(
 
     Yields:
         One batch for each global batch; None where no sample of it is this worker's.
+
+    Raises:
+        UserError: a sensor's file is missing or broken.
     """
     parts = [shard(batch, rank, world) for batch in batches]
-    return iter(
-        DataLoader(
-            dataset,
-            batch_sampler=parts,
-            collate_fn=_collate,
-            num_workers=processes,
-            multiprocessing_context="spawn" if processes else None,  # a Ray worker has threads: forking may hang
-        )
+    loader = DataLoader(
+        _Handed(dataset),
+        batch_sampler=parts,
+        collate_fn=_collate,
+        num_workers=processes,
+        multiprocessing_context="spawn" if processes else None,  # a Ray worker has threads: forking may hang
     )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
-def _collate(samples: list[Sample]) -> Batch | None:
-    return collate(samples) if samples else None
+class _Handed(Dataset[Sample | UserError]):
+    """Hands a user's mistake over as a value: raised in a loader's process, it would arrive as a page of text."""
+
+    def __init__(self, dataset: NuScenesDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, position: int) -> Sample | UserError:
+        try:
+            return self._dataset[position]
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[Sample | UserError]) -> Batch | UserError | None:
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+    return collate(samples) if samples else None  # type: ignore[arg-type]

@@ -94,18 +94,22 @@ def read_tables(dataroot: Location, version: str, *, progress: bool = True) -> p
     tables = check_dataroot(dataroot, version)
     with tempfile.TemporaryDirectory(prefix="altermoma-tables-") as folder:
         nusc = _open_devkit(tables, Path(folder), version)
-    reader = _Reader(nusc, version)
-    samples = [sample for scene in nusc.scene for sample in _samples(nusc, scene)]
     batches = []
     try:
+        reader = _Reader(nusc, version)
+        samples = [sample for scene in nusc.scene for sample in _samples(nusc, scene)]
         with Progress(console=console, disable=not progress, transient=True) as bar:
             for start in bar.track(range(0, len(samples), _CHUNK), description="indexing keyframes"):
                 rows = [reader.row(sample) for sample in samples[start : start + _CHUNK]]
                 batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
     except KeyError as error:
         raise UserError(
-            f"the tables in {dataroot.join(version)} do not fit together: no record {error}; {_COPY}"
+            f"the tables in {dataroot.join(version)} do not fit together: no record or field {error}; {_COPY}"
         ) from None
+    except (TypeError, ValueError, IndexError, AttributeError, pa.ArrowException) as error:  # values of another kind
+        raise UserError(
+            f"the tables in {dataroot.join(version)} hold values that nuScenes does not ({error}); {_COPY}"
+        ) from error
     return pa.Table.from_batches(batches, schema=SCHEMA)
 
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from altermoma_ray.cli import console
+from altermoma_ray.data.dataroot import check_dataroot, check_files
 from altermoma_ray.data.synthetic import generate, matches
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.errors import UserError
@@ -15,10 +16,19 @@ from altermoma_ray.storage import Location
 DATASETS = {"nusc": "nuscenes"}
 """Short names on the command line, and what they stand for."""
 SYNTHETIC_SEED = 0
+DEFAULT_VERSION = "v1.0-trainval"
+"""Of nuScenes, and the only one of the synthetic set."""
 
 
 def data_source(dataset: str, dataroot: str | None, version: str | None, storage: str) -> DataSource:
-    """The data set of a command, its index built.
+    """The data set of a command, ready to be read: :func:`find_data` and :func:`prepare_data`."""
+    source = find_data(dataset, dataroot, version, storage)
+    prepare_data(source)
+    return source
+
+
+def find_data(dataset: str, dataroot: str | None, version: str | None, storage: str) -> DataSource:
+    """The data set of a command; nothing is made or read yet.
 
     Args:
         dataset: short name, a key of ``DATASETS``.
@@ -27,30 +37,42 @@ def data_source(dataset: str, dataroot: str | None, version: str | None, storage
         storage: folder or URI for everything derived.
 
     Raises:
-        UserError: the data set is unknown, missing or broken, or storage cannot be written.
+        UserError: the data set is unknown or missing, or storage cannot be written.
     """
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}; choose {', '.join(DATASETS)}")
     location = Location.parse(storage)
-    location.make_folder()
+    location.check_writable()
+    version = version or DEFAULT_VERSION
     if dataroot is None:
-        dataroot, version = str(_synthetic(location)), "v1.0-trainval"
-    source = DataSource(dataroot=dataroot, version=version or "v1.0-trainval", storage=str(location))
+        if version != DEFAULT_VERSION:
+            raise UserError(f"the synthetic nuScenes has no version {version!r}; give --dataroot or leave it out")
+        return DataSource(dataroot=str(_synthetic_folder(location)), version=version, storage=str(location))
+    root = Location.parse(dataroot)
+    check_dataroot(root, version)
+    return DataSource(dataroot=str(root), version=version, storage=str(location))
+
+
+def prepare_data(source: DataSource) -> None:
+    """Make the synthetic set if that is wanted and missing, build the index, and look at the files that it names.
+
+    Raises:
+        UserError: the data set is missing or broken, or storage cannot be written.
+    """
+    synthetic = _synthetic_folder(source.storage_location)
+    if source.dataroot == str(synthetic) and not matches(synthetic, scenes=None, seed=SYNTHETIC_SEED):
+        console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
+        generate(synthetic, seed=SYNTHETIC_SEED)
     console.print(f"[bold]data[/] {source.dataroot} ({source.version})")
     index = source.index()
     to_train, to_validate = len(source.training_rows()), len(source.validation_rows())
     console.print(f"  {len(index)} keyframes: {to_train} to train on, {to_validate} to validate")
-    return source
+    check_files(index.dataroot, *index.sensor_files())
 
 
-def _synthetic(storage: Location) -> Path:
-    """The synthetic toy set, in storage where that is a disk."""
+def _synthetic_folder(storage: Location) -> Path:
+    """Where the synthetic toy set lies: in storage where that is a disk."""
     if storage.is_local:
-        folder = Path(storage.path, "synthetic-nuscenes")
-    else:
-        name = hashlib.sha256(str(storage).encode()).hexdigest()[:8]
-        folder = Path(tempfile.gettempdir(), f"altermoma_ray-synthetic-nuscenes-{name}")
-    if not matches(folder, scenes=None, seed=SYNTHETIC_SEED):
-        console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
-        generate(folder, seed=SYNTHETIC_SEED)
-    return folder
+        return Path(storage.path, "synthetic-nuscenes")
+    name = hashlib.sha256(str(storage).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir(), f"altermoma_ray-synthetic-nuscenes-{name}")

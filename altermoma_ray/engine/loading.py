@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.nuscenes import NuScenesDataset, collate
 
-KEEP_BYTES = 512 << 20
+KEEP_BYTES = 2 << 30
 """Decoded batches are kept up to this size, so that what is read again is decoded once."""
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from altermoma_ray.engine.dataset import DATASETS
+from altermoma_ray.engine.indicators import ScoringJob
 from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.recipes import recipe
-from altermoma_ray.engine.scoring import ScoringJob
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.trial import TrialJob
@@ -21,8 +23,10 @@ from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.config import configuration
 from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.models.weights import load_weights
-from altermoma_ray.pruning import group_weights, prunable_weights, solve_ratios
+from altermoma_ray.pruning import check_ratio, group_weights, prunable_weights
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.store import without_credentials
+from altermoma_ray.tracking.tracker import check_name
 
 
 class SearchPlan(BaseModel):
@@ -47,6 +51,8 @@ class SearchPlan(BaseModel):
     workers: int = Field(gt=0)
     """Ray Train workers of one trial; 1 runs it in a reused actor."""
     gpus_per_worker: float = Field(ge=0)
+    tracking_uri: str | None = None
+    """MLflow's address, without user name and password; None for the SQLite file in storage."""
     created: float = Field(default_factory=time.time)
     """Seconds since the epoch."""
     lag: int = Field(default=0, ge=0)
@@ -64,13 +70,16 @@ class SearchPlan(BaseModel):
         """Read a search's plan back.
 
         Raises:
-            UserError: there is no such search.
+            UserError: there is no such search, or its file is broken.
         """
         file = search_folder(storage, name).join("search.json")
         if not file.exists():
             known = [folder.name for folder in storage.join("searches").children()]
             raise UserError(f"no search {name!r} to resume in {storage}; there is {', '.join(known) or 'none'}")
-        return cls.model_validate_json(file.read_bytes())
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            raise UserError(f"{file} is broken or of another release; start the search again elsewhere") from error
 
     def trial_job(self) -> TrialJob:
         return TrialJob(
@@ -119,6 +128,7 @@ def plan_search(
     seed: int,
     workers: int,
     gpus_per_worker: float,
+    tracking_uri: str | None = None,
 ) -> SearchPlan:
     """Check a search's options against each other and put the unpruned model into storage.
 
@@ -136,11 +146,14 @@ def plan_search(
         seed: of everything drawn.
         workers: Ray Train workers of one trial.
         gpus_per_worker: GPUs of each.
+        tracking_uri: MLflow's address; None for a SQLite file in storage.
 
     Raises:
         UserError: an option is wrong, or does not go with another.
     """
     parsed = Objective.parse(objective)
+    if name is not None:
+        check_name(name)
     storage = source.storage_location
     taken = [folder.name for folder in storage.join("searches").children()]
     if name in taken:
@@ -151,10 +164,13 @@ def plan_search(
             f"no weights for {config.name}: give --checkpoint FILE (released .pth or our .safetensors), "
             f"or train one with python -m altermoma_ray.train"
         )
+    batch_size = recipe(config.name).batch_size
+    if workers > batch_size:
+        raise UserError(f"{workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
     weights = load_weights(Location.parse(checkpoint or SHIPPED), config)
     sizes = _sizes(weights)
     for total in space.sparsity if parsed.searches_sparsity else (sparsity,):
-        solve_ratios(sizes, total, dict.fromkeys(sizes, 0.0))
+        _check_sparsity(total, sizes, layers=len(prunable_weights(weights)))
     stored, digest = _store(weights, storage)
     return SearchPlan(
         name=name or _free_name(dataset, taken),
@@ -171,22 +187,57 @@ def plan_search(
         seed=seed,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
+        tracking_uri=without_credentials(tracking_uri) if tracking_uri else None,
     )
 
 
-def resume_search(storage: Location, name: str | None) -> SearchPlan:
-    """The plan of a search that was started before; the latest one when no name is given.
+def resume_search(storage: Location, name: str | None, asked: Mapping[str, Any] = MappingProxyType({})) -> SearchPlan:
+    """The plan of a search that was started before.
+
+    Args:
+        storage: where it was started.
+        name: of the search; None for the latest one.
+        asked: options that the user gave again, by the names of :func:`plan_search`.
 
     Raises:
-        UserError: there is no such search.
+        UserError: there is no such search, or an option says something else than its plan.
     """
+    names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
+    if not names:
+        raise UserError(f"no search to resume in {storage}; start one without --resume")
     if name is None:
-        plans = [folder.join("search.json") for folder in storage.join("searches").children()]
-        known = [SearchPlan.model_validate_json(file.read_bytes()) for file in plans if file.exists()]
-        if not known:
-            raise UserError(f"no search to resume in {storage}; start one without --resume")
-        return max(known, key=lambda plan: plan.created)
-    return SearchPlan.load(storage, name)
+        plan = max((SearchPlan.load(storage, known) for known in names), key=lambda plan: plan.created)
+    else:
+        plan = SearchPlan.load(storage, name)
+    _refuse_changes(plan, {**asked, "storage": str(storage)})
+    return plan
+
+
+def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any]) -> None:
+    planned = {**dict(plan), **dict(plan.source), "dataset": plan.dataset}
+    for option, value in asked.items():
+        if option == "checkpoint":
+            same = _digest(load_weights(Location.parse(value), configuration(plan.model))) == plan.checkpoint_hash
+        else:
+            same = planned[option] == value
+        if not same:
+            was = "" if option in ("checkpoint", "space") else f" {planned[option]}"
+            raise UserError(
+                f"search {plan.name!r} was started with another --{option.replace('_', '-')}{was}; "
+                "to --resume it leave that option out, or start a new search"
+            )
+
+
+def _check_sparsity(total: float, sizes: Mapping[str, int], *, layers: int) -> None:
+    """Find out whether a total sparsity can be met when every layer keeps a weight."""
+    check_ratio("sparsity", total)
+    weights = sum(sizes.values())
+    kept = weights - round(total * weights)
+    if kept < layers:
+        raise UserError(
+            f"a total sparsity of {total} cannot be met: it keeps {kept} of {weights} weights, but each of the "
+            f"{layers} layers must keep one; lower it"
+        )
 
 
 def _free_name(dataset: str, taken: Sequence[str]) -> str:
@@ -204,12 +255,16 @@ def _sizes(model: FusionModel) -> dict[str, int]:
 
 def _store(model: FusionModel, storage: Location) -> tuple[Location, str]:
     """Keep the unpruned model in storage, where every worker finds it, under the hash of its weights."""
-    digest = hashlib.sha256(model.config.model_dump_json().encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    key = digest.hexdigest()[:16]
+    key = _digest(model)
     file = storage.join("checkpoints", f"{key}.safetensors")
     if not file.exists():
         save_checkpoint(file, model, {})
     return file, key
+
+
+def _digest(model: FusionModel) -> str:
+    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

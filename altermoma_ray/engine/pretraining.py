@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.engine.evaluation import Evaluator
+from altermoma_ray.engine.progress import Reporter
 from altermoma_ray.engine.recipes import Recipe
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.training import (
@@ -23,9 +24,10 @@ from altermoma_ray.engine.training import (
     train_steps,
     training_batches,
 )
-from altermoma_ray.engine.workers import Reporter, rank_and_world, run_on_workers, worker_device
+from altermoma_ray.engine.workers import rank_and_world, run_on_workers, worker_device
 from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from altermoma_ray.models.config import ModelConfig
+from altermoma_ray.models.depth_supervision import DepthSupervision
 from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection import DetectionTask
@@ -74,6 +76,7 @@ def train_stage(job: TrainingJob, *, workers: int, gpus_per_worker: float = 0.0)
             job,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
+            storage=job.source.storage_location,
             describe=f"training {job.stage}",
             total=job.steps,
         )
@@ -92,25 +95,29 @@ def _worker(job: TrainingJob, reporter: Reporter) -> None:
     trained = [p for name, p in model.named_parameters() if FusionModel.group_of(name) not in masked]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(FusionModel.group_of(name) not in masked)
-    optimizer = torch.optim.AdamW(trained, lr=job.recipe.learning_rate, weight_decay=job.recipe.weight_decay)
+    rate = job.recipe.fusion_learning_rate if job.stage == "fusion" else job.recipe.learning_rate
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=job.recipe.weight_decay)
 
     def report(loss: float) -> None:
         if rank == 0:
             reporter.advance(1, f"loss {loss:.2f}")
 
     torch.manual_seed(job.seed + rank)  # workers draw their own dropout
-    train_steps(
-        data_parallel(model),
-        task,
-        training_batches(
-            job.source, job.config.inputs, job.recipe, steps=job.steps, seed=job.seed, augment=job.recipe.augment
-        ),
-        optimizer,
-        one_cycle(optimizer, job.steps),
-        clip_norm=job.recipe.clip_norm,
-        masked=masked,
-        on_step=report,
-    )
+    with DepthSupervision(model.encoders["camera"]) as supervision:
+        weight = job.recipe.depth_supervision if job.stage == "camera" else 0.0
+        train_steps(
+            data_parallel(model),
+            task,
+            training_batches(
+                job.source, job.config.inputs, job.recipe, steps=job.steps, seed=job.seed, augment=job.recipe.augment
+            ),
+            optimizer,
+            one_cycle(optimizer, job.steps),
+            clip_norm=job.recipe.clip_norm,
+            masked=masked,
+            extra_loss=(lambda batch: weight * supervision.loss(batch)) if weight else None,
+            on_step=report,
+        )
     synchronise_buffers(model)
     evaluator = Evaluator(
         job.source, job.config.inputs, job.source.validation_rows(), batch_size=max(1, job.recipe.batch_size // world)

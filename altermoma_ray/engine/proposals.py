@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trial import TrialTask
 from altermoma_ray.errors import UserError
@@ -47,7 +48,7 @@ class Objective:
             UserError: a metric is unknown or named twice.
         """
         names = tuple(name.strip() for name in text.split(","))
-        unknown = [name for name in names if name not in METRICS and not name.startswith("ap/")]
+        unknown = [name for name in names if name not in METRICS and name.removeprefix("ap/") not in CLASSES]
         if unknown or len(set(names)) < len(names):
             raise UserError(
                 f"objective {text!r} must be distinct metrics out of {', '.join(METRICS)}, ap/<class>; "

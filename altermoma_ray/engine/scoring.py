@@ -1,85 +1,32 @@
 """The scoring job: DeCI and ReRI of a checkpoint, over Ray Train workers, once for each reactivation setting.
 
-Indicators do not depend on ratios, α, β or the schedule, so they are written to storage under a key made of everything
-they do depend on, and every trial of every later search reads them:
-
-    indicators/<key of checkpoint, data, batches, seed>/deci.safetensors
-                                                       /reri-B<steps>-lr<rate>.safetensors
-
 How the work is shared. The unit is a micro-batch of a few samples. Those of a sum over D are split evenly over all
-workers, and their gradients reduced once; those of a reactivation step likewise, and reduced before Adam moves. The loss
-is a mean of per-sample losses, normalisation keeps its running statistics, micro-batches are the same on any number of
-workers, and their gradients are summed in float64: so the result does not depend on the number of workers. With at
-least twice as many workers as a batch has micro-batches, the two masking passes run at the same time.
+workers, and their gradients reduced once; those of a reactivation step likewise, and reduced before Adam moves. The
+loss is a mean of per-sample losses, normalisation keeps its running statistics, micro-batches are the same on any
+number of workers, and their gradients are summed in float64: so the result does not depend on the number of workers.
+With at least twice as many workers as a batch has micro-batches, the two masking passes run at the same time.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as distributed
-from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from altermoma_ray.data.nuscenes import NuScenesDataset
+from altermoma_ray.engine.indicators import DECI_FILE, MODALITIES, ScoringJob, backward_passes, reri_file
 from altermoma_ray.engine.loading import LazyBatches
-from altermoma_ray.engine.source import DataSource
-from altermoma_ray.engine.workers import Reporter, rank_and_world, run_on_workers, sum_over, worker_device
+from altermoma_ray.engine.progress import Reporter
+from altermoma_ray.engine.workers import rank_and_world, run_on_workers, sum_over, worker_device
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.models.fusion import FusionModel
-from altermoma_ray.pruning import Indicators, Reactivation, Weights, contribution, prunable_weights, redundancy
+from altermoma_ray.pruning import Reactivation, Weights, contribution, prunable_weights, redundancy
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection import DetectionTask
-
-MODALITIES = ("lidar", "camera")
-"""The order in which Algorithm 1 masks them."""
-
-
-class ScoringJob(BaseModel):
-    """Everything that indicators depend on, and the settings that are wanted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    source: DataSource
-    checkpoint: str
-    """URI of the safetensors checkpoint with θ_init."""
-    checkpoint_hash: str
-    scoring_batches: int
-    """Batches of D."""
-    batch_size: int
-    micro_batch_size: int
-    """Samples of one forward-backward pass."""
-    seed: int
-    """Draws D and the reactivation batches from the training split."""
-    settings: tuple[Reactivation, ...]
-
-    def folder(self) -> Location:
-        """Where these indicators lie."""
-        identity = [
-            "indicators-1",
-            self.checkpoint_hash,
-            self.source.index().fingerprint,
-            self.source.train_split,
-            self.scoring_batches,
-            self.batch_size,
-            self.micro_batch_size,
-            self.seed,
-        ]
-        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        return self.source.storage_location.join("indicators", key)
-
-    def missing(self) -> list[Reactivation]:
-        """The settings whose indicators are not in storage yet."""
-        folder = self.folder()
-        if not folder.join("deci.safetensors").exists():
-            return list(self.settings)
-        return [setting for setting in self.settings if not folder.join(_file(setting)).exists()]
 
 
 def score(job: ScoringJob, *, workers: int, gpus_per_worker: float = 0.0) -> int:
@@ -96,85 +43,85 @@ def score(job: ScoringJob, *, workers: int, gpus_per_worker: float = 0.0) -> int
             job,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
+            storage=job.source.storage_location,
             describe="scoring",
             total=backward_passes(job),
         )
     return len(missing)
 
 
-def load_indicators(job: ScoringJob, setting: Reactivation) -> Indicators:
-    """The indicators of one setting, from storage."""
-    folder = job.folder()
-    deci = load_tensors(folder.join("deci.safetensors").read_bytes())
-    reri: dict[str, Weights] = {modality: {} for modality in MODALITIES}
-    for key, tensor in load_tensors(folder.join(_file(setting)).read_bytes()).items():
-        modality, name = key.split("/", 1)
-        reri[modality][name] = tensor
-    return Indicators(contribution=deci, redundancy=reri)
-
-
-def backward_passes(job: ScoringJob) -> int:
-    """Batches that the equations pass forward and backward: D for DeCI; for each mask D before, and for each learning
-    rate B steps and D at every B that is read off.
-    """
-    rates = {setting.learning_rate for setting in job.settings}
-    steps = sum(max(s.steps for s in job.settings if s.learning_rate == rate) for rate in rates)
-    after = job.scoring_batches * len(job.settings)
-    return job.scoring_batches + 2 * (job.scoring_batches + steps + after)
-
-
 def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
-    """What each worker of the scoring job runs; rank 0 writes the files."""
-    rank, world = rank_and_world()
-    device = worker_device()
-    model, _ = load_checkpoint(Location.parse(job.checkpoint))
-    model.to(device)
-    task = DetectionTask(model.config.head)
-    names = list(prunable_weights(model))
+    """Compute this worker's share of the indicators; rank 0 writes the files."""
+    rank, _ = rank_and_world()
     folder = job.folder()
-    dataset = NuScenesDataset(
-        job.source.index(), job.source.training_rows(), model.config.inputs, augment=False, seed=job.seed
-    )
-    batches = _draw(len(dataset), job, job.scoring_batches + max(setting.steps for setting in job.settings))
-    micro_batches = LazyBatches(dataset, [part for batch in batches for part in batch])
-    numbers = iter(range(len(micro_batches)))
-    numbered = [[next(numbers) for _ in batch] for batch in batches]
-    data, reactivation_data = numbered[: job.scoring_batches], numbered[job.scoring_batches :]
-
-    def loss(share: Sequence[int], masked: frozenset[str]) -> Iterator[Tensor]:
-        for number in share:
-            batch = micro_batches[number].to(device)
-            yield task.loss(model(batch, masked), batch)["total"].sum() / job.batch_size
-            if reporter is not None:
-                reporter.advance(len(batch) / job.batch_size)
-
-    deci_file = folder.join("deci.safetensors")
-    if not deci_file.exists():
-        everyone = Share(rank, world, None)
-        deci = contribution(model, names, loss, everyone.of_sum(data), reduce=everyone.reduce)
+    worker = ScoringWorker(job, reporter)
+    if not folder.join(DECI_FILE).exists():
+        deci = worker.contribution()
         if rank == 0:
-            deci_file.write_bytes(save_tensors({name: tensor.cpu() for name, tensor in deci.items()}))
+            folder.join(DECI_FILE).write_bytes(save_tensors({name: tensor.cpu() for name, tensor in deci.items()}))
+    for setting, tensors in worker.redundancy().items():
+        if rank == 0:
+            folder.join(reri_file(setting)).write_bytes(save_tensors(tensors))
 
-    share, mine = _passes(rank, world, len(numbered[0]))
-    found: dict[Reactivation, dict[str, Tensor]] = {setting: {} for setting in job.settings}
-    for modality in mine:
-        scored = [name for name in names if FusionModel.group_of(name) != modality]
-        result = redundancy(
-            model,
-            scored,
-            loss,
-            modality,
-            share.of_sum(data),
-            [share.of_batch(batch) for batch in reactivation_data],
-            list(job.settings),
-            reduce=share.reduce,
-        )
-        for setting, weights in result.items():
-            found[setting].update({f"{modality}/{name}": tensor.cpu() for name, tensor in weights.items()})
-    _exchange(found, len(mine), rank, world)
-    if rank == 0:
-        for setting, tensors in found.items():
-            folder.join(_file(setting)).write_bytes(save_tensors(tensors))
+
+class ScoringWorker:
+    """One worker's model, data and share of the passes."""
+
+    def __init__(self, job: ScoringJob, reporter: Reporter | None = None) -> None:
+        self.job, self._reporter = job, reporter
+        self._rank, self._world = rank_and_world()
+        self._device = worker_device()
+        self.model, _ = load_checkpoint(Location.parse(job.checkpoint))
+        self.model.to(self._device)
+        self.names = list(prunable_weights(self.model))
+        self._task = DetectionTask(self.model.config.head)
+        rows = job.source.training_rows()
+        dataset = NuScenesDataset(job.source.index(), rows, self.model.config.inputs, augment=False, seed=job.seed)
+        batches = _draw(len(dataset), job, job.scoring_batches + max(setting.steps for setting in job.settings))
+        self._micro_batches = LazyBatches(dataset, [part for batch in batches for part in batch])
+        numbers = iter(range(len(self._micro_batches)))
+        numbered = [[next(numbers) for _ in batch] for batch in batches]
+        self.data, self.reactivation_data = numbered[: job.scoring_batches], numbered[job.scoring_batches :]
+        self._everyone = Share(self._rank, self._world, None)
+        self._share, self._passes = _passes(self._rank, self._world, len(numbered[0]))
+
+    def loss(self, share: Sequence[int], masked: frozenset[str]) -> Iterator[Tensor]:
+        """The loss of micro-batches, one after another, as parts of their batch's mean."""
+        for number in share:
+            batch = self._micro_batches[number].to(self._device)
+            yield self._task.loss(self.model(batch, masked), batch)["total"].sum() / self.job.batch_size
+            if self._reporter is not None:
+                self._reporter.advance(len(batch) / self.job.batch_size)
+
+    def scored(self, masked: str) -> list[str]:
+        """The weights that the pass with a modality masked scores."""
+        return [name for name in self.names if FusionModel.group_of(name) != masked]
+
+    def contribution(self) -> Weights:
+        """DeCI of every prunable weight, the same on all workers."""
+        share = self._everyone
+        return contribution(self.model, self.names, self.loss, share.of_sum(self.data), reduce=share.reduce)
+
+    def redundancy(self) -> dict[Reactivation, dict[str, Tensor]]:
+        """ReRI by setting, keyed ``<masked modality>/<weight>``; complete on rank 0."""
+        share = self._share
+        found: dict[Reactivation, dict[str, Tensor]] = {setting: {} for setting in self.job.settings}
+        for modality in self._passes:
+            result = redundancy(
+                self.model,
+                self.scored(modality),
+                self.loss,
+                modality,
+                share.of_sum(self.data),
+                [share.of_batch(batch) for batch in self.reactivation_data],
+                list(self.job.settings),
+                reduce=share.reduce,
+            )
+            for setting, weights in result.items():
+                found[setting].update({f"{modality}/{name}": tensor.cpu() for name, tensor in weights.items()})
+        if len(self._passes) < len(MODALITIES):
+            _exchange(found, self._rank, self._world)
+        return found
 
 
 class Share:
@@ -214,10 +161,8 @@ def _passes(rank: int, world: int, parts: int) -> tuple[Share, tuple[str, ...]]:
     return Share(rank - side * half, len(members[side]), groups[side]), (MODALITIES[side],)
 
 
-def _exchange(found: dict[Reactivation, dict[str, Tensor]], passes: int, rank: int, world: int) -> None:
-    """Bring the second half's pass to rank 0, when the passes ran side by side."""
-    if passes == len(MODALITIES):
-        return
+def _exchange(found: dict[Reactivation, dict[str, Tensor]], rank: int, world: int) -> None:
+    """Bring the second half's pass to rank 0."""
     parts: list[Any] | None = [None] * world if rank == 0 else None
     leader = rank == world // 2
     distributed.gather_object(found if leader else None, parts, dst=0)
@@ -235,7 +180,3 @@ def _draw(samples: int, job: ScoringJob, batches: int) -> list[list[list[int]]]:
     drawn = [order[start : start + job.batch_size] for start in range(0, batches * job.batch_size, job.batch_size)]
     size = job.micro_batch_size
     return [[batch[start : start + size] for start in range(0, job.batch_size, size)] for batch in drawn]
-
-
-def _file(setting: Reactivation) -> str:
-    return f"reri-B{setting.steps}-lr{setting.learning_rate:g}.safetensors"

@@ -9,9 +9,9 @@ Everything a search learns is in storage as soon as it is known, so that a searc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,12 +23,14 @@ from altermoma_ray.engine.logbook import Logbook
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.proposals import Objective, Proposals
 from altermoma_ray.engine.scoring import score
-from altermoma_ray.engine.searcher import ProposalSearcher
+from altermoma_ray.engine.searcher import ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trainable import TrialActor, distributed_trial
 from altermoma_ray.engine.trial import TrialJob, TrialRunner, read_result
-from altermoma_ray.engine.workers import ray_session, worker_slots
+from altermoma_ray.engine.workers import check_room, ray_session, result_of, scratch_folder, worker_slots
+from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import TrialResult
+from altermoma_ray.tracking.store import TrackingError
 from altermoma_ray.tracking.tracker import Tracker
 
 
@@ -36,6 +38,7 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> list[Tria
     """Run a search to its end, or go on with it; returns all its trials by number."""
     objective = Objective.parse(plan.objective)
     with ray_session():
+        check_room(plan.workers, plan.gpus_per_worker)
         slots = worker_slots(plan.gpus_per_worker)
         if plan.lag == 0:
             plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
@@ -48,16 +51,28 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> list[Tria
             params=_params(plan),
             resume=resume,
         )
-        job = plan.trial_job()
-        console.print(f"[bold]scoring[/] {len(job.scoring.settings)} reactivation settings")
-        computed = score(job.scoring, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker)
-        console.print(f"  {computed} computed, {len(job.scoring.settings) - computed} from storage")
-        logbook = Logbook(tracker, parent, job, plan, objective)
-        with logbook:
-            reference = _reference(plan, job)
-            results = _run_trials(plan, job, objective, logbook)
-        logbook.close(results, ray.get(reference))
+        with _stopped_by_mistakes(tracker, parent):
+            job = plan.trial_job()
+            console.print(f"[bold]scoring[/] {len(job.scoring.settings)} reactivation settings")
+            computed = score(job.scoring, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker)
+            console.print(f"  {computed} computed, {len(job.scoring.settings) - computed} from storage")
+            logbook = Logbook(tracker, parent, job, plan, objective)
+            with logbook:
+                reference = _reference(plan, job)
+                results = _run_trials(plan, job, objective, logbook)
+            logbook.close(results, result_of(reference))
     return results
+
+
+@contextlib.contextmanager
+def _stopped_by_mistakes(tracker: Tracker, parent: str) -> Iterator[None]:
+    """Leave the search's run marked as stopped, not as running, when a user's mistake ends it; ``--resume`` goes on."""
+    try:
+        yield
+    except UserError:
+        with contextlib.suppress(TrackingError):  # that mistake may be the tracking server itself
+            tracker.finish_search(parent, "stopped")
+        raise
 
 
 def _run_trials(plan: SearchPlan, job: TrialJob, objective: Objective, logbook: Logbook) -> list[TrialResult]:
@@ -89,7 +104,7 @@ def _run_trials(plan: SearchPlan, job: TrialJob, objective: Objective, logbook: 
                 {"CPU": 0},
             )
         slots = worker_slots(plan.gpus_per_worker)
-        with tempfile.TemporaryDirectory(prefix="altermoma_ray-") as scratch:
+        with scratch_folder(plan.source.storage_location) as scratch:
             tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -101,12 +116,16 @@ def _run_trials(plan: SearchPlan, job: TrialJob, objective: Objective, logbook: 
                 ),
                 run_config=tune.RunConfig(
                     name=plan.name,
-                    storage_path=scratch,
+                    storage_path=scratch.path,
+                    storage_filesystem=scratch.filesystem,
                     verbose=0,
+                    stop=StopOnMistake(searcher),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # storage keeps what matters
                     failure_config=tune.FailureConfig(max_failures=3),
                 ),
             ).fit()
+        if searcher.mistake is not None:
+            raise UserError(searcher.mistake)
     return list(_ended(plan, job))
 
 

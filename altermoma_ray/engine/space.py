@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Reactivation, ScheduleKind, solve_ratios
@@ -64,20 +64,20 @@ class PruningSetting(BaseModel):
 class SearchSpace(BaseModel):
     """Ranges of a search; every field can be replaced in a space of one's own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scopes: tuple[Scope, ...] = ("group", "global")
+    scopes: tuple[Scope, ...] = Field(default=("group", "global"), min_length=1)
     preference: tuple[float, float] = (-1.5, 1.5)
     """Each group keeps a share of its weights proportional to ``exp(preference)``, scaled to the total sparsity."""
     beta: tuple[float, float] = (0.0, 2.0)
     """Range of β with α = 1: with a ratio for each group only β/α matters."""
     beta_zero: bool = True
     """Offer β = 0 (DeCI alone) as a choice of its own, since a continuous range never hits it."""
-    reactivation_steps: tuple[int, ...] = (4, 16)
+    reactivation_steps: tuple[PositiveInt, ...] = Field(default=(4, 16), min_length=1)
     """Choices of B."""
-    reactivation_learning_rates: tuple[float, ...] = (1e-4, 1e-3)
-    schedules: tuple[ScheduleKind, ...] = ("one-shot", "linear", "cubic", "exponential")
-    learning_rate: tuple[float, float] = (2e-4, 2e-3)
+    reactivation_learning_rates: tuple[PositiveFloat, ...] = Field(default=(1e-4, 1e-3), min_length=1)
+    schedules: tuple[ScheduleKind, ...] = Field(default=("one-shot", "linear", "cubic", "exponential"), min_length=1)
+    learning_rate: tuple[PositiveFloat, PositiveFloat] = (2e-4, 2e-3)
     """Range of the fine-tune learning rate, searched on a logarithmic axis."""
     sparsity: tuple[float, float] = (0.5, 0.97)
     """Range of the total sparsity where it is an objective; otherwise the command's ``--sparsity`` holds."""
@@ -219,7 +219,8 @@ def _import_file(file: Path) -> ModuleType:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"search space {file}: {where + ': ' if where else ''}{first['msg']}") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"search space {file}: {where + ': ' if where else ''}{what}; mend the file") from None
     except Exception as error:
         raise UserError(f"search space {file} does not run: {type(error).__name__}: {error}; mend the file") from error
     return module

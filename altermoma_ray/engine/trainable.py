@@ -7,8 +7,13 @@ from typing import Any
 
 from ray import tune
 
+from altermoma_ray.engine.progress import Reporter
 from altermoma_ray.engine.trial import TrialJob, TrialRunner, TrialTask, record_failure
-from altermoma_ray.engine.workers import Reporter, rank_and_world, run_on_workers
+from altermoma_ray.engine.workers import rank_and_world, run_on_workers
+from altermoma_ray.errors import UserError
+
+MISTAKE = "mistake"
+"""Key of a report that carries a user's mistake: no fault of the trial, every other would meet it too."""
 
 
 class TrialActor(tune.Trainable):
@@ -17,17 +22,24 @@ class TrialActor(tune.Trainable):
     def setup(self, config: dict[str, Any], job: TrialJob | None = None) -> None:
         assert job is not None
         self._job = job
-        self._runner = TrialRunner(job)
+        self._runner: TrialRunner | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._task = TrialTask.model_validate(new_config["task"])
-        self._run: Iterator[dict[str, float]] = self._runner.run(self._task)
+        self._run: Iterator[dict[str, float]] = self._reports()
         return True
+
+    def _reports(self) -> Iterator[dict[str, float]]:
+        if self._runner is None:
+            self._runner = TrialRunner(self._job)
+        yield from self._runner.run(self._task)
 
     def step(self) -> dict[str, Any]:
         try:
             report = next(self._run, None)
+        except UserError as error:
+            return {"done": True, MISTAKE: str(error)}
         except Exception as error:  # one broken trial must not stop the search: it is recorded as failed
             record_failure(self._job, self._task, describe(error))
             report = None
@@ -43,9 +55,13 @@ def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_
             (job, task),
             workers=workers,
             gpus_per_worker=gpus_per_worker,
+            storage=job.scoring.source.storage_location,
             describe=f"trial {task.number}",
             total=len(job.rungs) + 1,
         )
+    except UserError as error:
+        tune.report({"number": task.number, MISTAKE: str(error)})
+        return
     except Exception as error:
         record_failure(job, task, describe(error))
     tune.report({"number": task.number})

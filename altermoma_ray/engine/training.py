@@ -96,6 +96,7 @@ def train_steps(
     clip_norm: float,
     masked: frozenset[str] = frozenset(),
     holder: MaskHolder | None = None,
+    extra_loss: Callable[[Batch], Tensor] | None = None,
     on_step: Callable[[float], None] = lambda loss: None,
 ) -> float:
     """Train on the batches; masks, if any, hold through every step.
@@ -112,7 +113,10 @@ def train_steps(
     losses: list[float] = []
     for step, batch in enumerate(batches):
         moved = batch.to(device)
-        loss = task.loss(model(moved, masked), moved)["total"].mean()
+        total = task.loss(model(moved, masked), moved)["total"]
+        if extra_loss is not None:
+            total = total + extra_loss(moved)
+        loss = total.mean()
         value = _mean_over_workers(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}; lower the learning rate")

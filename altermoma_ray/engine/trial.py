@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save as save_tensors
 
 from altermoma_ray.engine.evaluation import Evaluator
+from altermoma_ray.engine.indicators import ScoringJob, load_indicators
 from altermoma_ray.engine.recipes import recipe
-from altermoma_ray.engine.scoring import ScoringJob, load_indicators
 from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.engine.training import (
     data_parallel,

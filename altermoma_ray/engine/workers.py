@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
-import threading
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as distributed
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from altermoma_ray.cli import console
+from altermoma_ray.engine.progress import ProgressBar
 from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +58,44 @@ def worker_slots(gpus_per_worker: float) -> int:
     return max(1, slots)
 
 
+def check_room(workers: int, gpus_per_worker: float) -> None:
+    """Find out whether this machine holds so many workers; a cluster may still grow, so it is not asked.
+
+    Raises:
+        UserError: it does not, and a job would wait for ever.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    resources = ray.cluster_resources()
+    for name, each in (("CPU", 1.0), ("GPU", gpus_per_worker)):
+        there = resources.get(name, 0)
+        if workers * each > there:
+            raise UserError(
+                f"{workers} workers need {workers * each:g} {name}s, but this machine has {there:g}; "
+                f"take fewer --workers{' or --gpus-per-worker' if name == 'GPU' else ''}"
+            )
+
+
+def result_of(reference: Any) -> Any:
+    """What a Ray task returned.
+
+    Raises:
+        UserError: the task raised one.
+    """
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        _raise_user_error(error)
+        raise
+
+
 def run_on_workers(
     function: Callable[[Any, Any], None],
     job: Any,
     *,
     workers: int,
     gpus_per_worker: float = 0.0,
+    storage: Location,
     describe: str,
     total: int,
 ) -> None:
@@ -75,6 +106,7 @@ def run_on_workers(
         job: picklable description of the work.
         workers: number of workers, each with one CPU.
         gpus_per_worker: GPUs of each worker.
+        storage: where Ray may keep its files while the job runs; every node must reach it.
         describe: the bar's text.
         total: steps of the whole job.
 
@@ -85,7 +117,7 @@ def run_on_workers(
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    with ProgressBar(describe, total) as bar, tempfile.TemporaryDirectory(prefix="altermoma_ray-") as scratch:
+    with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
         trainer = TorchTrainer(
             _worker_main,
             train_loop_config={"function": function, "job": job, "reporter": bar.reporter},
@@ -94,7 +126,7 @@ def run_on_workers(
                 use_gpu=gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker > 0 else {})},
             ),
-            run_config=RunConfig(name="job", storage_path=scratch),
+            run_config=RunConfig(name="job", storage_path=scratch.path, storage_filesystem=scratch.filesystem),
         )
         try:
             trainer.fit()
@@ -103,16 +135,27 @@ def run_on_workers(
             raise
 
 
+@contextlib.contextmanager
+def scratch_folder(storage: Location) -> Iterator[Location]:
+    """A folder in storage for what Ray writes on the way; nothing of it is needed afterwards."""
+    folder = storage.join("ray", uuid.uuid4().hex)
+    folder.make_folder()
+    try:
+        yield folder
+    finally:
+        folder.delete()
+
+
 def _worker_main(config: dict[str, Any]) -> None:
     config["function"](config["job"], config["reporter"])
 
 
 def _raise_user_error(error: Exception) -> None:
     """Raise the :class:`UserError` that made a worker fail, if one did."""
-    for failure in getattr(error, "worker_failures", {}).values():
+    for failure in (error, *getattr(error, "worker_failures", {}).values()):
         cause: BaseException | None = failure
         while cause is not None:
-            if isinstance(cause, UserError):
+            if isinstance(cause, UserError) and not isinstance(cause, ray.exceptions.RayTaskError):
                 raise UserError(str(cause)) from error
             cause = getattr(cause, "cause", None) or cause.__cause__
 
@@ -144,67 +187,3 @@ def sum_over(group: distributed.ProcessGroup | None, world: int) -> Callable[[li
             tensor.copy_(total)
 
     return reduce
-
-
-@ray.remote(num_cpus=0)
-class _Counter:
-    """Counts finished steps of a job."""
-
-    def __init__(self) -> None:
-        self.done = 0.0
-        self.text = ""
-
-    def advance(self, amount: float, text: str) -> None:
-        self.done += amount
-        self.text = text or self.text
-
-    def state(self) -> tuple[float, str]:
-        return self.done, self.text
-
-
-class Reporter:
-    """A worker's end of a progress bar: fire and forget."""
-
-    def __init__(self, counter: Any) -> None:
-        self._counter = counter
-
-    def advance(self, amount: float = 1.0, text: str = "") -> None:
-        """Move the bar by ``amount`` steps; ``text`` replaces the note behind it."""
-        self._counter.advance.remote(amount, text)
-
-
-class ProgressBar:
-    """The driver's end: a bar that follows what the workers report."""
-
-    def __init__(self, describe: str, total: int) -> None:
-        self._counter = _Counter.remote()
-        self.reporter = Reporter(self._counter)
-        self._describe, self._total = describe, total
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> ProgressBar:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        columns = (
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(self._describe, total=self._total, note="")
-            tenths = 0
-            while not self._stop.wait(1.0):
-                done, note = ray.get(self._counter.state.remote())
-                progress.update(task, completed=int(done), note=note)
-                if not console.is_terminal and int(10 * done / self._total) > tenths:  # a log gets a line now and then
-                    tenths = int(10 * done / self._total)
-                    console.print(f"  {self._describe}: {int(done)}/{self._total} {note}")

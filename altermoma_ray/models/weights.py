@@ -136,6 +136,11 @@ def _read_pickle(data: bytes, location: Location) -> Mapping[str, Tensor]:
                 "if you trust it, save the weights alone: torch.save(torch.load(FILE, weights_only=False)"
                 "['state_dict'], NEW_FILE)"
             ) from error
+        if data[:1] == b"\x80" and data[1] > 2:  # pickle's mark, of a protocol that torch.save does not use
+            raise UserError(
+                f"{location} is a pickle that torch.save did not write, which is not read for safety; "
+                "if you trust it, write its weights with torch.save"
+            ) from error
         raise UserError(
             f"{location} is no checkpoint, or a damaged one; copy it again, or give another file"
         ) from error

@@ -63,6 +63,18 @@ class Tracker:
         """Open a store, see :func:`altermoma_ray.tracking.store.open_store`."""
         return cls(open_store(tracking_uri, storage, create=create))
 
+    def check_free(self, name: str) -> None:
+        """Find out whether a new search may have this name.
+
+        Raises:
+            UserError: it is taken or has odd characters.
+        """
+        check_name(name)
+        with self._store.reported():
+            taken = self._find(name) is not None
+        if taken:
+            raise UserError(f"search {name!r} is already in {self._store.name}; --resume it or choose another --name")
+
     def start_search(
         self,
         name: str,
@@ -86,17 +98,14 @@ class Tracker:
         Raises:
             UserError: the name is taken (and not ``resume``), belongs to another model, or has odd characters.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", name):
-            raise UserError(f"search name {name!r} must be letters, digits, '.', '_' and '-'; choose another --name")
+        if not resume:
+            self.check_free(name)
         experiment = f"{_EXPERIMENT_PREFIX}{dataset}-{model}"
         with self._store.reported():
             found = self._find(name)
             if found is None:
                 tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective)}
                 found = self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
-            elif not resume:
-                where = self._store.name
-                raise UserError(f"search {name!r} is already in {where}; --resume it or choose another --name")
             elif (other := self._client.get_experiment(found.info.experiment_id).name) != experiment:
                 raise UserError(f"search {name!r} belongs to {other}, not to {experiment}; choose another --name")
             else:
@@ -290,6 +299,16 @@ class Tracker:
         while metrics or named:
             self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
             metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]
+
+
+def check_name(name: str) -> None:
+    """Find out whether a search may have this name: it becomes a folder, a file name and part of a URL.
+
+    Raises:
+        UserError: it has odd characters.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", name):
+        raise UserError(f"search name {name!r} must be letters, digits, '.', '_' and '-'; choose another --name")
 
 
 def _text(value: object) -> str:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from altermoma_ray.data.nuscenes import NuScenesDataset, collate
-from altermoma_ray.engine.scoring import MODALITIES, ScoringJob, Share, backward_passes, load_indicators, score
+from altermoma_ray.engine.indicators import MODALITIES, ScoringJob, backward_passes, load_indicators
+from altermoma_ray.engine.scoring import Share, score
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.pruning import Indicators, Reactivation, contribution, prunable_weights, redundancy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from altermoma_ray import cli
@@ -11,7 +10,7 @@ from altermoma_ray.data.synthetic.generate import TOY_SCENES, generate
 
 def main() -> None:
     """Parse the options and generate."""
-    parser = argparse.ArgumentParser(prog="python -m altermoma_ray.data.synthetic", description=__doc__)
+    parser = cli.Parser(prog="python -m altermoma_ray.data.synthetic", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must be missing or empty")
     parser.add_argument("--scenes", type=int, default=None, help=f"1 to 850; default {TOY_SCENES}, the toy")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")

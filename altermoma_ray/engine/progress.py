@@ -1,0 +1,75 @@
+"""A progress bar on the driver that follows what workers report."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import ray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from altermoma_ray.cli import console
+
+
+@ray.remote(num_cpus=0)
+class _Counter:
+    """Counts finished steps of a job."""
+
+    def __init__(self) -> None:
+        self.done = 0.0
+        self.text = ""
+
+    def advance(self, amount: float, text: str) -> None:
+        self.done += amount
+        self.text = text or self.text
+
+    def state(self) -> tuple[float, str]:
+        return self.done, self.text
+
+
+class Reporter:
+    """A worker's end of a progress bar: fire and forget."""
+
+    def __init__(self, counter: Any) -> None:
+        self._counter = counter
+
+    def advance(self, amount: float = 1.0, text: str = "") -> None:
+        """Move the bar by ``amount`` steps; ``text`` replaces the note behind it."""
+        self._counter.advance.remote(amount, text)
+
+
+class ProgressBar:
+    """The driver's end: a bar that follows what the workers report."""
+
+    def __init__(self, describe: str, total: int) -> None:
+        self._counter = _Counter.remote()
+        self.reporter = Reporter(self._counter)
+        self._describe, self._total = describe, total
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> ProgressBar:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task(self._describe, total=self._total, note="")
+            tenths = 0
+            while not self._stop.wait(1.0):
+                done, note = ray.get(self._counter.state.remote())
+                progress.update(task, completed=int(done), note=note)
+                if not console.is_terminal and int(10 * done / self._total) > tenths:  # a log gets a line now and then
+                    tenths = int(10 * done / self._total)
+                    console.print(f"  {self._describe}: {int(done)}/{self._total} {note}")

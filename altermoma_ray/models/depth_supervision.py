@@ -1,0 +1,69 @@
+"""Depth supervision of the camera branch: its depth distributions learn from the LiDAR points that fall in each cell.
+
+Li et al., *BEVDepth: Acquisition of Reliable Depth for Multi-View 3D Object Detection*, AAAI 2023, section 3.2: a
+cell's target is the bin of its nearest point. The published BEVFusion does without, since its camera backbone comes
+pre-trained; from random weights the detection loss alone finds the depths only slowly.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.models.camera import CameraEncoder
+from altermoma_ray.models.depth_lss import STRIDE, paint_depth
+
+
+class DepthSupervision:
+    """Listens to a camera encoder while a model runs, and gives the loss of the depths it predicted.
+
+    >>> with DepthSupervision(model.encoders["camera"]) as supervision:      # doctest: +SKIP
+    ...     outputs = model(batch)
+    ...     loss = supervision.loss(batch)
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        assert isinstance(encoder, CameraEncoder)
+        self._view = encoder.view_transform
+        self._logits: Tensor | None = None
+        self._handle: RemovableHandle | None = None
+
+    def __enter__(self) -> DepthSupervision:
+        self._handle = self._view.lift_net.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._handle is not None
+        self._handle.remove()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean cross entropy of each sample's cells that a LiDAR point falls in, [N]; of the last forward pass."""
+        assert self._logits is not None
+        target = self._target(batch)
+        logits = self._logits.unflatten(0, (len(batch), -1))
+        self._logits = None
+        losses = functional.cross_entropy(logits.movedim(2, 1), target, ignore_index=-1, reduction="none")
+        return losses.flatten(1).sum(1) / (target >= 0).flatten(1).sum(1).clamp(min=1)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._logits = output[:, : self._view.bins]
+
+    def _target(self, batch: Batch) -> Tensor:
+        """Bin of the nearest point in each cell, int64 [N, C, h, w]; -1 where there is none within the bins."""
+        lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
+        painted = paint_depth(
+            batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self._view.image_size
+        )
+        nearest = -functional.max_pool2d(-painted.masked_fill(painted == 0, torch.inf), STRIDE)
+        depths = self._view.frustum[:, 0, 0, 2]
+        step = depths[1] - depths[0]
+        found = ((nearest - depths[0]) / step + 0.5).floor()
+        return torch.where((found >= 0) & (found < len(depths)), found, -1).long()

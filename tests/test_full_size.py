@@ -1,0 +1,45 @@
+"""The published model at its full size, on a real keyframe (minutes, and about 9 GB of memory)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from altermoma_ray.data.nuscenes import NuScenesDataset, collate
+from altermoma_ray.engine.source import DataSource
+from altermoma_ray.engine.training import one_cycle, train_steps
+from altermoma_ray.models.config import configuration
+from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.pruning import Reactivation, contribution, prunable_weights, redundancy
+from altermoma_ray.tasks.detection import DetectionTask
+
+
+@pytest.mark.slow
+def test_one_scoring_pass_and_one_training_step_are_finite(real_nuscenes, tmp_path):
+    source = DataSource(dataroot=str(real_nuscenes), version="v1.0-mini", storage=str(tmp_path))
+    config = configuration("bevfusion-mit")
+    dataset = NuScenesDataset(source.index(), source.training_rows(), config.inputs, augment=False)
+    batch = collate([dataset[0]])
+    torch.manual_seed(0)
+    model, task = FusionModel(config), DetectionTask(config.head)
+
+    def loss(part, masked):
+        return task.loss(model(part, masked), part)["total"].mean()
+
+    names = list(prunable_weights(model))
+    deci = contribution(model, names, loss, [batch])
+    setting = Reactivation(steps=1, learning_rate=1e-4)
+    scored = [name for name in names if FusionModel.group_of(name) != "camera"]
+    reri = redundancy(model, scored, loss, "camera", [batch], [batch], [setting])[setting]
+    for indicator in (deci, reri):
+        assert all(torch.isfinite(values).all() for values in indicator.values())
+        assert {FusionModel.group_of(name) for name, values in indicator.items() if values.sum() > 0} == {
+            FusionModel.group_of(name) for name in indicator
+        }
+
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    train_steps(model, task, [batch], optimizer, one_cycle(optimizer, 10), clip_norm=35.0)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    changed = [name for name, parameter in model.named_parameters() if (parameter != before[name]).any()]
+    assert {FusionModel.group_of(name) for name in changed} == {"camera", "lidar", "fusion"}
