@@ -34,6 +34,7 @@ def ray_session() -> Iterator[None]:
         return
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even when it is told to be silent
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     cluster = os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if cluster else {"include_dashboard": False, "object_store_memory": 1 << 30}
