@@ -14,7 +14,7 @@ from rich.console import Console
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import DEFAULT_STORAGE
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 """Progress goes to stderr, so that stdout carries only what a command was asked for."""
 
 

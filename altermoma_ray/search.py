@@ -11,6 +11,7 @@ from altermoma_ray.engine.dataset import DATASETS, find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search, resume_search
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import load_space
+from altermoma_ray.engine.workers import check_cluster
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.printing import print_table
 from altermoma_ray.tracking.tracker import Tracker
@@ -21,6 +22,7 @@ def main() -> None:
     parser = _parser()
     options = parser.parse_args()
     storage = Location.parse(options.storage)
+    check_cluster()
     if options.resume:
         plan = resume_search(storage, options.name, _given(parser))
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)

@@ -6,7 +6,7 @@ from altermoma_ray.cli import Parser, add_data_options, add_worker_options, cons
 from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.pretraining import STAGES, TrainingJob, train_stage
 from altermoma_ray.engine.recipes import recipe
-from altermoma_ray.engine.workers import check_room, ray_session, worker_slots
+from altermoma_ray.engine.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.config import configuration
 from altermoma_ray.storage import Location
@@ -33,6 +33,7 @@ def main() -> None:
         if target.is_folder():
             raise UserError(f"--out {target} is a folder; give the name of a file")
         target.parent.check_writable()
+    check_cluster()
     source = find_data(options.dataset, options.dataroot, options.version, options.storage)
     prepare_data(source)
     folder = source.storage_location.join("training", f"{model}-seed{options.seed}")

@@ -79,7 +79,10 @@ class Index:
         rows = [row for row, split in enumerate(self._batch.column("split").to_pylist()) if split == name]
         if not rows:
             there = ", ".join(sorted(self.splits)) or "none"
-            raise UserError(f"{self.dataroot} ({self.version}) has no keyframe of split {name!r}; it has: {there}")
+            raise UserError(
+                f"{self.dataroot} ({self.version}) has no keyframe of split {name!r}; it has: {there}; "
+                "choose a data set that has it"
+            )
         return rows
 
     def tokens(self) -> list[str]:

@@ -75,7 +75,7 @@ class SearchPlan(BaseModel):
         file = search_folder(storage, name).join("search.json")
         if not file.exists():
             known = [folder.name for folder in storage.join("searches").children()]
-            raise UserError(f"no search {name!r} to resume in {storage}; there is {', '.join(known) or 'none'}")
+            raise UserError(f"no search {name!r} to resume in {storage}; choose one of: {', '.join(known)}")
         try:
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:

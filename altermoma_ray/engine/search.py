@@ -101,7 +101,7 @@ def _run_trials(plan: SearchPlan, job: TrialJob, objective: Objective, logbook: 
                 tune.with_parameters(
                     distributed_trial, job=job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker
                 ),
-                {"CPU": 0},
+                {"CPU": 0, "memory": 1},  # its workers do the work; Ray refuses a request for nothing at all
             )
         slots = worker_slots(plan.gpus_per_worker)
         with scratch_folder(plan.source.storage_location) as scratch:

@@ -83,15 +83,15 @@ class SearchSpace(BaseModel):
     """Range of the total sparsity where it is an objective; otherwise the command's ``--sparsity`` holds."""
     scoring_batches: int = Field(default=8, gt=0)
     """Batches for D, over which indicators are averaged."""
-    fine_tune_epochs: float = Field(default=0.5, gt=0)
+    fine_tune_epochs: float = Field(default=0.3, gt=0)
     """Length of every trial's fine-tuning."""
     iterative_rounds: int = Field(default=4, gt=1)
     """Rounds of the iterative schedules."""
-    pruning_phase: float = Field(default=0.25, gt=0, lt=1)
+    pruning_phase: float = Field(default=0.2, gt=0, lt=1)
     """Fraction of fine-tuning over which the iterative schedules spread their rounds."""
-    rungs: tuple[float, ...] = (0.34,)
+    rungs: tuple[float, ...] = (0.25,)
     """Fractions of fine-tuning after which a trial is evaluated, and stopped when it is behind."""
-    rung_samples: int = Field(default=60, gt=0)
+    rung_samples: int = Field(default=40, gt=0)
     """Validation samples of those intermediate evaluations; the last one takes all."""
     reduction: float = Field(default=2.0, gt=1)
     """At each rung the best ``1 / reduction`` of the trials before go on (successive halving's η)."""
@@ -219,8 +219,9 @@ def _import_file(file: Path) -> ModuleType:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        what = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"search space {file}: {where + ': ' if where else ''}{what}; mend the file") from None
+        own = first["type"] == "value_error"  # ours say what to do
+        what = first["msg"].removeprefix("Value error, ") if own else f"{first['msg']}; mend the file"
+        raise UserError(f"search space {file}: {where + ': ' if where else ''}{what}") from None
     except Exception as error:
         raise UserError(f"search space {file} does not run: {type(error).__name__}: {error}; mend the file") from error
     return module

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even when it is told to be silent
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    check_cluster()
     cluster = os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if cluster else {"include_dashboard": False, "object_store_memory": 1 << 30}
     try:
@@ -48,6 +50,22 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_cluster() -> None:
+    """Find out within seconds whether the cluster that ``RAY_ADDRESS`` names answers; Ray itself tries for minutes.
+
+    Raises:
+        UserError: it does not.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # "auto", "local" and the like
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}; start it or unset the variable") from error
 
 
 def worker_slots(gpus_per_worker: float) -> int:
@@ -72,7 +90,7 @@ def check_room(workers: int, gpus_per_worker: float) -> None:
         there = resources.get(name, 0)
         if workers * each > there:
             raise UserError(
-                f"{workers} workers need {workers * each:g} {name}s, but this machine has {there:g}; "
+                f"this machine has {there:g} {name}s, but the workers need {workers * each:g}; "
                 f"take fewer --workers{' or --gpus-per-worker' if name == 'GPU' else ''}"
             )
 

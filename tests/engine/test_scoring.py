@@ -53,7 +53,16 @@ def test_workers_agree_and_each_setting_is_scored_once(source, checkpoint, ray_o
 
 
 def unsharded(work, setting):
-    """The same by the pruning floor alone, in this process."""
+    """The same by the pruning floor alone, in this process; on one thread like a worker, whose rounding it shares."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _unsharded(work, setting)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _unsharded(work, setting):
     model, _ = load_checkpoint(Location.parse(work.checkpoint))
     task = DetectionTask(model.config.head)
     dataset = NuScenesDataset(
