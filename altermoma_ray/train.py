@@ -19,7 +19,7 @@ def main() -> None:
     add_worker_options(parser, workers_help="Ray Train workers (default: what the cluster holds, at most 8)")
     parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
     parser.add_argument(
-        "--out", help="checkpoint to write (default: STORAGE/training/MODEL-seedSEED/fusion.safetensors)"
+        "--out", help="checkpoint to write (default: STORAGE/training/MODEL-DATA-seedSEED/fusion.safetensors)"
     )
     parser.add_argument("--seed", type=seed, default=0, help="of initialisation, data order and augmentation")
     options = parser.parse_args()
@@ -36,7 +36,8 @@ def main() -> None:
     check_cluster()
     source = find_data(options.dataset, options.dataroot, options.version, options.storage)
     prepare_data(source)
-    folder = source.storage_location.join("training", f"{model}-seed{options.seed}")
+    data = source.index().fingerprint[:8]
+    folder = source.storage_location.join("training", f"{model}-{data}-seed{options.seed}")
     with ray_session():
         workers = options.workers or min(8, worker_slots(options.gpus_per_worker), figures.batch_size)
         check_room(workers, options.gpus_per_worker)

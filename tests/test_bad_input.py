@@ -24,9 +24,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from altermoma_ray import cli
+from altermoma_ray.data.nuscenes import NuScenesDataset
+from altermoma_ray.data.sampling import load_batches
 from altermoma_ray.engine.dataset import find_data
 from altermoma_ray.engine.plan import plan_search
 from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import read_header, save_checkpoint
 from altermoma_ray.models.config import configuration
 from altermoma_ray.models.fusion import FusionModel
@@ -473,6 +476,15 @@ def test_more_than_the_machine_has_is_refused_instead_of_waited_for(bench, compl
     found = complaint(bench.search("--gpus-per-worker", "1000", "--name", "first"))
     assert re.search(r"this machine has \d+ GPUs, but the workers need 1000; take fewer --workers or --gpus-per", found)
     assert not (bench.storage / "searches").exists()  # so that the name is still free
+
+
+def test_a_broken_picture_is_one_line_out_of_a_loading_process_too(bench):
+    picture = bench.first("samples/CAM_FRONT/*")
+    os.truncate(picture, picture.stat().st_size // 2)
+    index = find_data("nusc", str(bench.dataroot), None, str(bench.storage)).index()
+    dataset = NuScenesDataset(index, [0], configuration("bevfusion-mit-toy").inputs, augment=False)
+    with pytest.raises(UserError, match=r"^picture .*jpg is broken \(.*\); copy it from nuScenes again$"):
+        list(load_batches(dataset, [[0]], processes=1))
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def read_tables(dataroot: Location, version: str, *, progress: bool = True) -> p
     try:
         reader = _Reader(nusc, version)
         samples = [sample for scene in nusc.scene for sample in _samples(nusc, scene)]
-        with Progress(console=console, disable=not progress, transient=True) as bar:
+        with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
             for start in bar.track(range(0, len(samples), _CHUNK), description="indexing keyframes"):
                 rows = [reader.row(sample) for sample in samples[start : start + _CHUNK]]
                 batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))

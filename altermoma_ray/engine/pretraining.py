@@ -25,6 +25,7 @@ from altermoma_ray.engine.training import (
     training_batches,
 )
 from altermoma_ray.engine.workers import rank_and_world, run_on_workers, worker_device
+from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from altermoma_ray.models.config import ModelConfig
 from altermoma_ray.models.depth_supervision import DepthSupervision
@@ -86,6 +87,13 @@ def train_stage(job: TrainingJob, *, workers: int, gpus_per_worker: float = 0.0)
 
 
 def _worker(job: TrainingJob, reporter: Reporter) -> None:
+    try:
+        _train(job, reporter)
+    except FloatingPointError as error:
+        raise UserError(f"training {job.stage}: {error}") from error
+
+
+def _train(job: TrainingJob, reporter: Reporter) -> None:
     rank, world = rank_and_world()
     torch.manual_seed(job.seed + STAGES.index(job.stage))
     model, metrics = _initial(job)

@@ -187,8 +187,17 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def worker_device() -> torch.device:
-    """The GPU that Ray gave this process, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() and ray.get_gpu_ids() else torch.device("cpu")
+    """The GPU that Ray gave this process, made current, else the CPU."""
+    if not torch.cuda.is_available() or not ray.get_gpu_ids():
+        return torch.device("cpu")
+    if distributed.is_initialized():  # workers of a job see all GPUs of their node
+        from ray.train.torch import get_device
+
+        device = get_device()
+    else:
+        device = torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def sum_over(group: distributed.ProcessGroup | None, world: int) -> Callable[[list[Tensor]], None]:
