@@ -21,8 +21,6 @@ from altermoma_ray.engine.progress import ProgressBar
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
-logger = logging.getLogger(__name__)
-
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:

@@ -7,26 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from altermoma_ray.data.dataroot import TABLES
 from altermoma_ray.data.synthetic import rig, town
 from altermoma_ray.data.synthetic.kinds import KINDS
 from altermoma_ray.data.synthetic.tokens import token
 
 VERSION = "v1.0-trainval"
-TABLES = (
-    "attribute",
-    "calibrated_sensor",
-    "category",
-    "ego_pose",
-    "instance",
-    "log",
-    "map",
-    "sample",
-    "sample_annotation",
-    "sample_data",
-    "scene",
-    "sensor",
-    "visibility",
-)
 ATTRIBUTES = (
     "vehicle.moving",
     "vehicle.stopped",
