@@ -22,6 +22,15 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
 
+_NOT_NEEDED_LOCALLY = (
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
+    "RAY_TRAIN_METRICS_ENABLED",
+    "RAY_enable_metrics_collection",
+    "RAY_task_events_report_interval_ms",
+)
+"""What Ray keeps busy with for dashboards and spot machines; on one machine it takes CPU from the workers."""
+
+
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
     """Join the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start Ray on this machine.
@@ -37,7 +46,11 @@ def ray_session() -> Iterator[None]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     check_cluster()
     cluster = os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if cluster else {"include_dashboard": False, "object_store_memory": 1 << 30}
+    local: dict[str, Any] = {}
+    if not cluster:
+        local = {"include_dashboard": False, "object_store_memory": 1 << 30}
+        for name in _NOT_NEEDED_LOCALLY:
+            os.environ.setdefault(name, "0")
     try:
         ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except ConnectionError as error:
