@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from rich.console import Console
 
+from altermoma_ray.addresses import redacted
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import DEFAULT_STORAGE
 
@@ -20,11 +23,12 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def run(main: Callable[[], None]) -> None:
     """Run a command's ``main``; a user's mistake becomes one line and exit code 2, an interrupt exit code 130."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what has begun is tidied up
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -60,6 +64,17 @@ def add_worker_options(parser: argparse.ArgumentParser, *, workers_help: str) ->
     parser.add_argument("--gpus-per-worker", type=amount, default=0.0, help="GPUs of each worker (default: 0)")
 
 
+def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Options of a ``kind`` of work that is planned once, kept under a name, and can be gone on with."""
+    parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
+    parser.add_argument("--checkpoint", help="weights to prune: our .safetensors, or a released BEVFusion .pth")
+    parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
+    parser.add_argument("--name", help=f"of the {kind} (default: the next free one)")
+    parser.add_argument("--resume", action="store_true", help=f"go on with the {kind} NAME, or the latest one")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--space", type=Path, help="Python file that defines SPACE (default: search_spaces/nusc.py)")
+
+
 def positive_int(text: str) -> int:
     """A whole number above 0, for argparse."""
     if not text.isdecimal() or int(text) < 1:
@@ -77,6 +92,23 @@ def seed(text: str) -> int:
 def amount(text: str) -> float:
     """A number of at least 0, for argparse."""
     return _number(text, 0.0, math.inf, "a number of at least 0")
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    value = _number(text, 0.0, math.inf, "a number above 0")
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, but got {text}")
+    return value
+
+
+def listed(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Values between commas, each as ``read`` takes it, for argparse."""
+
+    def read_all(text: str) -> list[Any]:
+        return [read(part.strip()) for part in text.split(",") if part.strip()]
+
+    return read_all
 
 
 def ratio(text: str) -> float:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from altermoma_ray.cli import Parser, add_data_options, add_worker_options, positive_int, ratio, run, seed
+from altermoma_ray.cli import Parser, add_data_options, add_plan_options, add_worker_options, positive_int, ratio, run
 from altermoma_ray.engine.dataset import DATASETS, find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search, resume_search
+from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.search import run_search
+from altermoma_ray.engine.source import Part
 from altermoma_ray.engine.space import load_space
 from altermoma_ray.engine.workers import check_cluster
+from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.printing import print_table
 from altermoma_ray.tracking.tracker import Tracker
+
+SPARSITY = 0.85
+"""The total sparsity of a search that is not told another."""
 
 
 def main() -> None:
@@ -27,7 +32,10 @@ def main() -> None:
         plan = resume_search(storage, options.name, _given(parser))
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
+        if options.sparsity is not None and Objective.parse(options.objective).searches_sparsity:
+            raise UserError("with sparsity as an objective each trial draws its own; leave --sparsity out")
         source = find_data(options.dataset, options.dataroot, options.version, options.storage)
+        source = source.model_copy(update={"validation_part": options.validation_part})
         space = load_space(options.dataset, options.space)
         plan = plan_search(
             name=options.name,
@@ -38,7 +46,7 @@ def main() -> None:
             checkpoint=options.checkpoint,
             space=space,
             objective=options.objective,
-            sparsity=options.sparsity,
+            sparsity=SPARSITY if options.sparsity is None else options.sparsity,
             trials=options.trials,
             seed=options.seed,
             workers=options.workers or 1,
@@ -69,17 +77,14 @@ def _given(parser: argparse.ArgumentParser) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="altermoma_ray.search", description=__doc__)
     add_data_options(parser)
+    add_plan_options(parser, "search")
     add_worker_options(parser, workers_help="Ray Train workers of each trial (default: 1, in a reused process)")
-    parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
-    parser.add_argument("--checkpoint", help="weights to prune: our .safetensors, or a released BEVFusion .pth")
     parser.add_argument("--trials", type=positive_int, default=8, help="how many (default: 8)")
-    parser.add_argument("--sparsity", type=ratio, default=0.85, help="share of weights to remove (default: 0.85)")
+    parser.add_argument("--sparsity", type=ratio, help=f"share of weights to remove (default: {SPARSITY})")
     parser.add_argument("--objective", default="map", help="metric, or several for a Pareto search: map,sparsity")
-    parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
-    parser.add_argument("--name", help="of the search (default: the next free one)")
-    parser.add_argument("--resume", action="store_true", help="go on with the search NAME, or the latest one")
-    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (default: 0)")
-    parser.add_argument("--space", type=Path, help="Python file that defines SPACE (default: search_spaces/nusc.py)")
+    parser.add_argument(
+        "--validation-part", choices=get_args(Part), default="all", help="validation scenes to search on (default: all)"
+    )
     return parser
 
 

@@ -1,7 +1,9 @@
-"""Files on a local path or on any ``pyarrow.fs`` URI (``s3://``, ``gs://``, ...), written atomically.
+"""Files on a local path, or in a bucket by an ``s3://`` or ``gs://`` URI, written atomically.
 
 Everything that reads a data set or writes a result goes through :class:`Location`, so that a command works the same
-on a laptop's disk and on a bucket.
+on a laptop's disk, on NFS and on a bucket. Credentials and the server's address come from the environment, as with the
+providers' own tools (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_ENDPOINT_URL``,
+``GOOGLE_APPLICATION_CREDENTIALS``): addresses are printed, stored and logged, so they must not hold secrets.
 """
 
 from __future__ import annotations
@@ -10,15 +12,36 @@ import os
 import posixpath
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from pyarrow import fs
 
+from altermoma_ray.addresses import without_credentials
 from altermoma_ray.errors import UserError
 
 DEFAULT_STORAGE = "storage"
 """Where commands keep what they make: a folder in the working directory."""
+
+_BUCKETS = ("s3", "gs", "gcs")
+_ONE_PUT = "allow_delayed_open=true"
+"""Makes pyarrow write a small S3 object with one request instead of three."""
+_ADDRESS = "check the address and its access"
+_WRITABLE = "choose a folder that you may write"
+_REASONS = {
+    "NO_SUCH_BUCKET": "its bucket does not exist",
+    "Bucket '": "its bucket does not exist",
+    "ACCESS_DENIED": "access is denied",
+    "INVALID_ACCESS_KEY_ID": "access is denied",
+    "INVALID_CLIENT_TOKEN_ID": "access is denied",
+    "SIGNATURE_DOES_NOT_MATCH": "access is denied",
+    "HTTP status 403": "access is denied",
+    "NETWORK_CONNECTION": "its server does not answer",
+}
+"""What pyarrow's long messages mean, by a part of them."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +59,38 @@ class Location:
     scheme: str = ""
     """The URI's scheme; empty on the local disk."""
     query: str = ""
-    """The URI's options, such as ``?endpoint_override=...``."""
+    """The URI's options, such as ``?endpoint_override=127.0.0.1:9000&scheme=http``."""
 
     @classmethod
     def parse(cls, uri: str | os.PathLike[str]) -> Location:
         """Open a local path (made absolute) or a URI.
 
         Raises:
-            UserError: the URI's scheme is unknown or its file system cannot be reached.
+            UserError: the URI's scheme is unknown, it holds credentials, or its file system cannot be reached.
         """
         text = os.fspath(uri)
+        address = without_credentials(text)
         if "://" not in text:
             return cls(fs.LocalFileSystem(), Path(text).expanduser().absolute().as_posix())
+        if address != text.rstrip("?&"):
+            raise UserError(
+                f"{address} was given with credentials, which would be stored and printed; set them in the environment "
+                "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS)"
+            )
+        shown, _, options = address.partition("?")
+        scheme, _, place = shown.partition("://")
+        if scheme not in (*_BUCKETS, "file"):
+            raise UserError(f"cannot open {shown}: {scheme}:// is not known; give a local path, s3:// or gs://")
+        if not place or (scheme in _BUCKETS and place.startswith(("/", ":"))):
+            raise UserError(f"cannot open {shown}: it names no bucket; give {scheme}://BUCKET/FOLDER")
         try:
-            filesystem, path = fs.FileSystem.from_uri(text)
+            opened = "&".join(filter(None, (options, _ONE_PUT if scheme == "s3" else "")))
+            filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{place}{'?' if opened else ''}{opened}")
         except Exception as error:
-            raise UserError(f"cannot open {text!r}: {error}; give a local path or an s3:// or gs:// URI") from error
-        scheme = "" if isinstance(filesystem, fs.LocalFileSystem) else text.split("://", 1)[0]
-        query = text[text.index("?") :] if scheme and "?" in text else ""
-        return cls(filesystem, path.rstrip("/"), scheme, query)
+            raise UserError(f"cannot open {shown}: {_reason(error)}; give a local path, s3:// or gs://") from error
+        if isinstance(filesystem, fs.LocalFileSystem):
+            return cls(filesystem, path.rstrip("/"))
+        return cls(filesystem, path.rstrip("/"), scheme, f"?{options}" if options else "")
 
     @property
     def is_local(self) -> bool:
@@ -65,7 +101,7 @@ class Location:
         return posixpath.basename(self.path)
 
     def __str__(self) -> str:
-        return self.path if self.is_local else f"{self.scheme}://{self.path}{self.query}"
+        return self.path if self.is_local else f"{self.scheme}://{quote(self.path, safe='/@:+=,')}{self.query}"
 
     def join(self, *parts: str) -> Location:
         """The location below this one.
@@ -74,36 +110,52 @@ class Location:
             UserError: a part would lead out of this folder (file names may come from a data set).
         """
         relative = posixpath.normpath(posixpath.join(*parts))
-        if relative.startswith(("/", "..")):
+        if relative.startswith("/") or relative.split("/")[0] == "..":
             raise UserError(f"file name {posixpath.join(*parts)!r} leaves its folder {self}; use names inside it")
-        return Location(self.filesystem, posixpath.join(self.path, relative), self.scheme, self.query)
+        if "\0" in relative:
+            raise UserError(f"file name {relative!r} in {self} holds a null character; use names of a file system")
+        return self._at(self.path if relative == "." else posixpath.join(self.path, relative))
 
     @property
     def parent(self) -> Location:
-        return Location(self.filesystem, posixpath.dirname(self.path), self.scheme, self.query)
+        return self._at(posixpath.dirname(self.path))
+
+    def _at(self, path: str) -> Location:
+        return Location(self.filesystem, path, self.scheme, self.query)
 
     def exists(self) -> bool:
-        return bool(self._info().type != fs.FileType.NotFound)
+        return bool(self.info().type != fs.FileType.NotFound)
 
     def is_folder(self) -> bool:
-        return bool(self._info().type == fs.FileType.Directory)
+        return bool(self.info().type == fs.FileType.Directory)
 
     def size(self) -> int:
         """Bytes of a file; -1 for a folder or a missing file."""
-        size = self._info().size
+        size = self.info().size
         return -1 if size is None else int(size)
 
-    def _info(self) -> fs.FileInfo:
-        try:
+    def info(self) -> fs.FileInfo:
+        """Kind, size (bytes) and modification time.
+
+        Raises:
+            UserError: the file system does not tell.
+        """
+        with self._explained("read", _ADDRESS):
             return self.filesystem.get_file_info([self.path])[0]
-        except OSError as error:
-            raise UserError(f"cannot read {self}: {_first_line(error)}; check the address and its access") from error
+
+    def listing(self) -> list[fs.FileInfo]:
+        """What lies directly below, sorted by path; empty when the folder is missing. One request for 1000 entries.
+
+        Raises:
+            UserError: the file system does not tell.
+        """
+        with self._explained("read", _ADDRESS):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return sorted(found, key=lambda info: info.path)
 
     def children(self) -> list[Location]:
         """Files and folders directly below, sorted by name; empty when the folder is missing."""
-        selector = fs.FileSelector(self.path, allow_not_found=True)
-        paths = sorted(info.path for info in self.filesystem.get_file_info(selector))
-        return [Location(self.filesystem, path, self.scheme, self.query) for path in paths]
+        return [self._at(info.path) for info in self.listing()]
 
     def read_bytes(self) -> bytes:
         """The file's bytes.
@@ -112,13 +164,8 @@ class Location:
             FileNotFoundError: there is no such file.
             UserError: it cannot be read.
         """
-        try:
-            with self.filesystem.open_input_file(self.path) as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise UserError(f"cannot read {self}: {_first_line(error)}; check the file and its access") from error
+        with self._explained("read", _ADDRESS), self.filesystem.open_input_file(self.path) as stream:
+            return bytes(stream.read())
 
     def read_text(self) -> str:
         return self.read_bytes().decode()
@@ -129,7 +176,7 @@ class Location:
         Raises:
             UserError: the place cannot be written.
         """
-        try:
+        with self._explained("write", _WRITABLE):
             if not self.is_local:  # an object appears when its upload is closed
                 with self.filesystem.open_output_stream(self.path) as stream:
                     stream.write(data)
@@ -142,19 +189,17 @@ class Location:
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {self}: {_first_line(error)}; choose a folder that you may write") from error
 
     def write_text(self, text: str) -> None:
         self.write_bytes(text.encode())
 
     def check_writable(self) -> None:
-        """Find out whether files can be written in this folder, made or not yet; leaves nothing behind.
+        """Find out whether files can be written in this folder, made or not yet; leaves no file behind.
 
         Raises:
             UserError: they cannot.
         """
-        try:
+        with self._explained("write to folder", _WRITABLE):
             if self.is_local:
                 folder = Path(self.path)
                 while not folder.exists():
@@ -162,12 +207,9 @@ class Location:
                 with tempfile.TemporaryFile(dir=folder):
                     return
             probe = posixpath.join(self.path, f".{uuid.uuid4().hex}.probe")
-            with self.filesystem.open_output_stream(probe):
-                pass
+            with self.filesystem.open_output_stream(probe) as stream:
+                stream.write(b"probe")
             self.filesystem.delete_file(probe)
-        except OSError as error:
-            reason = error.strerror or _first_line(error)
-            raise UserError(f"cannot write to folder {self}: {reason}; choose a folder that you may write") from error
 
     def make_folder(self) -> None:
         """Create the folder and its parents.
@@ -175,19 +217,34 @@ class Location:
         Raises:
             UserError: the place cannot be written.
         """
-        try:
+        with self._explained("write", _WRITABLE):
             self.filesystem.create_dir(self.path, recursive=True)
-        except OSError as error:
-            raise UserError(f"cannot write {self}: {_first_line(error)}; choose a folder that you may write") from error
 
     def delete(self) -> None:
-        """Remove a file, or a folder with all it holds; nothing happens when it is missing."""
-        kind = self._info().type
-        if kind == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path)
-        elif kind != fs.FileType.NotFound:
-            self.filesystem.delete_file(self.path)
+        """Remove a file, or a folder with all it holds; nothing happens when it is missing.
+
+        Raises:
+            UserError: it cannot be removed.
+        """
+        kind = self.info().type
+        with self._explained("delete", _ADDRESS):
+            if kind == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path)
+            elif kind != fs.FileType.NotFound:
+                self.filesystem.delete_file(self.path)
+
+    @contextmanager
+    def _explained(self, action: str, remedy: str) -> Iterator[None]:
+        """Turn what a file system raises, but for a missing file to read, into one :class:`UserError`."""
+        try:
+            yield
+        except OSError as error:
+            if action == "read" and isinstance(error, FileNotFoundError):
+                raise
+            raise UserError(f"cannot {action} {self}: {_reason(error)}; {remedy}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _reason(error: Exception) -> str:
+    known = [meaning for part, meaning in _REASONS.items() if part in str(error)]
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return known[0] if known else str(text).splitlines()[0]

@@ -1,16 +1,20 @@
-"""What a nuScenes dataroot must hold, and reading its files; a user's mistake or a broken file is named."""
+"""What a nuScenes dataroot must hold, and reading its files; a user's mistake or a broken file is named.
+
+Tables and files are whatever somebody gave the user, so nothing in them is trusted: a file name leads to a file inside
+the dataroot or to an error, and only JPEG and PNG are decoded, whatever a file is called.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 import posixpath
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from pyarrow import fs
+from PIL import Image, UnidentifiedImageError
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -31,6 +35,7 @@ TABLES = (
     "visibility",
 )
 _POINT_BYTES = 20  # x, y, z, intensity, ring as float32
+_PICTURE_FORMATS = ("JPEG", "PNG")  # Pillow starts Ghostscript for some others
 
 
 def check_dataroot(dataroot: Location, version: str) -> dict[str, Location]:
@@ -47,7 +52,8 @@ def check_dataroot(dataroot: Location, version: str) -> dict[str, Location]:
         remedy = f"choose a version that is there: {found}" if found else "it holds no nuScenes version at all"
         raise UserError(f"dataroot {dataroot} has no version {version!r}; {remedy}")
     tables = {name: folder.join(f"{name}.json") for name in TABLES}
-    missing = [table.name for table in tables.values() if not table.exists()]
+    there = {child.name for child in folder.children()}
+    missing = [table.name for table in tables.values() if table.name not in there]
     if missing:
         raise UserError(f"{folder} lacks {', '.join(missing)}; copy all 13 tables of nuScenes there")
     return tables
@@ -60,14 +66,30 @@ def describe(table: Location, known: list[Any] | None = None) -> list[Any]:
         table: the file.
         known: its earlier description; when size and time are still the same, the file is not read again.
     """
-    info = table.filesystem.get_file_info([table.path])[0]
+    info = table.info()
     if known and known[:2] == [info.size, info.mtime_ns]:
         return known
     state = hashlib.blake2b(digest_size=16)
-    with table.filesystem.open_input_stream(table.path) as stream:
-        while block := stream.read(1 << 20):
-            state.update(block)
+    try:
+        with table.filesystem.open_input_stream(table.path) as stream:
+            while block := stream.read(1 << 20):
+                state.update(block)
+    except OSError as error:
+        raise UserError(f"cannot read {table} ({_cause(error)}); check the file and its access") from error
     return [info.size, info.mtime_ns, state.hexdigest()]
+
+
+def sensor_file(dataroot: Location, name: str) -> Location:
+    """The file that a table names.
+
+    Raises:
+        UserError: the name leads out of the dataroot, by itself or through a link.
+    """
+    check_name(dataroot, name)
+    file = dataroot.join(name)
+    if dataroot.is_local:
+        _check_link(dataroot, name, os.path.realpath(dataroot.path))
+    return file
 
 
 def check_files(dataroot: Location, pictures: Sequence[str], clouds: Sequence[str]) -> None:
@@ -82,42 +104,80 @@ def check_files(dataroot: Location, pictures: Sequence[str], clouds: Sequence[st
         UserError: some are missing, empty or (LiDAR) cut short, or a name leads out of the dataroot.
     """
     names = [*dict.fromkeys([*pictures, *clouds])]
-    paths = {name: dataroot.join(name).path for name in names}
+    for name in names:
+        check_name(dataroot, name)
     sizes: dict[str, int] = {}
-    for folder in dict.fromkeys(posixpath.dirname(path) for path in paths.values()):
-        selector = fs.FileSelector(folder, allow_not_found=True)
-        sizes.update({info.path: info.size for info in dataroot.filesystem.get_file_info(selector) if info.is_file})
-    missing = [name for name, path in paths.items() if path not in sizes]
+    for folder in dict.fromkeys(map(posixpath.dirname, names)):
+        for info in dataroot.join(folder).listing():
+            if info.is_file:
+                sizes[posixpath.join(folder, info.base_name)] = info.size
+    if dataroot.is_local:
+        _check_links(dataroot, names)
+    missing = [name for name in names if name not in sizes]
     if missing:
         raise UserError(
             f"dataroot {dataroot} lacks {len(missing)} of the {len(names)} pictures and LiDAR files that its tables "
             f"name, {missing[0]} for one; copy them there"
         )
     for name in pictures:
-        if not sizes[paths[name]]:
+        if not sizes[name]:
             raise UserError(f"picture {dataroot.join(name)} is empty; copy it from nuScenes again")
     for name in clouds:
-        _check_points(dataroot.join(name), sizes[paths[name]])
+        _check_points(dataroot.join(name), sizes[name])
+
+
+def check_name(dataroot: Location, name: str) -> None:
+    """Take a name only as nuScenes writes it: printable parts between slashes.
+
+    Raises:
+        UserError: it is written otherwise, and may lead out of the dataroot.
+    """
+    if not name.isprintable() or "://" in name or {"", ".."} & {*name.split("/")}:
+        raise UserError(f"file name {name!r} leaves its folder {dataroot}; use names inside it")
+
+
+def _check_links(dataroot: Location, names: Sequence[str]) -> None:
+    """Follow the symbolic links among files and their folders; plain files cost nothing but a folder's listing."""
+    root, wanted = os.path.realpath(dataroot.path), set(names)
+    for folder in dict.fromkeys(map(posixpath.dirname, names)):
+        path = dataroot.join(folder).path
+        if not os.path.isdir(path):
+            continue
+        _check_link(dataroot, folder, root)
+        with os.scandir(path) as entries:
+            links = [posixpath.join(folder, entry.name) for entry in entries if entry.is_symlink()]
+        for name in links:
+            if name in wanted:
+                _check_link(dataroot, name, root)
+
+
+def _check_link(dataroot: Location, name: str, root: str) -> None:
+    target = os.path.realpath(os.path.join(root, name))
+    if os.path.commonpath([root, target]) != root:
+        raise UserError(
+            f"{dataroot.join(name)} is a link out of dataroot {dataroot}; put the files themselves there, or mount them"
+        )
 
 
 def read_picture(dataroot: Location, name: str, width: int, height: int) -> Image.Image:
     """An RGB picture of the size that the tables give.
 
     Raises:
-        UserError: the file is missing, broken, cut short or of another size.
+        UserError: the file is missing, broken, cut short, no JPEG or PNG, or of another size.
     """
+    file = sensor_file(dataroot, name)
     try:
-        image = Image.open(io.BytesIO(_read(dataroot, name))).convert("RGB")
+        image = Image.open(io.BytesIO(_read(file)), formats=_PICTURE_FORMATS)
+        if image.size == (width, height):  # a picture of any other size is not decoded
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise UserError(f"picture {file} is broken (neither JPEG nor PNG); copy it from nuScenes again") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on broken files
-        raise UserError(
-            f"picture {dataroot.join(name)} is broken ({_cause(error)}); copy it from nuScenes again"
-        ) from None
-    if image.size != (width, height):
-        raise UserError(
-            f"picture {dataroot.join(name)} has {image.width}x{image.height} pixels, but the tables say "
-            f"{width}x{height}; copy it from nuScenes again"
-        )
-    return image
+        raise UserError(f"picture {file} is broken ({_cause(error)}); copy it from nuScenes again") from None
+    raise UserError(
+        f"picture {file} has {image.width}x{image.height} pixels, but the tables say "
+        f"{width}x{height}; copy it from nuScenes again"
+    )
 
 
 def read_points(dataroot: Location, name: str) -> np.ndarray:
@@ -126,8 +186,9 @@ def read_points(dataroot: Location, name: str) -> np.ndarray:
     Raises:
         UserError: the file is missing, empty or cut short.
     """
-    data = _read(dataroot, name)
-    _check_points(dataroot.join(name), len(data))
+    file = sensor_file(dataroot, name)
+    data = _read(file)
+    _check_points(file, len(data))
     return np.frombuffer(data, dtype="<f4").reshape(-1, 5)
 
 
@@ -139,8 +200,7 @@ def _check_points(file: Location, size: int) -> None:
         )
 
 
-def _read(dataroot: Location, name: str) -> bytes:
-    file = dataroot.join(name)
+def _read(file: Location) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:

@@ -89,6 +89,10 @@ class Index:
         """The sample tokens of all rows."""
         return list(self._batch.column("token").to_pylist())
 
+    def scenes(self) -> list[str]:
+        """The scene tokens of all rows."""
+        return list(self._batch.column("scene_token").to_pylist())
+
     def sensor_files(self) -> tuple[list[str], list[str]]:
         """Names of all pictures, and of all LiDAR files, earlier sweeps included; a name may occur twice."""
         return self._nested["cameras"].all("file"), self._nested["lidar"].all("file")
@@ -241,7 +245,7 @@ def _local_copy(file: Location) -> Path:
     """A path that can be memory-mapped: the file's own, or that of a copy named after its address, size and time."""
     if file.is_local:
         return Path(file.path)
-    info = file.filesystem.get_file_info([file.path])[0]
+    info = file.info()
     name = hashlib.blake2b(f"{file} {info.size} {info.mtime_ns}".encode(), digest_size=16).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     copy = Location.parse(cache / "altermoma_ray" / "index" / f"{name}.arrow")

@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from altermoma_ray.cli import console
 from altermoma_ray.data.batch import CAMERAS, CLASSES
-from altermoma_ray.data.dataroot import check_dataroot
+from altermoma_ray.data.dataroot import check_dataroot, check_name
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -126,6 +126,7 @@ def _open_devkit(tables: dict[str, Location], folder: Path, version: str) -> NuS
             target.write_bytes(table.read_bytes())
     try:
         for record in json.loads(tables["map"].read_bytes()):
+            check_name(tables["map"].parent.parent, record["filename"])
             root.join(record["filename"]).write_bytes(b"")
         return NuScenes(version, str(folder), verbose=False)
     except UserError:

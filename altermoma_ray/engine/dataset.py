@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
-from pathlib import Path
-
 from altermoma_ray.cli import console
 from altermoma_ray.data.dataroot import check_dataroot, check_files
-from altermoma_ray.data.synthetic import generate, matches
+from altermoma_ray.data.synthetic import matches, provide
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -62,7 +58,7 @@ def prepare_data(source: DataSource) -> None:
     synthetic = _synthetic_folder(source.storage_location)
     if source.dataroot == str(synthetic) and not matches(synthetic, scenes=None, seed=SYNTHETIC_SEED):
         console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
-        generate(synthetic, seed=SYNTHETIC_SEED)
+        provide(synthetic, seed=SYNTHETIC_SEED)
     console.print(f"[bold]data[/] {source.dataroot} ({source.version})")
     index = source.index()
     to_train, to_validate = len(source.training_rows()), len(source.validation_rows())
@@ -70,9 +66,6 @@ def prepare_data(source: DataSource) -> None:
     check_files(index.dataroot, *index.sensor_files())
 
 
-def _synthetic_folder(storage: Location) -> Path:
-    """Where the synthetic toy set lies: in storage where that is a disk."""
-    if storage.is_local:
-        return Path(storage.path, "synthetic-nuscenes")
-    name = hashlib.sha256(str(storage).encode()).hexdigest()[:8]
-    return Path(tempfile.gettempdir(), f"altermoma_ray-synthetic-nuscenes-{name}")
+def _synthetic_folder(storage: Location) -> Location:
+    """Where the synthetic toy set lies: in storage, so that every node reads it."""
+    return storage.join("synthetic-nuscenes")

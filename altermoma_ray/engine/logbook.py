@@ -28,7 +28,7 @@ class Logbook:
 
     def __init__(self, tracker: Tracker, parent: str, job: TrialJob, plan: SearchPlan, objective: Objective) -> None:
         self._tracker, self._parent, self._job = tracker, parent, job
-        self._trials, self._objective = plan.trials, objective
+        self._trials, self._objective, self._compares = plan.trials, objective, bool(plan.grid)
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()
         self._thread = threading.Thread(target=self._log_all, name="mlflow", daemon=True)
         self._runs: dict[int, str] = {}
@@ -43,6 +43,9 @@ class Logbook:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:  # stopped: what MLflow has not got yet is in storage, and --resume logs it
+            with self._queue.mutex:
+                self._queue.queue.clear()
         self._queue.put(None)
         self._thread.join()
 
@@ -70,7 +73,7 @@ class Logbook:
             if result.number not in self._runs:
                 self._log(result)
         finished = [result for result in results if result.status == "finished"]
-        if finished:
+        if finished and not self._compares:  # a comparison measures; it has no model to ship
             best = max(finished, key=lambda result: (self._objective.values(result)[0], -result.number))
             version = self._tracker.register_champion(self._parent, self._runs[best.number])
             console.print(f"[bold]champion[/] trial {best.number}, registered as version {version}")
@@ -100,7 +103,7 @@ class Logbook:
 
     def _log(self, result: TrialResult) -> None:
         folder = self._job.trial_folder(result.number)
-        if result.status == "failed":
+        if result.status == "failed" or self._compares:  # the models of a comparison stay in storage alone
             self._runs[result.number] = self._tracker.log_trial(self._parent, result, {})
             return
         files: dict[str, Location | bytes] = {

@@ -7,17 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from altermoma_ray.engine.dataset import DATASETS
-from altermoma_ray.engine.indicators import ScoringJob
-from altermoma_ray.engine.proposals import Objective
+from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
+from altermoma_ray.engine.proposals import Grid, Objective, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.trial import TrialJob
+from altermoma_ray.engine.trial import TrialJob, TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.config import configuration
@@ -27,6 +27,9 @@ from altermoma_ray.pruning import check_ratio, group_weights, prunable_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.store import without_credentials
 from altermoma_ray.tracking.tracker import check_name
+
+Ablation = Literal["beta", "residual", "reactivation"]
+"""What a comparison may vary: β of AlterMOMA, β of its residual variant, or how indicators are made."""
 
 
 class SearchPlan(BaseModel):
@@ -53,6 +56,10 @@ class SearchPlan(BaseModel):
     gpus_per_worker: float = Field(ge=0)
     tracking_uri: str | None = None
     """MLflow's address, without user name and password; None for the SQLite file in storage."""
+    grid: tuple[TrialTask, ...] = ()
+    """The trials of a comparison, all settled beforehand; empty for a search."""
+    ablation: Ablation | None = None
+    """What a comparison varies of AlterMOMA; None compares criteria."""
     created: float = Field(default_factory=time.time)
     """Seconds since the epoch."""
     lag: int = Field(default=0, ge=0)
@@ -92,6 +99,11 @@ class SearchPlan(BaseModel):
                 micro_batch_size=recipe(self.model).micro_batch_size,
                 seed=self.seed,
                 settings=tuple(self.space.reactivations()),
+                criteria=tuple(
+                    name
+                    for name in self.space.criteria
+                    if is_one_shot(name) and (name == DECI or name not in INDICATOR_CRITERIA)
+                ),
             ),
             model=self.model,
             folder=str(self.folder),
@@ -99,8 +111,27 @@ class SearchPlan(BaseModel):
             fine_tune_epochs=self.space.fine_tune_epochs,
             iterative_rounds=self.space.iterative_rounds,
             pruning_phase=self.space.pruning_phase,
-            rungs=() if Objective.parse(self.objective).is_pareto else self.space.rungs,
+            rungs=() if self.grid or Objective.parse(self.objective).is_pareto else self.space.rungs,
             rung_samples=self.space.rung_samples,
+        )
+
+    def scoring_jobs(self) -> list[ScoringJob]:
+        """All that has to be scored before the first trial."""
+        job = self.trial_job()
+        return merged([job.scoring_of(task) for task in self.grid] if self.grid else [job.scoring])
+
+    def proposer(self) -> Proposer:
+        """Where the trials come from, from the first one on."""
+        if self.grid:
+            return Grid(self.grid)
+        return Proposals(
+            self.space,
+            self.sizes,
+            Objective.parse(self.objective),
+            sparsity=self.sparsity,
+            trials=self.trials,
+            lag=self.lag,
+            seed=self.seed,
         )
 
 
@@ -129,6 +160,8 @@ def plan_search(
     workers: int,
     gpus_per_worker: float,
     tracking_uri: str | None = None,
+    grid: Sequence[TrialTask] = (),
+    ablation: Ablation | None = None,
 ) -> SearchPlan:
     """Check a search's options against each other and put the unpruned model into storage.
 
@@ -147,6 +180,8 @@ def plan_search(
         workers: Ray Train workers of one trial.
         gpus_per_worker: GPUs of each.
         tracking_uri: MLflow's address; None for a SQLite file in storage.
+        grid: the trials of a comparison, in place of a search's.
+        ablation: what they vary of AlterMOMA; None if they compare criteria.
 
     Raises:
         UserError: an option is wrong, or does not go with another.
@@ -169,11 +204,12 @@ def plan_search(
         raise UserError(f"{workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
     weights = load_weights(Location.parse(checkpoint or SHIPPED), config)
     sizes = _sizes(weights)
-    for total in space.sparsity if parsed.searches_sparsity else (sparsity,):
+    totals = space.sparsity if parsed.searches_sparsity else (sparsity,)
+    for total in sorted({task.setting.sparsity for task in grid}) or totals:
         _check_sparsity(total, sizes, layers=len(prunable_weights(weights)))
     stored, digest = _store(weights, storage)
     return SearchPlan(
-        name=name or _free_name(dataset, taken),
+        name=name or _free_name(f"{dataset}-compare" if grid else dataset, taken),
         dataset=DATASETS[dataset],
         model=config.name,
         checkpoint=str(stored),
@@ -183,7 +219,9 @@ def plan_search(
         space=space,
         objective=objective,
         sparsity=sparsity,
-        trials=trials,
+        trials=len(grid) or trials,
+        grid=tuple(grid),
+        ablation=ablation,
         seed=seed,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
@@ -191,24 +229,31 @@ def plan_search(
     )
 
 
-def resume_search(storage: Location, name: str | None, asked: Mapping[str, Any] = MappingProxyType({})) -> SearchPlan:
+def resume_search(
+    storage: Location, name: str | None, asked: Mapping[str, Any] = MappingProxyType({}), *, compares: bool = False
+) -> SearchPlan:
     """The plan of a search that was started before.
 
     Args:
         storage: where it was started.
         name: of the search; None for the latest one.
         asked: options that the user gave again, by the names of :func:`plan_search`.
+        compares: whether a comparison is meant.
 
     Raises:
-        UserError: there is no such search, or an option says something else than its plan.
+        UserError: there is no such search, it is of the other kind, or an option says something else than its plan.
     """
+    kind, other, command = ("comparison", "search", "search") if compares else ("search", "comparison", "compare")
     names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
-    if not names:
-        raise UserError(f"no search to resume in {storage}; start one without --resume")
-    if name is None:
-        plan = max((SearchPlan.load(storage, known) for known in names), key=lambda plan: plan.created)
+    if name is not None and names:
+        plans = [SearchPlan.load(storage, name)]
+        if bool(plans[0].grid) != compares:
+            raise UserError(f"{name!r} is a {other}; go on with it by python -m altermoma_ray.{command} --resume")
     else:
-        plan = SearchPlan.load(storage, name)
+        plans = [plan for plan in (SearchPlan.load(storage, known) for known in names) if bool(plan.grid) == compares]
+    if not plans:
+        raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
+    plan = max(plans, key=lambda plan: plan.created)
     _refuse_changes(plan, {**asked, "storage": str(storage)})
     return plan
 

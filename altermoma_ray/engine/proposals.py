@@ -11,8 +11,9 @@ MLSys 2020) on that history: at each rung a trial goes on if it is among the bes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import optuna
@@ -69,6 +70,37 @@ class Objective:
         """The objective's values of a finished trial."""
         known = {**result.metrics, "sparsity": result.sparsity["total"]}
         return [known[name] for name in self.names]
+
+
+class Proposer(Protocol):
+    """Where trials come from."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all trials have been proposed."""
+
+    def next(self) -> TrialTask | None:
+        """The next trial, or None while it must wait for others to end."""
+
+    def complete(self, result: TrialResult) -> None:
+        """Take in the result of a trial; order does not matter."""
+
+
+class Grid:
+    """Proposes trials that were all settled beforehand."""
+
+    def __init__(self, tasks: Sequence[TrialTask]) -> None:
+        self._left = list(tasks)
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._left
+
+    def next(self) -> TrialTask | None:
+        return self._left.pop(0) if self._left else None
+
+    def complete(self, result: TrialResult) -> None:
+        """Nothing to learn."""
 
 
 class Proposals:

@@ -9,59 +9,108 @@ With at least twice as many workers as a batch has micro-batches, the two maskin
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as distributed
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from altermoma_ray.data.nuscenes import NuScenesDataset
-from altermoma_ray.engine.indicators import DECI_FILE, MODALITIES, ScoringJob, backward_passes, reri_file
+from altermoma_ray.engine.indicators import (
+    DECI,
+    DECI_FILE,
+    MODALITIES,
+    ScoringJob,
+    backward_passes,
+    reri_file,
+    save_scored,
+    scores_file,
+)
 from altermoma_ray.engine.loading import LazyBatches
 from altermoma_ray.engine.progress import Reporter
 from altermoma_ray.engine.workers import rank_and_world, run_on_workers, sum_over, worker_device
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.models.fusion import FusionModel
-from altermoma_ray.pruning import Reactivation, Weights, contribution, prunable_weights, redundancy
+from altermoma_ray.models.synaptic_flow import flow_of
+from altermoma_ray.pruning import Reactivation, Weights, contribution, group_weights, prunable_weights, redundancy
+from altermoma_ray.pruning.criteria import CRITERIA, Problem, ScoreCriterion
+from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection import DetectionTask
 
+LEAST_TRAINING_BATCHES = 64
+"""Drawn for criteria that train on the way, which go through them again and again."""
 
-def score(job: ScoringJob, *, workers: int, gpus_per_worker: float = 0.0) -> int:
-    """Make sure that the indicators of all settings of the job are in storage.
+
+def score(jobs: Sequence[ScoringJob], *, workers: int, gpus_per_worker: float = 0.0) -> int:
+    """Make sure that everything the jobs want is in storage.
 
     Returns:
-        How many settings had to be computed; 0 when all were there.
+        How many of the wanted things had to be computed; 0 when all were there.
     """
-    missing = job.missing()
+    missing = [job for job in (job.missing() for job in jobs) if len(job)]
     if missing:
-        job = job.model_copy(update={"settings": tuple(missing)})
         run_on_workers(
-            score_worker,
-            job,
+            _score_all,
+            missing,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
-            storage=job.source.storage_location,
+            storage=missing[0].source.storage_location,
             describe="scoring",
-            total=backward_passes(job),
+            total=sum(backward_passes(job) for job in missing),
         )
-    return len(missing)
+    return sum(len(job) for job in missing)
+
+
+def _score_all(jobs: Sequence[ScoringJob], reporter: Reporter | None = None) -> None:
+    for job in jobs:
+        score_worker(job, reporter)
 
 
 def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
-    """Compute this worker's share of the indicators; rank 0 writes the files."""
+    """Compute this worker's share of what a job wants; rank 0 writes the files."""
     rank, _ = rank_and_world()
     folder = job.folder()
     worker = ScoringWorker(job, reporter)
-    if not folder.join(DECI_FILE).exists():
-        deci = worker.contribution()
+    clock = _Clock()
+
+    def save(name: str, tensors: Weights, seconds: float) -> None:
         if rank == 0:
-            folder.join(DECI_FILE).write_bytes(save_tensors({name: tensor.cpu() for name, tensor in deci.items()}))
-    for setting, tensors in worker.redundancy().items():
-        if rank == 0:
-            folder.join(reri_file(setting)).write_bytes(save_tensors(tensors))
+            save_scored(folder.join(name), tensors, seconds)
+
+    if job.wants_contribution and not folder.join(DECI_FILE).exists():
+        save(DECI_FILE, worker.contribution(), clock.lap())
+    if job.settings:
+        reri = worker.redundancy()
+        seconds = clock.lap() / sum(backward_passes(_alone(job, setting)) for setting in reri)
+        for setting, tensors in reri.items():  # settings share passes: each is charged its part
+            save(reri_file(setting), tensors, seconds * backward_passes(_alone(job, setting)))
+    problem = worker.problem()
+    for name in job.criteria:
+        criterion = CRITERIA[name]
+        if name != DECI and isinstance(criterion, ScoreCriterion):
+            save(scores_file(name), criterion.scores(problem), clock.lap())
+    for request in job.masks:
+        target = Target(groups=problem.groups, sparsity=request.sparsity, ratios=request.ratios)
+        masks = CRITERIA[request.criterion].masks(problem, target)
+        save(request.file, masks.to_tensors(), clock.lap())
+
+
+def _alone(job: ScoringJob, setting: Reactivation) -> ScoringJob:
+    return job.model_copy(update={"settings": (setting,), "criteria": (), "masks": ()})
+
+
+class _Clock:
+    """Seconds since the last lap."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        last, self._last = self._last, time.perf_counter()
+        return self._last - last
 
 
 class ScoringWorker:
@@ -77,13 +126,33 @@ class ScoringWorker:
         self._task = DetectionTask(self.model.config.head)
         rows = job.source.training_rows()
         dataset = NuScenesDataset(job.source.index(), rows, self.model.config.inputs, augment=False, seed=job.seed)
-        batches = _draw(len(dataset), job, job.scoring_batches + max(setting.steps for setting in job.settings))
-        self._micro_batches = LazyBatches(dataset, [part for batch in batches for part in batch])
+        steps = max((setting.steps for setting in job.settings), default=0)
+        if job.masks or any(name != DECI for name in job.criteria):
+            steps = max(steps, LEAST_TRAINING_BATCHES)
+        # Two streams, so that neither D nor the reactivation batches depend on how many there are of the other.
+        data = _draw(len(dataset), job, job.scoring_batches, stream=0)
+        training = _draw(len(dataset), job, steps, stream=1)
+        self._micro_batches = LazyBatches(dataset, [part for batch in (*data, *training) for part in batch])
         numbers = iter(range(len(self._micro_batches)))
-        numbered = [[next(numbers) for _ in batch] for batch in batches]
-        self.data, self.reactivation_data = numbered[: job.scoring_batches], numbered[job.scoring_batches :]
+        self.data = [[next(numbers) for _ in batch] for batch in data]
+        self.reactivation_data = [[next(numbers) for _ in batch] for batch in training]
         self._everyone = Share(self._rank, self._world, None)
-        self._share, self._passes = _passes(self._rank, self._world, len(numbered[0]))
+        self._share, self._passes = _passes(self._rank, self._world, len(self.data[0]))
+
+    def problem(self) -> Problem:
+        """The same for every criterion: the model, its groups, this worker's part of the data."""
+        share = self._everyone
+        return Problem(
+            model=self.model,
+            groups=group_weights(self.names, FusionModel.group_of),
+            loss=self.loss,
+            batches=share.of_sum(self.data),
+            training_batches=[share.of_batch(batch) for batch in self.reactivation_data],
+            flow=flow_of(self.model, self._micro_batches[0].to(self._device)),
+            norms=self.job.norms,
+            reduce=share.reduce,
+            seed=self.job.seed,
+        )
 
     def loss(self, share: Sequence[int], masked: frozenset[str]) -> Iterator[Tensor]:
         """The loss of micro-batches, one after another, as parts of their batch's mean."""
@@ -100,7 +169,8 @@ class ScoringWorker:
     def contribution(self) -> Weights:
         """DeCI of every prunable weight, the same on all workers."""
         share = self._everyone
-        return contribution(self.model, self.names, self.loss, share.of_sum(self.data), reduce=share.reduce)
+        data = share.of_sum(self.data)
+        return contribution(self.model, self.names, self.loss, data, reduce=share.reduce, norms=self.job.norms)
 
     def redundancy(self) -> dict[Reactivation, dict[str, Tensor]]:
         """ReRI by setting, keyed ``<masked modality>/<weight>``; complete on rank 0."""
@@ -116,6 +186,7 @@ class ScoringWorker:
                 [share.of_batch(batch) for batch in self.reactivation_data],
                 list(self.job.settings),
                 reduce=share.reduce,
+                norms=self.job.norms,
             )
             for setting, weights in result.items():
                 found[setting].update({f"{modality}/{name}": tensor.cpu() for name, tensor in weights.items()})
@@ -171,9 +242,9 @@ def _exchange(found: dict[Reactivation, dict[str, Tensor]], rank: int, world: in
             found[setting].update(tensors)
 
 
-def _draw(samples: int, job: ScoringJob, batches: int) -> list[list[list[int]]]:
+def _draw(samples: int, job: ScoringJob, batches: int, *, stream: int) -> list[list[list[int]]]:
     """Batches drawn by the seed, as positions of their micro-batches; fewer batches are a prefix of more."""
-    generator = torch.Generator().manual_seed(job.seed)
+    generator = torch.Generator().manual_seed(job.seed + (stream << 32))
     order: list[int] = []
     while len(order) < batches * job.batch_size:  # a small data set is gone through more than once
         order += torch.randperm(samples, generator=generator).tolist()

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -21,12 +22,19 @@ from ray import tune
 from altermoma_ray.cli import console
 from altermoma_ray.engine.logbook import Logbook
 from altermoma_ray.engine.plan import SearchPlan
-from altermoma_ray.engine.proposals import Objective, Proposals
+from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.scoring import score
 from altermoma_ray.engine.searcher import ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trainable import TrialActor, distributed_trial
 from altermoma_ray.engine.trial import TrialJob, TrialRunner, read_result
-from altermoma_ray.engine.workers import check_room, ray_session, result_of, scratch_folder, worker_slots
+from altermoma_ray.engine.workers import (
+    check_room,
+    driver_resources,
+    ray_session,
+    result_of,
+    scratch_folder,
+    worker_slots,
+)
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import TrialResult
@@ -34,8 +42,20 @@ from altermoma_ray.tracking.store import TrackingError
 from altermoma_ray.tracking.tracker import Tracker
 
 
-def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> list[TrialResult]:
-    """Run a search to its end, or go on with it; returns all its trials by number."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a search or a comparison found."""
+
+    results: list[TrialResult]
+    """All trials by number."""
+    reference: dict[str, float]
+    """Metrics of the unpruned model."""
+    run_id: str
+    """The search's run in MLflow."""
+
+
+def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> Outcome:
+    """Run a search or a comparison to its end, or go on with it."""
     objective = Objective.parse(plan.objective)
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
@@ -51,41 +71,37 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> list[Tria
             params=_params(plan),
             resume=resume,
         )
-        with _stopped_by_mistakes(tracker, parent):
-            job = plan.trial_job()
-            console.print(f"[bold]scoring[/] {len(job.scoring.settings)} reactivation settings")
-            computed = score(job.scoring, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker)
-            console.print(f"  {computed} computed, {len(job.scoring.settings) - computed} from storage")
+        with _marked_when_stopped(tracker, parent):
+            job, wanted = plan.trial_job(), plan.scoring_jobs()
+            things = sum(map(len, wanted))
+            console.print(f"[bold]scoring[/] {things} indicators, scores and masks")
+            computed = score(wanted, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker)
+            console.print(f"  {computed} computed, {things - computed} from storage")
             logbook = Logbook(tracker, parent, job, plan, objective)
             with logbook:
                 reference = _reference(plan, job)
-                results = _run_trials(plan, job, objective, logbook)
-            logbook.close(results, result_of(reference))
-    return results
+                results = _run_trials(plan, job, logbook)
+            unpruned = result_of(reference)
+            logbook.close(results, unpruned)
+    return Outcome(results, unpruned, parent)
 
 
 @contextlib.contextmanager
-def _stopped_by_mistakes(tracker: Tracker, parent: str) -> Iterator[None]:
-    """Leave the search's run marked as stopped, not as running, when a user's mistake ends it; ``--resume`` goes on."""
+def _marked_when_stopped(tracker: Tracker, parent: str) -> Iterator[None]:
+    """Leave the search's run marked as stopped, not as running, when something ends it; ``--resume`` goes on.
+
+    ``ray job stop`` and Ctrl-C arrive here as ``SystemExit`` and ``KeyboardInterrupt``.
+    """
     try:
         yield
-    except UserError:
-        with contextlib.suppress(TrackingError):  # that mistake may be the tracking server itself
+    except BaseException:
+        with contextlib.suppress(TrackingError):  # what ended it may be the tracking server itself
             tracker.finish_search(parent, "stopped")
         raise
 
 
-def _run_trials(plan: SearchPlan, job: TrialJob, objective: Objective, logbook: Logbook) -> list[TrialResult]:
-    proposals = Proposals(
-        plan.space,
-        plan.sizes,
-        objective,
-        sparsity=plan.sparsity,
-        trials=plan.trials,
-        lag=plan.lag,
-        seed=plan.seed,
-    )
-    searcher = ProposalSearcher(proposals, job, logbook.trial_ended)
+def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[TrialResult]:
+    searcher = ProposalSearcher(plan.proposer(), job, logbook.trial_ended)
     known = list(_ended(plan, job))
     for result in known:
         searcher.know(result)
@@ -101,7 +117,7 @@ def _run_trials(plan: SearchPlan, job: TrialJob, objective: Objective, logbook: 
                 tune.with_parameters(
                     distributed_trial, job=job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker
                 ),
-                {"CPU": 0, "memory": 1},  # its workers do the work; Ray refuses a request for nothing at all
+                driver_resources(),  # its workers do the work
             )
         slots = worker_slots(plan.gpus_per_worker)
         with scratch_folder(plan.source.storage_location) as scratch:
@@ -139,7 +155,7 @@ def _ended(plan: SearchPlan, job: TrialJob) -> Iterator[TrialResult]:
 def _reference(plan: SearchPlan, job: TrialJob) -> Any:
     """A reference to the unpruned model's metrics, measured once for a checkpoint and a data set."""
     source = plan.source
-    identity = [plan.checkpoint_hash, source.index().fingerprint, source.validation_split]
+    identity = [plan.checkpoint_hash, source.index().fingerprint, source.validation_split, source.validation_part]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     file = source.storage_location.join("references", f"{key}.json")
     if file.exists():
@@ -155,5 +171,5 @@ def _evaluate_reference(job: TrialJob, file: str) -> dict[str, float]:
 
 
 def _params(plan: SearchPlan) -> dict[str, object]:
-    fields = plan.model_dump(mode="json", exclude={"space", "source", "sizes"})
+    fields = plan.model_dump(mode="json", exclude={"space", "source", "sizes", "grid"})
     return fields | {"dataroot": plan.source.dataroot, "version": plan.source.version}

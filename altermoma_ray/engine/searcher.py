@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune import Stopper
 from ray.tune.search import Searcher
 
-from altermoma_ray.engine.proposals import Proposals
+from altermoma_ray.engine.proposals import Proposer
 from altermoma_ray.engine.trainable import MISTAKE
 from altermoma_ray.engine.trial import TrialJob, TrialTask, read_result, record_failure
 from altermoma_ray.tracking.result import TrialResult
@@ -17,7 +17,7 @@ from altermoma_ray.tracking.result import TrialResult
 class ProposalSearcher(Searcher):
     """Hands proposals to Tune, leaves out trials that ended before, and reads results from storage."""
 
-    def __init__(self, proposals: Proposals, job: TrialJob, on_end: Callable[[TrialResult], None]) -> None:
+    def __init__(self, proposals: Proposer, job: TrialJob, on_end: Callable[[TrialResult], None]) -> None:
         super().__init__()
         self._proposals, self._job, self._on_end = proposals, job, on_end
         self._running: dict[str, TrialTask] = {}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.data.index import Index, open_index
+from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
+
+Part = Literal["all", "tuning", "reporting"]
+"""Which validation scenes are evaluated: all, or one half of them, so that figures come from scenes nobody tuned on."""
 
 
 class DataSource(BaseModel):
@@ -27,6 +32,8 @@ class DataSource(BaseModel):
     """``v1.0-trainval`` or ``v1.0-mini``."""
     storage: str
     """Local path or URI of the folder that keeps everything derived: index, indicators, trials."""
+    validation_part: Part = "all"
+    """Every other validation scene is for tuning, the rest for reporting."""
 
     @property
     def train_split(self) -> str:
@@ -49,8 +56,19 @@ class DataSource(BaseModel):
         return self.index().samples(self.train_split)
 
     def validation_rows(self, limit: int | None = None) -> list[int]:
-        """Rows of the index to evaluate on; with ``limit``, a subset spread over the split that never changes."""
+        """Rows of the index to evaluate on; with ``limit``, a subset spread over them that never changes.
+
+        Raises:
+            UserError: there are no validation scenes, or too few to take a part of them.
+        """
         rows = self.index().samples(self.validation_split)
+        if self.validation_part != "all":
+            scenes = self.index().scenes()
+            order = {scene: number for number, scene in enumerate(dict.fromkeys(scenes[row] for row in rows))}
+            if len(order) < 2:
+                raise UserError(f"{self.dataroot} has {len(order)} validation scene, but tuning and reporting need two")
+            odd = int(self.validation_part == "reporting")
+            rows = [row for row in rows if order[scenes[row]] % 2 == odd]
         if limit is None or limit >= len(rows):
             return rows
         chosen = torch.linspace(0, len(rows) - 1, limit).round().long().unique().tolist()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -17,12 +18,18 @@ from typing import Literal
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from altermoma_ray.engine.indicators import INDICATOR_CRITERIA, is_one_shot
 from altermoma_ray.errors import UserError
-from altermoma_ray.pruning import Reactivation, ScheduleKind, solve_ratios
+from altermoma_ray.pruning import Normalisation, NormMode, Reactivation, ScheduleKind, solve_ratios
+from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA
 
 Scope = Literal["global", "group"]
 Draw = str | float | int | bool
 """A value that Optuna draws."""
+REDUNDANCY_CRITERIA = ("altermoma", "altermoma-residual")
+"""Criteria whose β and reactivation are searched."""
+UNPRUNED = "unpruned"
+"""Stands where a criterion does for the model that is fine-tuned as it is."""
 
 
 class PruningSetting(BaseModel):
@@ -36,13 +43,21 @@ class PruningSetting(BaseModel):
     """Fraction of all prunable weights that is removed."""
     ratios: dict[str, float] | None = None
     """Fraction removed in each group; they add up to ``sparsity``. Only with ``scope="group"``."""
+    criterion: str = "altermoma"
+    """A key of :data:`altermoma_ray.pruning.criteria.CRITERIA`, or ``unpruned``."""
     alpha: float = Field(default=1.0, ge=0)
     """Weight of DeCI in AlterEva."""
-    beta: float = Field(ge=0)
-    """Weight of ReRI in AlterEva."""
-    reactivation_steps: int = Field(gt=0)
-    """B, batches of reactivation."""
-    reactivation_learning_rate: float = Field(gt=0)
+    beta: float = 0.0
+    """Weight of ReRI in AlterEva; 0 is DeCI alone, and below 0 redundancy counts as a merit (a control)."""
+    reactivation_steps: int | None = Field(default=None, gt=0)
+    """B, batches of reactivation; needed where β is not 0."""
+    reactivation_learning_rate: float | None = Field(default=None, gt=0)
+    normalisation: Normalisation = "group"
+    """Whether AlterEva divides its indicators by their sums over a group (the paper) or a layer."""
+    scoring_batches: int | None = Field(default=None, gt=0)
+    """Batches of D; None takes the search space's."""
+    norms: NormMode = "running"
+    """What normalisation layers use while scoring."""
     schedule: ScheduleKind = "one-shot"
     learning_rate: float = Field(gt=0)
     """Peak learning rate of fine-tuning."""
@@ -54,11 +69,34 @@ class PruningSetting(BaseModel):
         for group, ratio in (self.ratios or {}).items():
             if not 0 <= ratio < 1:
                 raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {ratio}; lower it")
+        if self.criterion not in (*CRITERIA, UNPRUNED):
+            raise ValueError(f"`criterion` must be one of {', '.join(CRITERIA)}, but got {self.criterion!r}")
+        if self.criterion == UNPRUNED and self.sparsity > 0:
+            raise ValueError(f"the unpruned model has sparsity 0, but got {self.sparsity}; take a criterion")
+        if self.reads_indicators and self.beta != 0 and self.reactivation is None:
+            raise ValueError(f"beta={self.beta} needs `reactivation_steps` and `reactivation_learning_rate`; set them")
+        if self.schedule != "one-shot" and self.criterion in CRITERIA and not is_one_shot(self.criterion):
+            raise ValueError(f"{self.criterion} brings its own schedule, but got {self.schedule!r}; take 'one-shot'")
         return self
 
     @property
-    def reactivation(self) -> Reactivation:
-        return Reactivation(steps=self.reactivation_steps, learning_rate=self.reactivation_learning_rate)
+    def reads_indicators(self) -> bool:
+        """Whether the scores are made of DeCI and ReRI."""
+        return self.criterion in INDICATOR_CRITERIA
+
+    def combining(self) -> AlterMOMA:
+        """The criterion that combines the indicators, with this setting's figures."""
+        criterion = CRITERIA[self.criterion]
+        assert isinstance(criterion, AlterMOMA)
+        return replace(criterion, alpha=self.alpha, beta=self.beta, normalisation=self.normalisation)
+
+    @property
+    def reactivation(self) -> Reactivation | None:
+        """The reactivation whose ReRI is read; None when none is."""
+        steps, rate = self.reactivation_steps, self.reactivation_learning_rate
+        if not self.reads_indicators or self.beta == 0 or steps is None or rate is None:
+            return None
+        return Reactivation(steps=steps, learning_rate=rate)
 
 
 class SearchSpace(BaseModel):
@@ -66,13 +104,14 @@ class SearchSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    criteria: tuple[str, ...] = Field(default=("altermoma", "deci", "snip", "magnitude"), min_length=1)
+    """What to choose from; ``deci`` is AlterEva with β = 0, which a range never hits. A criterion that prunes in
+    rounds of its own is run by every trial that draws it."""
     scopes: tuple[Scope, ...] = Field(default=("group", "global"), min_length=1)
     preference: tuple[float, float] = (-1.5, 1.5)
     """Each group keeps a share of its weights proportional to ``exp(preference)``, scaled to the total sparsity."""
     beta: tuple[float, float] = (0.0, 2.0)
     """Range of β with α = 1: with a ratio for each group only β/α matters."""
-    beta_zero: bool = True
-    """Offer β = 0 (DeCI alone) as a choice of its own, since a continuous range never hits it."""
     reactivation_steps: tuple[PositiveInt, ...] = Field(default=(4, 16), min_length=1)
     """Choices of B."""
     reactivation_learning_rates: tuple[PositiveFloat, ...] = Field(default=(1e-4, 1e-3), min_length=1)
@@ -83,7 +122,7 @@ class SearchSpace(BaseModel):
     """Range of the total sparsity where it is an objective; otherwise the command's ``--sparsity`` holds."""
     scoring_batches: int = Field(default=8, gt=0)
     """Batches for D, over which indicators are averaged."""
-    fine_tune_epochs: float = Field(default=0.3, gt=0)
+    fine_tune_epochs: float = Field(default=0.2, gt=0)
     """Length of every trial's fine-tuning."""
     iterative_rounds: int = Field(default=4, gt=1)
     """Rounds of the iterative schedules."""
@@ -104,6 +143,9 @@ class SearchSpace(BaseModel):
                 raise ValueError(f"`low <= high` must hold for {name}, but got ({low}, {high}); swap them")
         if not (self.sparsity[0] >= 0 and self.sparsity[1] < 1):
             raise ValueError(f"`0 <= sparsity < 1` must hold, but got {self.sparsity}; narrow the range")
+        for name in self.criteria:
+            if name not in CRITERIA:
+                raise ValueError(f"`criteria` must be out of {', '.join(CRITERIA)}, but got {name!r}; leave it out")
         if self.beta[0] < 0:
             raise ValueError(f"`beta >= 0` must hold, but got {self.beta}; raise the lower end")
         if not all(0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
@@ -116,7 +158,7 @@ class SearchSpace(BaseModel):
         return self
 
     def reactivations(self) -> list[Reactivation]:
-        """Every reactivation setting that a trial may ask for."""
+        """Every reactivation setting that a trial may ask for; the paper's own trial always does."""
         return [
             Reactivation(steps=steps, learning_rate=rate)
             for rate in self.reactivation_learning_rates
@@ -139,11 +181,13 @@ class SearchSpace(BaseModel):
             for group in sizes:
                 name = f"preference_{group}"
                 draws[name] = trial.suggest_float(name, *self.preference)
-        draws["use_reri"] = not self.beta_zero or trial.suggest_categorical("use_reri", (True, False))
-        if draws["use_reri"]:
+        draws["criterion"] = trial.suggest_categorical("criterion", self.criteria)
+        if draws["criterion"] in REDUNDANCY_CRITERIA:
             draws["beta"] = trial.suggest_float("beta", *self.beta)
-        for name, choices in self._choices().items():
-            draws[name] = trial.suggest_categorical(name, choices)
+            for name, choices in self._reactivation_choices().items():
+                draws[name] = trial.suggest_categorical(name, choices)
+        if is_one_shot(str(draws["criterion"])):
+            draws["schedule"] = trial.suggest_categorical("schedule", self.schedules)
         draws["learning_rate"] = trial.suggest_float("learning_rate", *self.learning_rate, log=True)
         return self.setting(draws, sizes, sparsity)
 
@@ -155,14 +199,13 @@ class SearchSpace(BaseModel):
         low, high = self.learning_rate
         draws: dict[str, Draw] = {
             "scope": "global",
+            "criterion": "altermoma",
             "beta": 1.0,
             "reactivation_steps": max(self.reactivation_steps),
             "reactivation_learning_rate": min(self.reactivation_learning_rates, key=lambda rate: abs(rate - 1e-4)),
             "schedule": "one-shot",
             "learning_rate": (low * high) ** 0.5,
         }
-        if self.beta_zero:
-            draws["use_reri"] = True
         if sparsity is None:
             draws["sparsity"] = min(max(0.8, self.sparsity[0]), self.sparsity[1])
         return draws
@@ -170,7 +213,12 @@ class SearchSpace(BaseModel):
     def holds(self, draws: Mapping[str, Draw]) -> bool:
         """Whether the sampler could have drawn these."""
         beta = float(draws["beta"])
-        choices = {"scope": self.scopes, **self._choices()}
+        choices = {
+            "scope": self.scopes,
+            "criterion": self.criteria,
+            "schedule": self.schedules,
+            **self._reactivation_choices(),
+        }
         return self.beta[0] <= beta <= self.beta[1] and all(draws[name] in offered for name, offered in choices.items())
 
     def setting(self, draws: Mapping[str, Draw], sizes: Mapping[str, int], sparsity: float | None) -> PruningSetting:
@@ -179,14 +227,25 @@ class SearchSpace(BaseModel):
         ratios = None
         if draws["scope"] == "group":
             ratios = solve_ratios(sizes, total, {group: float(draws[f"preference_{group}"]) for group in sizes})
-        fields = {name: draws[name] for name in (*self._choices(), "scope", "learning_rate")}
-        return PruningSetting(sparsity=total, ratios=ratios, beta=draws.get("beta", 0.0), **fields)  # type: ignore[arg-type]
+        names = ("scope", "criterion", "schedule", "learning_rate", "beta", *self._reactivation_choices())
+        fields = {name: draws[name] for name in names if name in draws}
+        if draws["criterion"] == "reri":
+            fields |= self._reri_alone()
+        return PruningSetting(sparsity=total, ratios=ratios, **fields)  # type: ignore[arg-type]
 
-    def _choices(self) -> dict[str, tuple[Draw, ...]]:
+    def _reri_alone(self) -> dict[str, Draw]:
+        first = self.reactivations()[0]
+        return {
+            "alpha": 0.0,
+            "beta": 1.0,
+            "reactivation_steps": first.steps,
+            "reactivation_learning_rate": first.learning_rate,
+        }
+
+    def _reactivation_choices(self) -> dict[str, tuple[Draw, ...]]:
         return {
             "reactivation_steps": self.reactivation_steps,
             "reactivation_learning_rate": self.reactivation_learning_rates,
-            "schedule": self.schedules,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.nuscenes import NuScenesDataset
-from altermoma_ray.data.sampling import class_balanced_rows, epoch_order, global_batches, load_batches
+from altermoma_ray.data.sampling import class_balanced_rows, epoch_order, global_batches, load_batches, shard
 from altermoma_ray.data.transforms import InputConfig
+from altermoma_ray.engine.loading import LazyBatches
 from altermoma_ray.engine.recipes import Recipe
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.workers import rank_and_world
@@ -30,19 +32,50 @@ def training_batches(
         UserError: a batch has fewer samples than there are workers.
     """
     rank, world = rank_and_world()
-    if recipe.batch_size < world:
-        raise UserError(f"{world} workers cannot share a batch of {recipe.batch_size} samples; take fewer --workers")
     rows = _epoch_rows(source, recipe, seed)
     dataset = NuScenesDataset(source.index(), rows, inputs, augment=augment, seed=seed)
-    done = epoch = 0
-    while done < steps:
+    for epoch, batches in enumerate(_epochs(len(rows), recipe, steps, seed)):
         dataset.set_epoch(epoch)
-        batches = global_batches(
-            epoch_order(len(rows), seed=seed, epoch=epoch), recipe.batch_size, drop_last=len(rows) >= recipe.batch_size
-        )[: steps - done]
         for batch in load_batches(dataset, batches, rank=rank, world=world, processes=recipe.loader_processes):
             assert batch is not None
             yield batch
+
+
+class FineTuningBatches:
+    """The batches of one trial after another, without augmentation.
+
+    Kept by a reused process, it decodes what comes again once: trials of one seed see the same batches. Where a recipe
+    loads ahead in processes of its own, data are too large to keep and are loaded for every trial.
+    """
+
+    def __init__(self, source: DataSource, inputs: InputConfig, recipe: Recipe) -> None:
+        self._source, self._inputs, self._recipe = source, inputs, recipe
+        self._kept: tuple[int, int, LazyBatches] | None = None
+
+    def __call__(self, steps: int, seed: int) -> Iterable[Batch]:
+        """This worker's share of ``steps`` consecutive batches, as :func:`training_batches` gives them."""
+        if self._recipe.loader_processes:
+            return training_batches(self._source, self._inputs, self._recipe, steps=steps, seed=seed, augment=False)
+        if self._kept is None or self._kept[0] != seed or self._kept[1] < steps:
+            rank, world = rank_and_world()
+            rows = _epoch_rows(self._source, self._recipe, seed)
+            dataset = NuScenesDataset(self._source.index(), rows, self._inputs, augment=False, seed=seed)
+            epochs = _epochs(len(rows), self._recipe, steps, seed)
+            positions = [shard(batch, rank, world) for batches in epochs for batch in batches]
+            self._kept = seed, steps, LazyBatches(dataset, positions)
+        return itertools.islice(self._kept[2], steps)
+
+
+def _epochs(length: int, recipe: Recipe, steps: int, seed: int) -> Iterator[list[list[int]]]:
+    """Global batches of positions, epoch after epoch, ``steps`` in all."""
+    _, world = rank_and_world()
+    if recipe.batch_size < world:
+        raise UserError(f"{world} workers cannot share a batch of {recipe.batch_size} samples; take fewer --workers")
+    done = epoch = 0
+    while done < steps:
+        order = epoch_order(length, seed=seed, epoch=epoch)
+        batches = global_batches(order, recipe.batch_size, drop_last=length >= recipe.batch_size)[: steps - done]
+        yield batches
         done += len(batches)
         epoch += 1
 

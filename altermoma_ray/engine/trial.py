@@ -19,16 +19,26 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save as save_tensors
 
 from altermoma_ray.engine.evaluation import Evaluator
-from altermoma_ray.engine.indicators import ScoringJob, load_indicators
+from altermoma_ray.engine.indicators import (
+    DECI,
+    MaskRequest,
+    ScoringJob,
+    is_one_shot,
+    load_indicators,
+    load_masks,
+    load_scores,
+    seconds_to_score,
+)
 from altermoma_ray.engine.recipes import recipe
-from altermoma_ray.engine.space import PruningSetting
+from altermoma_ray.engine.scoring import score_worker
+from altermoma_ray.engine.space import UNPRUNED, PruningSetting
 from altermoma_ray.engine.training import (
+    FineTuningBatches,
     data_parallel,
     one_cycle,
     steps_per_epoch,
     synchronise_buffers,
     train_steps,
-    training_batches,
 )
 from altermoma_ray.engine.workers import rank_and_world, worker_device
 from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
@@ -38,12 +48,10 @@ from altermoma_ray.pruning import (
     Masks,
     Schedule,
     Weights,
-    altereva,
-    global_masks,
-    group_masks,
     group_weights,
     prunable_weights,
 )
+from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection import DetectionTask
 from altermoma_ray.tracking.result import Evaluation, Histogram, Status, TrialResult
@@ -55,7 +63,7 @@ class TrialJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     scoring: ScoringJob
-    """Where the indicators, the data and the checkpoint are."""
+    """Where the indicators, the data and the checkpoint are; wants what any trial of a search may ask for."""
     model: str
     """Name of the model's recipe."""
     folder: str
@@ -72,6 +80,46 @@ class TrialJob(BaseModel):
         """Where trial ``number`` leaves its files."""
         return Location.parse(self.folder).join("trials", f"{number:04d}")
 
+    def scoring_of(self, trial: TrialTask) -> ScoringJob:
+        """What one trial reads: its own draw of the data, and no more than its criterion needs."""
+        setting = trial.setting
+        one_shot, reactivation = setting.criterion != UNPRUNED and is_one_shot(setting.criterion), setting.reactivation
+        wanted: dict[str, Any] = {"settings": (), "criteria": (), "masks": ()}
+        if reactivation is not None:
+            wanted["settings"] = (reactivation,)
+        elif one_shot:
+            wanted["criteria"] = (DECI if setting.reads_indicators else setting.criterion,)
+        elif setting.criterion != UNPRUNED:
+            request = MaskRequest(criterion=setting.criterion, sparsity=setting.sparsity, ratios=setting.ratios)
+            wanted["masks"] = (request,)
+        return self.scoring.model_copy(
+            update=wanted
+            | {
+                "seed": self.seed_of(trial),
+                "scoring_batches": setting.scoring_batches or self.scoring.scoring_batches,
+                "norms": setting.norms,
+            }
+        )
+
+    def seed_of(self, trial: TrialTask) -> int:
+        """Draws a trial's scoring data and the order of its fine-tuning."""
+        return self.seed if trial.seed is None else trial.seed
+
+    def epochs_of(self, trial: TrialTask) -> float:
+        """Length of a trial's fine-tuning."""
+        return self.fine_tune_epochs if trial.fine_tune_epochs is None else trial.fine_tune_epochs
+
+    def params_of(self, trial: TrialTask) -> dict[str, str | float | int | bool | None]:
+        """A trial's setting as flat names and values."""
+        flat = {name: value for name, value in trial.setting if name != "ratios" and value is not None}
+        return {
+            "scoring_batches": self.scoring.scoring_batches,
+            **flat,
+            "seed": self.seed_of(trial),
+            "fine_tune_epochs": self.epochs_of(trial),
+            "label": trial.label or trial.setting.criterion,
+        }
+
 
 class TrialTask(BaseModel):
     """One trial of a search: its setting, and the values below which it stops early."""
@@ -84,10 +132,12 @@ class TrialTask(BaseModel):
     """Rung number to the least objective value to go on."""
     objective: str = "map"
     """The metric that thresholds compare."""
-
-    def params(self) -> dict[str, str | float | int | bool | None]:
-        """The setting as flat names and values."""
-        return {name: value for name, value in self.setting if name != "ratios"}
+    seed: int | None = None
+    """Draws the scoring data and the order of fine-tuning; None takes the job's."""
+    fine_tune_epochs: float | None = None
+    """Length of fine-tuning; None takes the job's."""
+    label: str | None = None
+    """What a comparison calls this trial's setting; None takes its criterion."""
 
 
 class TrialRunner:
@@ -113,8 +163,9 @@ class TrialRunner:
         self._evaluator = Evaluator(self._source, inputs, rows, batch_size=batch_size)
         rung_rows = self._source.validation_rows(job.rung_samples)
         self._rung_evaluator = Evaluator(self._source, inputs, rung_rows, batch_size=batch_size)
-        self._indicators = lru_cache(maxsize=4)(lambda setting: load_indicators(job.scoring, setting))
-        self._steps = max(1, round(job.fine_tune_epochs * steps_per_epoch(self._source, self._recipe)))
+        self._indicators = lru_cache(maxsize=4)(load_indicators)
+        self._scored = lru_cache(maxsize=4)(load_scores)
+        self._batches = FineTuningBatches(self._source, inputs, self._recipe)
 
     def reference(self) -> dict[str, float]:
         """Metrics of the unpruned model."""
@@ -128,16 +179,20 @@ class TrialRunner:
         """
         clock = _Clock()
         history: list[Evaluation] = []
+        steps = self._steps(trial)
         try:
-            scores = self._scores(trial.setting)
-            plan = self._plan(scores, trial.setting)
+            if len(missing := self._job.scoring_of(trial).missing()):
+                score_worker(missing)  # masks for this trial's own target: nothing that trials share is missing
+            clock.lap("criterion")
+            scores = self._scores(trial)
+            plan = self._plan(scores, trial, steps)
             clock.lap("score")
             status: Status = "finished"
-            for evaluation in self._fine_tune(trial.setting, plan, clock):
+            for evaluation in self._fine_tune(trial, plan, steps, clock):
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
                 least = trial.thresholds.get(len(history) - 1, -math.inf)
-                if evaluation.step < self._steps and evaluation.metrics[trial.objective] < least:
+                if evaluation.step < steps and evaluation.metrics[trial.objective] < least:
                     status = "stopped"
                     break
             self._write(trial, status, history, scores, plan[-1][1], clock)
@@ -145,39 +200,42 @@ class TrialRunner:
             if rank_and_world()[0] == 0:
                 record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
 
-    def _scores(self, setting: PruningSetting) -> Weights:
-        return altereva(self._indicators(setting.reactivation), self._groups, alpha=setting.alpha, beta=setting.beta)
+    def _steps(self, trial: TrialTask) -> int:
+        return max(1, round(self._job.epochs_of(trial) * steps_per_epoch(self._source, self._recipe)))
 
-    def _plan(self, scores: Weights, setting: PruningSetting) -> list[tuple[int, Masks]]:
+    def _scores(self, trial: TrialTask) -> Weights:
+        """Scores of all weights; none where the criterion left masks instead."""
+        setting, job = trial.setting, self._job.scoring_of(trial)
+        if setting.criterion == UNPRUNED:
+            return {name: torch.ones_like(self._initial[name]) for name in self._names}
+        if setting.reads_indicators:
+            return setting.combining().combine(self._indicators(job, setting.reactivation), self._groups)
+        return self._scored(job, setting.criterion) if is_one_shot(setting.criterion) else {}
+
+    def _plan(self, scores: Weights, trial: TrialTask, steps: int) -> list[tuple[int, Masks]]:
         """When to prune, in fine-tuning steps, and to which masks; the last are the target's."""
+        setting = trial.setting
+        if not scores:
+            job = self._job.scoring_of(trial)
+            return [(0, load_masks(job, job.masks[0]))]
         rounds = 1 if setting.schedule == "one-shot" else self._job.iterative_rounds
         schedule = Schedule(kind=setting.schedule, rounds=rounds)
-        steps = schedule.steps(max(rounds, round(self._job.pruning_phase * self._steps)))
-        if setting.ratios is None:
-            return [
-                (step, global_masks(scores, sparsity))
-                for step, sparsity in zip(steps, schedule.sparsities(setting.sparsity), strict=True)
-            ]
-        by_group = {group: schedule.sparsities(ratio) for group, ratio in setting.ratios.items()}
-        return [
-            (step, group_masks(scores, self._groups, {group: values[number] for group, values in by_group.items()}))
-            for number, step in enumerate(steps)
-        ]
+        target = Target(groups=self._groups, sparsity=setting.sparsity, ratios=setting.ratios)
+        when = schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))
+        return [(step, goal.masks(scores)) for step, goal in zip(when, target.rising(schedule), strict=True)]
 
     def _fine_tune(
-        self, setting: PruningSetting, plan: Sequence[tuple[int, Masks]], clock: _Clock
+        self, trial: TrialTask, plan: Sequence[tuple[int, Masks]], steps: int, clock: _Clock
     ) -> Iterator[Evaluation]:
         """Prune θ_init by the plan and train it; evaluate at every rung and at the end."""
         self._model.load_state_dict(self._initial)
         optimizer = torch.optim.AdamW(
-            self._model.parameters(), lr=setting.learning_rate, weight_decay=self._recipe.weight_decay
+            self._model.parameters(), lr=trial.setting.learning_rate, weight_decay=self._recipe.weight_decay
         )
-        scheduler = one_cycle(optimizer, self._steps)
-        batches = training_batches(
-            self._source, self._model.config.inputs, self._recipe, steps=self._steps, seed=self._job.seed, augment=False
-        )
+        scheduler = one_cycle(optimizer, steps)
+        batches = iter(self._batches(steps, self._job.seed_of(trial)))
         prune_at = dict(plan)
-        evaluate_at = {round(rung * self._steps) for rung in self._job.rungs} | {self._steps}
+        evaluate_at = {round(rung * steps) for rung in self._job.rungs} | {steps}
         stops = sorted((prune_at.keys() | evaluate_at) - {0})
         with MaskHolder(self._model, prune_at[0], optimizer) as holder:
             trained = data_parallel(self._model)
@@ -197,7 +255,7 @@ class TrialRunner:
                 if step in prune_at:
                     holder.update(prune_at[step])
                 if step in evaluate_at:
-                    evaluator = self._evaluator if step == self._steps else self._rung_evaluator
+                    evaluator = self._evaluator if step == steps else self._rung_evaluator
                     synchronise_buffers(self._model)
                     metrics = evaluator(self._model, self._task)
                     clock.lap("evaluate")
@@ -216,7 +274,7 @@ class TrialRunner:
             return
         folder = self._job.trial_folder(trial.number)
         configuration = _configuration(self._job, trial) | {
-            "fine_tune_steps": self._steps,
+            "fine_tune_steps": history[-1].step,
             "floored_layers": list(masks.floored),
             "process": f"{socket.gethostname()}:{os.getpid()}",
         }
@@ -224,10 +282,11 @@ class TrialRunner:
         folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
         sparsity = {"total": masks.sparsity(), **masks.sparsity_by_group(self._groups)}
         clock.lap("write")
+        seconds = clock.seconds | {"criterion": seconds_to_score(self._job.scoring_of(trial))}
         result = TrialResult(
             number=trial.number,
             status=status,
-            params={**trial.params(), **{f"ratio_{group}": sparsity[group] for group in self._groups}},
+            params={**self._job.params_of(trial), **{f"ratio_{group}": sparsity[group] for group in self._groups}},
             metrics=history[-1].metrics,
             history=list(history),
             sparsity=sparsity,
@@ -235,8 +294,8 @@ class TrialRunner:
             params_left=masks.kept(),
             params_total=sum(mask.numel() for mask in masks.values()),
             configuration=configuration,
-            histogram=_histograms(scores, masks, self._groups),
-            seconds=clock.seconds,
+            histogram=_histograms(scores, masks, self._groups) if scores else {},
+            seconds=seconds,
             started=clock.started,
             ended=time.time(),
         )
@@ -258,7 +317,7 @@ def record_failure(
         number=trial.number,
         status="failed",
         reason=reason,
-        params=trial.params(),
+        params=job.params_of(trial),
         history=list(history),
         configuration=_configuration(job, trial),
         seconds=spent,

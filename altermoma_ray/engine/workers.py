@@ -14,13 +14,13 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as distributed
+from ray._private.state import state
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from altermoma_ray.engine.progress import ProgressBar
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
-
 
 _NOT_NEEDED_LOCALLY = (
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
@@ -80,12 +80,24 @@ def check_cluster() -> None:
 
 
 def worker_slots(gpus_per_worker: float) -> int:
-    """How many workers the cluster can run at once, each with one CPU and ``gpus_per_worker`` GPUs."""
-    resources = ray.cluster_resources()
+    """How many workers can run at once, each with one CPU and ``gpus_per_worker`` GPUs.
+
+    On an autoscaling cluster that is what it may grow to: nodes come when trials ask for them.
+    """
+    resources = dict(ray.cluster_resources())
+    for name, most in (state.get_max_resources_from_cluster_config() or {}).items():
+        resources[name] = max(resources.get(name, 0), most)
     slots = int(resources.get("CPU", 1))
     if gpus_per_worker > 0:
         slots = min(slots, int(resources.get("GPU", 0) / gpus_per_worker))
     return max(1, slots)
+
+
+def driver_resources() -> dict[str, float]:
+    """What a process asks for that only waits for others: a place on a node that stays, where the cluster has such."""
+    if "driver" in ray.cluster_resources():
+        return {"CPU": 0, "driver": 0.01}
+    return {"CPU": 0, "memory": 1}  # Ray refuses a request for nothing at all
 
 
 def check_room(workers: int, gpus_per_worker: float) -> None:

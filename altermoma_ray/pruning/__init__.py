@@ -60,32 +60,34 @@ Fine-tune; pruned weights stay zero.
 0.75
 """
 
-from altermoma_ray.pruning.altereva import altereva
+from altermoma_ray.pruning.altereva import Normalisation, altereva
+from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, Criterion, Problem, ScoreCriterion
+from altermoma_ray.pruning.gradients import LossFunction, NormMode, Reduce, Weights, single_worker
 from altermoma_ray.pruning.groups import group_weights, prunable_weights
 from altermoma_ray.pruning.holder import MaskHolder
-from altermoma_ray.pruning.indicators import (
-    Indicators,
-    LossFunction,
-    Reactivation,
-    Reduce,
-    Weights,
-    contribution,
-    redundancy,
-    single_worker,
-)
+from altermoma_ray.pruning.indicators import Indicators, Reactivation, contribution, redundancy
 from altermoma_ray.pruning.masks import Masks, count_sparsity, global_masks, group_masks
 from altermoma_ray.pruning.ratios import check_ratio, solve_ratios
 from altermoma_ray.pruning.schedules import Schedule, ScheduleKind
+from altermoma_ray.pruning.targets import Target
 
 __all__ = [
+    "CRITERIA",
+    "AlterMOMA",
+    "Criterion",
     "Indicators",
     "LossFunction",
     "MaskHolder",
     "Masks",
+    "NormMode",
+    "Normalisation",
+    "Problem",
     "Reactivation",
     "Reduce",
     "Schedule",
     "ScheduleKind",
+    "ScoreCriterion",
+    "Target",
     "Weights",
     "altereva",
     "check_ratio",

@@ -11,19 +11,27 @@ Notation::
 
 One rule covers the three: β is shared equally by the passes that mask another group. So it also holds for other
 modalities, such as a radar, and for more than two.
+
+Group or layer: with ``normalisation="layer"`` Σ runs over one layer's weights instead of a group's. Not the paper's; it
+keeps a layer of large gradients from deciding for its whole group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.gradients import Weights
 from altermoma_ray.pruning.groups import check_groups
-from altermoma_ray.pruning.indicators import Indicators, Weights
+from altermoma_ray.pruning.indicators import Indicators
+
+Normalisation = Literal["group", "layer"]
+"""What Σ runs over: a parameter group, as in the paper, or a single layer."""
 
 
 def altereva(
@@ -32,40 +40,46 @@ def altereva(
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
+    normalisation: Normalisation = "group",
 ) -> Weights:
     """Scores of all weights; the lowest are pruned first.
 
-    Sums and differences are taken in float64. An indicator that is zero on a whole group adds nothing there.
+    Sums and differences are taken in float64. An indicator that is zero on a whole group, or layer, adds nothing there.
 
     Args:
         indicators: DeCI and ReRI.
         groups: weight names by parameter group; a group that has a modality's name is the one its mask turns off.
         alpha: α, weight of the contribution.
         beta: β, weight of the redundancy; with 0 the redundancy is not read and DeCI alone decides.
+        normalisation: see :data:`Normalisation`.
 
     Returns:
         Scores in the shapes and types of the contributions.
 
     Raises:
-        UserError: α or β is not finite, groups and indicators do not fit, or β is not 0 and a group has no redundancy.
+        UserError: α or β is not finite, the normalisation is unknown, groups and indicators do not fit, or β is not 0
+            and a group has no redundancy.
     """
     if not (isfinite(alpha) and isfinite(beta)):
         raise UserError(f"alpha and beta must be finite, but got alpha={alpha}, beta={beta}")
+    if normalisation not in get_args(Normalisation):
+        raise UserError(f"normalisation is one of {', '.join(get_args(Normalisation))}, but got '{normalisation}'")
     check_groups(groups, indicators.contribution)
     scores: Weights = {}
     for group, names in groups.items():
         terms = [(alpha, indicators.contribution)]
         if beta != 0:
-            passes = _passes(indicators, group, names)
+            passes = passes_of(indicators, group, names)
             terms += [(-beta / len(passes), weights) for weights in passes]
-        shares = [(_over_sum(factor, weights, names), weights) for factor, weights in terms]
-        for name in names:
-            score = sum((weights[name].double() * share for share, weights in shares), start=torch.zeros(()))
-            scores[name] = score.to(indicators.contribution[name].dtype)
+        for summed in [names] if normalisation == "group" else [[name] for name in names]:
+            shares = [(_over_sum(factor, weights, summed), weights) for factor, weights in terms]
+            for name in summed:
+                score = sum((weights[name].double() * share for share, weights in shares), start=torch.zeros(()))
+                scores[name] = score.to(indicators.contribution[name].dtype)
     return {name: scores[name] for name in indicators.contribution}
 
 
-def _passes(indicators: Indicators, group: str, names: Sequence[str]) -> list[Weights]:
+def passes_of(indicators: Indicators, group: str, names: Sequence[str]) -> list[Weights]:
     """ReRI of the passes that masked a modality other than ``group``."""
     passes: list[Weights] = []
     for masked, weights in indicators.redundancy.items():

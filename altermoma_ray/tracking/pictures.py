@@ -48,7 +48,7 @@ def pareto_picture(
             axes.plot([100 * sparsity for sparsity, _ in points], [score for _, score in points], label=label, **look)
     if axes.has_data():
         axes.legend()
-    return _png(figure)
+    return to_png(figure)
 
 
 def histogram_picture(title: str, histograms: Mapping[str, Histogram]) -> bytes:
@@ -63,10 +63,11 @@ def histogram_picture(title: str, histograms: Mapping[str, Histogram]) -> bytes:
             axes.set_xscale("log")
         axes.set_yscale("symlog", linthresh=1)
         axes.legend()
-    return _png(figure)
+    return to_png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure, drawn at 100 dots an inch."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=100)
     return stream.getvalue()

@@ -6,6 +6,7 @@ later requests of this process are retried for seconds only (the environment's o
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
+from altermoma_ray.addresses import without_credentials
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -93,7 +94,7 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
         if scheme == "sqlite":
             _prepare_sqlite(Path(tracking_uri.split(":///", 1)[-1]), create=create)
         _check_database(tracking_uri)
-    artifacts = None if scheme in _SERVER_SCHEMES else storage.join("mlartifacts")
+    artifacts = None if scheme in _SERVER_SCHEMES else _artifacts(storage)
     client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
     store = Store(client=client, uri=tracking_uri, artifacts=artifacts)
     with store.reported():
@@ -101,14 +102,24 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
     return store
 
 
-def without_credentials(uri: str) -> str:
-    """The URI without user name and password.
-
-    >>> without_credentials("https://me:secret@tracking.example:5000/mlflow")
-    'https://tracking.example:5000/mlflow'
-    """
-    parts = urlsplit(uri)
-    return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
+def _artifacts(storage: Location) -> Location:
+    """Where runs of a database keep their files; MLflow reaches a bucket with the provider's own client."""
+    client = {"s3": "boto3", "gs": "google.cloud.storage", "gcs": "google.cloud.storage"}.get(storage.scheme)
+    try:
+        if client is not None:
+            importlib.import_module(client)
+    except ImportError as error:
+        package = str(client).replace(".", "-")
+        raise UserError(
+            f"MLflow needs {package} to keep files in {storage}; pip install {package}, "
+            "or name an MLflow server with --tracking-uri"
+        ) from error
+    if storage.query:
+        raise UserError(
+            f"MLflow cannot read the options in {storage}; set AWS_ENDPOINT_URL and AWS_DEFAULT_REGION in their place, "
+            "or name an MLflow server with --tracking-uri"
+        )
+    return storage.join("mlartifacts")
 
 
 def _quieten() -> None:
@@ -162,7 +173,7 @@ def _check_database(uri: str) -> None:
         engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
         sqlalchemy.inspect(engine).get_table_names()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
-        reason = _first_line(error)
+        reason = _first_line(error).replace(uri, shown)
         raise TrackingError(f"cannot open database {shown}: {reason}; correct the folder or --tracking-uri") from error
 
 

@@ -171,6 +171,12 @@ class Tracker:
                 self._client.set_terminated(run_id, _RUN_STATUS[result.status], int(1000 * result.ended))
         return run_id
 
+    def log_files(self, run_id: str, contents: Mapping[str, bytes]) -> None:
+        """Log files to a run, in place of older ones of the same names."""
+        with tempfile.TemporaryDirectory() as folder, self._store.reported():
+            files.write_files(Path(folder), contents)
+            self._client.log_artifacts(run_id, folder)
+
     def register_champion(self, parent: str, run_id: str) -> int:
         """Make a trial's model the newest version of ``altermoma-<dataset>-<model>`` and its champion."""
         from mlflow.exceptions import MlflowException

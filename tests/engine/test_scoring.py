@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from altermoma_ray.data.nuscenes import NuScenesDataset, collate
-from altermoma_ray.engine.indicators import MODALITIES, ScoringJob, backward_passes, load_indicators
+from altermoma_ray.engine.indicators import (
+    MODALITIES,
+    MaskRequest,
+    ScoringJob,
+    backward_passes,
+    load_indicators,
+    load_scores,
+    merged,
+    seconds_to_score,
+)
 from altermoma_ray.engine.scoring import Share, score
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.models.fusion import FusionModel
@@ -34,20 +43,30 @@ def relative(first, second):
 
 
 def test_workers_agree_and_each_setting_is_scored_once(source, checkpoint, ray_of_four, tmp_path):
-    found = {}
+    found, scores = {}, {}
     for workers in (1, 2, 4):  # with 4 workers and batches of 2 the masking passes run side by side
         elsewhere = source.model_copy(update={"storage": str(tmp_path / f"workers-{workers}")})
-        work = job(elsewhere, checkpoint)
-        assert score(work, workers=workers) == 2
+        work = job(elsewhere, checkpoint, criteria=("deci", "snip"))
+        assert score([work], workers=workers) == 4
         found[workers] = [load_indicators(work, setting) for setting in SETTINGS]
+        scores[workers] = load_scores(work, "snip")
         files = sorted(file.name for file in work.folder().children())
-        assert files == ["deci.safetensors", "reri-B1-lr0.001.safetensors", "reri-B2-lr0.001.safetensors"]
+        assert files == [
+            "deci.safetensors",
+            "reri-B1-lr0.001.safetensors",
+            "reri-B2-lr0.001.safetensors",
+            "scores-snip.safetensors",
+        ]
+        assert seconds_to_score(work) > 0
         written = [file.read_bytes() for file in work.folder().children()]
-        assert score(work, workers=workers) == 0
+        assert score([work], workers=workers) == 0
         assert [file.read_bytes() for file in work.folder().children()] == written
     for workers in (2, 4):
         for one, several in zip(found[1], found[workers], strict=True):
             assert relative(several, one) < 1e-4
+        for name, tensor in scores[1].items():  # SNIP is DeCI before it is normalised
+            assert torch.allclose(scores[workers][name], tensor, rtol=1e-4, atol=1e-4 * float(tensor.max()))
+            assert torch.allclose(found[1][0].contribution[name], tensor, rtol=1e-4, atol=1e-6 * float(tensor.max()))
     for setting, scored in zip(SETTINGS, found[1], strict=True):
         assert relative(scored, unsharded(job(source, checkpoint), setting)) < 1e-4
 
@@ -68,8 +87,11 @@ def _unsharded(work, setting):
     dataset = NuScenesDataset(
         work.source.index(), work.source.training_rows(), model.config.inputs, augment=False, seed=work.seed
     )
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(work.seed)).tolist()
-    batches = [collate([dataset[i] for i in order[start : start + 2]]) for start in (0, 2, 4, 6)]
+    batches = []
+    for stream in (0, 1):  # D, then the reactivation batches
+        generator = torch.Generator().manual_seed(work.seed + (stream << 32))
+        order = torch.randperm(len(dataset), generator=generator).tolist()
+        batches += [collate([dataset[i] for i in order[start : start + 2]]) for start in (0, 2)]
 
     def loss(batch, masked):
         for sample in (batch.samples(0, 1), batch.samples(1, 2)):
@@ -101,9 +123,22 @@ def test_indicators_are_kept_apart_by_everything_they_depend_on(source, checkpoi
         {"batch_size": 4},
         {"micro_batch_size": 2},
         {"checkpoint_hash": "other"},
+        {"norms": "batch"},
     ):
         assert job(source, checkpoint).model_copy(update=change).folder() != base
     assert job(source, checkpoint, SETTINGS[:1]).folder() == base
+
+
+def test_jobs_of_one_folder_are_merged_and_want_nothing_twice(source, checkpoint):
+    first = job(source, checkpoint, SETTINGS[:1], criteria=("snip",))
+    request = MaskRequest(criterion="synflow", sparsity=0.9)
+    second = job(source, checkpoint, SETTINGS, criteria=("magnitude", "snip"), masks=(request,))
+    other = job(source, checkpoint, SETTINGS[:1], seed=4)
+    together, apart = merged([first, second, other, second])
+    assert together.settings == SETTINGS
+    assert together.criteria == ("snip", "magnitude")
+    assert together.masks == (request,)
+    assert apart == other
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])

@@ -30,18 +30,21 @@ def test_every_draw_meets_the_total_sparsity(seed, sparsity):
     assert abs(removed - sparsity * sum(SIZES.values())) <= 1
 
 
-def test_beta_zero_is_reachable():
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    study = optuna.create_study(sampler=sampler)
-    betas = [SearchSpace().suggest(study.ask(), SIZES, 0.9).beta for _ in range(30)]
-    assert 0.0 in betas
-    assert max(betas) > 0
+def test_every_criterion_is_reachable_and_reads_only_what_it_needs():
+    space = SearchSpace()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [space.suggest(study.ask(), SIZES, 0.9) for _ in range(60)]
+    assert {setting.criterion for setting in drawn} == set(space.criteria)
+    for setting in drawn:
+        assert (setting.reactivation in space.reactivations()) == (setting.criterion == "altermoma")
+        assert setting.beta == 0 or setting.criterion == "altermoma"
 
 
 def test_published_setting_is_the_paper_s():
     space = SearchSpace()
     setting = space.setting(space.published(0.9), SIZES, 0.9)
-    assert (setting.scope, setting.alpha, setting.beta, setting.schedule) == ("global", 1.0, 1.0, "one-shot")
+    assert (setting.criterion, setting.scope, setting.schedule) == ("altermoma", "global", "one-shot")
+    assert (setting.alpha, setting.beta) == (1.0, 1.0)
     assert setting.reactivation_learning_rate == 1e-4
     assert setting.ratios is None
 
@@ -52,6 +55,7 @@ def test_published_setting_is_the_paper_s():
         ({"beta": (1.0, 0.5)}, r"`low <= high` must hold for beta"),
         ({"sparsity": (0.5, 1.0)}, r"`0 <= sparsity < 1` must hold"),
         ({"beta": (-1.0, 0.5)}, r"`beta >= 0` must hold"),
+        ({"criteria": ("snap",)}, r"`criteria` must be out of altermoma, .* but got 'snap'"),
         ({"rungs": (0.5, 0.4)}, r"`rungs` must rise inside"),
         ({"rungs": (0.1,)}, r"`pruning_phase <= rungs\[0\]` must hold"),
     ],
@@ -61,17 +65,20 @@ def test_a_space_is_checked_when_it_is_made(fields, message):
         SearchSpace(**fields)
 
 
-def test_ratios_outside_their_range_are_refused():
-    with pytest.raises(ValueError, match=r"`0 <= ratio < 1` must hold, but camera got 1.0"):
-        PruningSetting(
-            scope="group",
-            sparsity=0.9,
-            ratios={"camera": 1.0},
-            beta=0,
-            reactivation_steps=4,
-            reactivation_learning_rate=1e-4,
-            learning_rate=1e-3,
-        )
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scope": "group", "ratios": {"camera": 1.0}}, r"`0 <= ratio < 1` must hold, but camera got 1.0"),
+        ({"scope": "group"}, r"`ratios` go with scope 'group' only"),
+        ({"criterion": "snap"}, r"`criterion` must be one of altermoma, .*, but got 'snap'"),
+        ({"criterion": "unpruned"}, r"the unpruned model has sparsity 0, but got 0.9"),
+        ({"beta": 0.5}, r"beta=0.5 needs `reactivation_steps` and `reactivation_learning_rate`"),
+        ({"criterion": "synflow", "schedule": "cubic"}, r"synflow brings its own schedule, but got 'cubic'"),
+    ],
+)
+def test_a_setting_is_checked_when_it_is_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PruningSetting(**{"scope": "global", "sparsity": 0.9, "learning_rate": 1e-3, **fields})
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,22 @@ def test_scores_are_eqs_11_to_13(alpha, beta):
         torch.testing.assert_close(scores[name].double(), value, rtol=1e-6, atol=1e-9)
 
 
+def test_layer_normalisation_is_the_same_within_each_layer():
+    indicators = make_indicators()
+    scores = altereva(indicators, GROUPS, alpha=0.5, beta=2.0, normalisation="layer")
+    for group, names in GROUPS.items():
+        for name in names:
+            deci = indicators.contribution[name].double()
+            passes = [weights[name].double() for masked, weights in indicators.redundancy.items() if masked != group]
+            shares = sum(weights / weights.sum() for weights in passes) / len(passes)
+            torch.testing.assert_close(scores[name].double(), 0.5 * deci / deci.sum() - 2 * shares, rtol=0, atol=1e-6)
+
+
+def test_unknown_normalisation_is_named():
+    with pytest.raises(ValueError, match="normalisation is one of group, layer, but got 'channel'"):
+        altereva(make_indicators(), GROUPS, normalisation="channel")
+
+
 def test_beta_zero_needs_no_redundancy_and_ranks_by_contribution():
     found = make_indicators()
     scores = altereva(Indicators(contribution=found.contribution, redundancy={}), GROUPS, beta=0)

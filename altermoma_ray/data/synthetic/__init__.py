@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from altermoma_ray.data.synthetic.generate import generate, matches
+from altermoma_ray.data.synthetic.upload import provide
 
-__all__ = ["generate", "matches"]
+__all__ = ["generate", "matches", "provide"]

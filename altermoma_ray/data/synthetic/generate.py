@@ -18,6 +18,7 @@ from altermoma_ray.cli import console
 from altermoma_ray.data.synthetic import rig, tables, town
 from altermoma_ray.data.synthetic.scene import Parameters, write_scene
 from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
 
 GENERATOR_VERSION = 1
 """Raised whenever the same parameters would give other files."""
@@ -77,11 +78,16 @@ def generate(
         shutil.rmtree(partial_folder, ignore_errors=True)
 
 
-def matches(out: Path, scenes: int | None = None, seed: int = 0) -> bool:
-    """Whether the folder holds what ``generate(out, scenes=scenes, seed=seed)`` would write."""
+def matches(out: Location | Path, scenes: int | None = None, seed: int = 0) -> bool:
+    """Whether the folder holds what ``generate(out, scenes=scenes, seed=seed)`` would write.
+
+    Raises:
+        UserError: the location cannot be read.
+    """
+    folder = out if isinstance(out, Location) else Location.parse(out)
     try:
-        found = json.loads((Path(out) / CARD).read_text())
-    except (OSError, ValueError):
+        found = json.loads(folder.join(CARD).read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return False
     return bool(found == _card(_parameters(scenes, seed, 2, 2, 400, 480)))
 

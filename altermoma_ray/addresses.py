@@ -1,0 +1,44 @@
+"""Addresses (URIs) as they may be printed, stored and logged: without the secrets that somebody wrote into them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+_SECRET_OPTION = re.compile(r"^[^=]*(pass|pwd|secret|token|key|user|sig)|@|(pwd|password)=", re.IGNORECASE)
+"""An option of an address (``name=value``) that says who somebody is."""
+
+_IN_TEXT = re.compile(r"""(\S+://\S*?)(['"`,;:.)]*)(?=\s|$)""")
+
+
+def without_credentials(address: str) -> str:
+    """The address without user name, password and options that carry them; text that is no URI stays as it is.
+
+    >>> without_credentials("https://me:secret@tracking.example:5000/mlflow")
+    'https://tracking.example:5000/mlflow'
+    >>> without_credentials("postgresql://database/runs?sslmode=require&password=secret")
+    'postgresql://database/runs?sslmode=require'
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return address
+    place, _, query = rest.partition("?")
+    authority, slash, path = place.partition("/")
+    port = authority.rpartition("]")[2].partition(":")[2]
+    if "@" in authority:
+        place = authority.rpartition("@")[2] + slash + path
+    elif ":" in authority and "@" in path:  # a secret with a slash in it, as AWS makes them
+        place = path.rpartition("@")[2]
+    elif port and not port.isdecimal():
+        place = "..."
+    options = [option for option in query.split("&") if option and not _SECRET_OPTION.search(unquote(option))]
+    return f"{scheme}://{place}{'?' if options else ''}{'&'.join(options)}"
+
+
+def redacted(text: str) -> str:
+    """A text whose addresses hold no credentials.
+
+    >>> redacted("unrecognized arguments: --uri http://me:secret@host")
+    'unrecognized arguments: --uri http://host'
+    """
+    return _IN_TEXT.sub(lambda found: without_credentials(found[1]) + found[2], text)

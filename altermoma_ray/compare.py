@@ -1,0 +1,120 @@
+"""``python -m altermoma_ray.compare nusc``: criteria side by side, or one criterion with its parts varied."""
+
+from __future__ import annotations
+
+import argparse
+from typing import get_args
+
+from altermoma_ray.cli import (
+    Parser,
+    add_data_options,
+    add_plan_options,
+    add_worker_options,
+    console,
+    listed,
+    positive,
+    positive_int,
+    ratio,
+    run,
+)
+from altermoma_ray.engine.comparison import (
+    ablation_settings,
+    champion_setting,
+    criteria_settings,
+    grid,
+    published_parts,
+)
+from altermoma_ray.engine.dataset import find_data, prepare_data
+from altermoma_ray.engine.plan import Ablation, SearchPlan, plan_search, resume_search
+from altermoma_ray.engine.search import run_search
+from altermoma_ray.engine.space import load_space
+from altermoma_ray.engine.workers import check_cluster
+from altermoma_ray.pruning.criteria import CRITERIA
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.comparison_report import ablation_report, comparison_report, write_report
+from altermoma_ray.tracking.tracker import Tracker
+
+
+def main() -> None:
+    """Parse, plan the grid, run it, write the tables."""
+    options = _parser().parse_args()
+    storage = Location.parse(options.storage)
+    check_cluster()
+    if options.resume:
+        plan = resume_search(storage, options.name, compares=True)
+        tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
+    else:
+        plan = _plan(options, storage)
+        tracker = Tracker.open(options.tracking_uri, storage)
+        tracker.check_free(plan.name)
+    prepare_data(plan.source)
+    outcome = run_search(plan, tracker, resume=options.resume)
+    if plan.ablation:
+        report = ablation_report(outcome.results, outcome.reference, published_parts(plan.space))
+    else:
+        report = comparison_report(outcome.results, outcome.reference)
+    write_report(report, plan.folder.join("comparison"))
+    tracker.log_files(outcome.run_id, report.files)
+    print(report.text)
+    console.print(f"[bold]written[/] {plan.folder.join('comparison')}")
+
+
+def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
+    space = load_space(options.dataset, options.space)
+    if options.ablate:
+        settings = {"": ablation_settings(space, options.ablate, options.sparsities)}
+    else:
+        settings = {"": criteria_settings(space, options.criteria, options.sparsities)}
+    for name in options.search:
+        settings[f"search {name}"] = [champion_setting(SearchPlan.load(storage, name))]
+    tasks = grid(
+        settings,
+        seeds=range(options.seed, options.seed + options.seeds),
+        budgets=options.budget or [space.fine_tune_epochs],
+    )
+    source = find_data(options.dataset, options.dataroot, options.version, options.storage)
+    return plan_search(
+        name=options.name,
+        dataset=options.dataset,
+        source=source.model_copy(update={"validation_part": "reporting"}),
+        synthetic=options.dataroot is None,
+        model=options.model,
+        checkpoint=options.checkpoint,
+        space=space,
+        objective="map",
+        sparsity=max(options.sparsities),
+        trials=len(tasks),
+        seed=options.seed,
+        workers=options.workers or 1,
+        gpus_per_worker=options.gpus_per_worker,
+        tracking_uri=options.tracking_uri,
+        grid=tasks,
+        ablation=options.ablate,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="altermoma_ray.compare", description=__doc__)
+    add_data_options(parser)
+    add_plan_options(parser, "comparison")
+    add_worker_options(parser, workers_help="Ray Train workers of each trial (default: 1, in a reused process)")
+    parser.add_argument("--criteria", type=listed(str), default=list(CRITERIA), help="which, by commas (default: all)")
+    parser.add_argument(
+        "--sparsities",
+        type=listed(ratio),
+        default=[0.8, 0.85, 0.9, 0.95],
+        help="(default: 0.8,0.85,0.9,0.95)",
+    )
+    parser.add_argument("--seeds", type=positive_int, default=3, help="how many (default: 3)")
+    parser.add_argument(
+        "--budget", type=listed(positive), help="epochs of fine-tuning, one or several by commas (default: the space's)"
+    )
+    parser.add_argument("--ablate", choices=get_args(Ablation), help="vary a part of AlterMOMA, not the criterion")
+    parser.add_argument(
+        "--search", type=listed(str), default=[], metavar="NAME", help="also compare the best trial of these searches"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,78 @@
+"""What SynFlow sends through a fusion model: inputs of ones (Tanaka et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.models.fusion import FusionModel
+
+_CHOICES = frozenset({"query_labels", "query_heatmap_score"})
+"""Outputs that say which proposals were chosen: no flow runs to them."""
+
+
+def flow_of(model: FusionModel, batch: Batch) -> Callable[[nn.Module], Tensor]:
+    """The sum of a fusion model's outputs when every branch sees ones.
+
+    Pictures are ones, and so are the depth pictures that the view transform paints from points. The LiDAR branch sees
+    ones on the occupied voxels of the batch's first sample: a dense grid of a published model has more voxels than fit
+    memory, and a submanifold convolution is meant for few. An output counts by its mean over cells or proposals, summed
+    over channels, or else the thousands of cells of the heat map would leave nothing to the proposals.
+
+    Args:
+        model: whose flow it is.
+        batch: geometry and occupied voxels come from its first sample, nothing else is read.
+
+    Returns:
+        A function of the model, or of a copy of it on any device and in any type; it gives a scalar.
+    """
+    sample = batch.samples(0, 1)
+
+    def flow(network: nn.Module) -> Tensor:
+        assert isinstance(network, type(model))
+        with _ones_enter(network):
+            outputs = network(_converted(sample, next(network.parameters())))
+        return torch.stack(
+            [value.flatten(2).mean(2).sum() for name, value in outputs.items() if name not in _CHOICES]
+        ).sum()
+
+    return flow
+
+
+@contextmanager
+def _ones_enter(model: FusionModel) -> Iterator[None]:
+    """Ones in place of whatever enters the three networks that see data."""
+    camera, lidar = model.encoders["camera"], model.encoders["lidar"]
+    entrances = (camera.backbone, camera.view_transform.depth_net, lidar.backbone)
+    handles = [entrance.register_forward_pre_hook(_first_of_ones) for entrance in entrances]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_of_ones(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (torch.ones_like(inputs[0]), *inputs[1:])
+
+
+def _converted(batch: Batch, like: Tensor) -> Batch:
+    """A batch whose decimal numbers have another tensor's type, all on its device."""
+
+    def convert(value: Tensor) -> Tensor:
+        return value.to(like) if value.is_floating_point() else value.to(like.device)
+
+    changed = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor):
+            changed[field.name] = convert(value)
+        elif field.name != "tokens":
+            changed[field.name] = [convert(item) for item in value]
+    return replace(batch, **changed)

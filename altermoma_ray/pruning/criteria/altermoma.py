@@ -1,0 +1,75 @@
+"""AlterMOMA: contribution less redundancy (Sun et al., NeurIPS 2024, arXiv 2409.17728, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.altereva import Normalisation, altereva
+from altermoma_ray.pruning.criteria.criterion import ScoreCriterion
+from altermoma_ray.pruning.criteria.problem import Problem
+from altermoma_ray.pruning.gradients import Weights
+from altermoma_ray.pruning.indicators import Indicators, Reactivation, contribution, redundancy
+
+REACTIVATION = Reactivation(steps=8, learning_rate=1e-4)
+"""The learning rate is the paper's; it does not tell its B."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlterMOMA(ScoreCriterion):
+    """AlterEva's scores. With ``beta=0`` DeCI decides alone, with ``alpha=0`` ReRI does.
+
+    Attributes:
+        alpha: α, weight of the contribution.
+        beta: β, weight of the redundancy; with 0 nothing is masked or reactivated.
+        reactivation: how long and how fast the masked model trains.
+        normalisation: what each indicator's values are shares of, the sum over its parameter group (the paper's) or
+            over its layer.
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    reactivation: Reactivation = REACTIVATION
+    normalisation: Normalisation = "group"
+
+    def scores(self, problem: Problem) -> Weights:
+        """AlterEva's scores of fresh indicators."""
+        return self.combine(self.indicators(problem), problem.groups)
+
+    def indicators(self, problem: Problem) -> Indicators:
+        """DeCI, and ReRI with each modality masked in turn if β is not 0.
+
+        Raises:
+            UserError: β is not 0 and a modality is no parameter group of the problem.
+        """
+        found = Indicators(
+            contribution=contribution(
+                problem.model, problem.names, problem.loss, problem.batches, reduce=problem.reduce, norms=problem.norms
+            ),
+            redundancy={},
+        )
+        if self.beta == 0:
+            return found
+        for masked in problem.modalities:
+            if masked not in problem.groups:
+                raise UserError(
+                    f"modality '{masked}' must be a parameter group to be masked, but the groups are "
+                    f"{', '.join(problem.groups)}: name the problem's modalities"
+                )
+            found.redundancy[masked] = redundancy(
+                problem.model,
+                [name for group, names in problem.groups.items() if group != masked for name in names],
+                problem.loss,
+                masked,
+                problem.batches,
+                problem.training(self.reactivation.steps),
+                [self.reactivation],
+                reduce=problem.reduce,
+                norms=problem.norms,
+            )[self.reactivation]
+        return found
+
+    def combine(self, indicators: Indicators, groups: Mapping[str, Sequence[str]]) -> Weights:
+        """AlterEva's scores of indicators that are there already."""
+        return altereva(indicators, groups, alpha=self.alpha, beta=self.beta, normalisation=self.normalisation)

@@ -1,0 +1,60 @@
+"""What is scored: the same for every criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.gradients import LossFunction, NormMode, Reduce, single_worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A model at θ_init, its task, its data, and the workers that share the work.
+
+    A criterion reads what it needs of it and leaves the model exactly as it was found: parameters, gradients, buffers
+    and flags, also when it raises an error.
+
+    Attributes:
+        model: at θ_init.
+        groups: prunable weight names by parameter group.
+        loss: see :data:`LossFunction`; shares, parts and workers as in :mod:`altermoma_ray.pruning.gradients`.
+        batches: D, this worker's share of the batches whose gradients are averaged.
+        training_batches: one a step, for reactivation, inner steps and the rounds of IMP; begun anew when too few.
+        flow: sum of a model's outputs for an all-ones input to every branch, in the type of the model's parameters
+            (SynFlow); None if there is none.
+        modalities: those that the loss can mask, in the order in which Algorithm 1 of AlterMOMA does.
+        norms: normalisation while the model is scored; see :data:`NormMode`.
+        reduce: see :data:`Reduce`.
+        seed: of the criteria that draw at random.
+    """
+
+    model: nn.Module
+    groups: Mapping[str, Sequence[str]]
+    loss: LossFunction
+    batches: Sequence[Any]
+    training_batches: Sequence[Any] = ()
+    flow: Callable[[nn.Module], Tensor] | None = None
+    modalities: Sequence[str] = ("lidar", "camera")
+    norms: NormMode = "running"
+    reduce: Reduce = single_worker
+    seed: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The prunable weights, in the groups' order."""
+        return [name for names in self.groups.values() for name in names]
+
+    def training(self, steps: int) -> list[Any]:
+        """Training batches for so many steps, from the first on.
+
+        Raises:
+            UserError: there is none.
+        """
+        if len(self.training_batches) == 0:
+            raise UserError(f"{steps} training steps need training batches, but the problem has none: give one a step")
+        return [self.training_batches[step % len(self.training_batches)] for step in range(steps)]

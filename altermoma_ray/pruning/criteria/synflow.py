@@ -1,0 +1,95 @@
+"""SynFlow: iterative pruning that conserves the flow through a network, without data.
+
+Tanaka et al., *Pruning neural networks without any data by iteratively conserving synaptic flow*, NeurIPS 2020.
+
+Notation::
+
+    R     = 1ᵀ ∏ |θ| 1, the sum of the outputs of the network of magnitudes for inputs of ones       Eq. 3
+    score = |θ ∂R/∂θ|, of the network that is left; each round prunes a little more (Algorithm 1)
+
+Flow is conserved over layers: what the scores of a layer sum to does not depend on how large it is, so weights of a
+layer that has few left score high, and no layer that all paths cross is emptied before the others. One-shot pruning
+would not do that, hence the many rounds. How trained norms, attention and so on fit in is the subject of
+:mod:`altermoma_ray.pruning.criteria.linear_flow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.criteria.criterion import Criterion
+from altermoma_ray.pruning.criteria.linear_flow import LinearFlow, linear_copy
+from altermoma_ray.pruning.criteria.problem import Problem
+from altermoma_ray.pruning.gradients import Weights, parameters_named
+from altermoma_ray.pruning.masks import Masks
+from altermoma_ray.pruning.schedules import Schedule
+from altermoma_ray.pruning.targets import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynFlow(Criterion):
+    """Rounds of scoring by flow and pruning, on an exponential schedule.
+
+    All is computed on a copy in float64. Workers do not share the work: each computes the same, so that they must be
+    given the same flow.
+
+    Attributes:
+        rounds: how many times weights are removed.
+        balanced: whether parallel branches are weighed by their normalisations; without, the deepest branch of a fusion
+            model takes all the flow, and the others are emptied.
+    """
+
+    rounds: int = 100
+    balanced: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UserError(f"SynFlow needs rounds >= 1, but got rounds={self.rounds}")
+
+    def masks(self, problem: Problem, target: Target) -> Masks:
+        """The masks after the last round.
+
+        Raises:
+            UserError: the problem has no flow.
+            FloatingPointError: the flow is not finite, or zero; the message names the round.
+        """
+        if problem.flow is None:
+            raise UserError("SynFlow needs the problem's flow: a function of the model that sums its outputs for ones")
+        model = linear_copy(problem.model)
+        weights = parameters_named(model, problem.names)
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
+        for number, goal in enumerate(target.rising(Schedule(kind="exponential", rounds=self.rounds)), start=1):
+            scores = self._scores(model, weights, problem.flow, number)
+            # What was pruned before has no flow, as may have what is left, but goes first.
+            masks = goal.masks({name: score.masked_fill(~masks[name], -1) for name, score in scores.items()})
+            for name, weight in weights.items():
+                weight.detach().masked_fill_(~masks[name], 0)
+        devices = {name: weight.device for name, weight in parameters_named(problem.model, problem.names).items()}
+        return Masks({name: mask.to(devices[name]) for name, mask in masks.items()}, masks.floored)
+
+    def _scores(
+        self, model: nn.Module, weights: dict[str, nn.Parameter], flow: Callable[[nn.Module], Tensor], number: int
+    ) -> Weights:
+        """``|θ ∂R/∂θ|``; zero for weights on no path."""
+        place = f"in round {number} of {self.rounds}"
+        remedy = "let the problem's flow take inputs of another size, which changes no order"
+        with torch.enable_grad(), LinearFlow(balanced=self.balanced):
+            total = flow(model)
+            value = float(total.detach())
+            if not isfinite(value) or value == 0:
+                raise FloatingPointError(f"the synaptic flow is {value} {place}: {remedy}")
+            gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True, materialize_grads=True)
+        scores: Weights = {}
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            scores[name] = (weight.detach() * gradient).abs_()
+            if not bool(torch.isfinite(scores[name]).all()):
+                raise FloatingPointError(f"the synaptic flow through '{name}' is not finite {place}: {remedy}")
+        return scores

@@ -1,0 +1,237 @@
+"""Gradients of a loss over batches and workers, taken from a model that is left as it was found.
+
+Workers: all hold the same model and are given as many batches as there are in all, of which each computes a share. The
+shares of one training batch must sum to its mean loss; those of scoring batches as a whole to the sum of their losses,
+whoever computes which. Gradients are summed over the workers in float64, once per quantity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.errors import UserError
+
+Weights = dict[str, Tensor]
+"""Tensors keyed by parameter name."""
+
+LossFunction = Callable[[Any, frozenset[str]], "Tensor | Iterable[Tensor] | None"]
+"""``loss(batch, masked)``: this worker's share of a batch's mean loss under masked modalities; None if it has none.
+
+A share is one scalar, or several that are computed one after another (a generator over parts of the batch: each is
+back-propagated before the next is asked for). The sum of all workers' shares is the batch's mean loss. A detector's
+loss has discrete choices in it, so the last bit of a sum can turn one of them: where parts are the same samples on any
+number of workers, indicators are the same too, since parts are summed in float64.
+"""
+
+Reduce = Callable[[list[Tensor]], None]
+"""Replaces each tensor, in place, by its sum over the workers."""
+
+NormMode = Literal["running", "batch"]
+"""What normalisation layers that keep running statistics use while a model is scored: those, or the batch's own."""
+
+
+def single_worker(tensors: list[Tensor]) -> None:
+    """The reduction of one worker: nothing to sum."""
+
+
+def adam_steps(
+    model: nn.Module,
+    trained: Mapping[str, nn.Parameter],
+    loss: LossFunction,
+    mask: frozenset[str],
+    batches: Iterable[Any],
+    learning_rate: float,
+    reduce: Reduce,
+    *,
+    phase: str = "reactivation",
+) -> Iterator[int]:
+    """Train with Adam (Kingma & Ba 2015), one step a batch; yields the number of steps done.
+
+    Raises:
+        FloatingPointError: a loss or a gradient is not finite; the message names ``phase`` and step.
+    """
+    optimizer = torch.optim.Adam(trained.values(), lr=learning_rate, foreach=True)
+    gradients = GradientBuffer(model, trained, losses=1)
+    for step, batch in enumerate(batches, start=1):
+        gradients.clear()
+        with gradients.collecting():
+            gradients.add(loss(batch, mask))
+            gradients.sum_over_workers(reduce, [f"{phase} step {step} (learning rate {learning_rate})"], mask)
+            optimizer.step()
+        yield step
+
+
+def mean_gradient(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    loss: LossFunction,
+    mask: frozenset[str],
+    batches: Sequence[Any],
+    reduce: Reduce,
+) -> Weights:
+    """Gradient of the mean loss over ``batches``, summed over the workers.
+
+    Raises:
+        UserError: there is no batch.
+        FloatingPointError: a loss or a gradient is not finite; raised on all workers.
+    """
+    if len(batches) == 0:
+        raise UserError("scoring needs at least one batch, but got none")
+    gradients = GradientBuffer(model, parameters, losses=len(batches))
+    with gradients.collecting():
+        for index, batch in enumerate(batches):
+            gradients.add(loss(batch, mask), index)
+    places = [f"scoring batch {number} of {len(batches)}" for number in range(1, len(batches) + 1)]
+    gradients.sum_over_workers(reduce, places, mask, divisor=len(batches))
+    return gradients.views
+
+
+class GradientBuffer:
+    """Gradients laid side by side in one buffer, so that one call sums them over the workers.
+
+    While collecting, each parameter's ``grad`` is a view of the buffer, into which autograd adds in place, and a
+    parameter that a worker's loss does not reach has a gradient of zero there. What each part of the loss leaves is
+    added to a total in float64, so that the order of summation is lost in rounding. The losses lie in the same buffer,
+    so that all workers learn of a failure in the same reduction.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], losses: int) -> None:
+        self.parameters = parameters
+        self.all_parameters = list(model.parameters())
+        self.buffers: list[Tensor] = []  # one for each device and type, which is one in nearly every model
+        self.totals: list[Tensor] = []
+        self.views: Weights = {}
+        kinds: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+        for name, parameter in parameters.items():
+            kinds.setdefault((parameter.device, parameter.dtype), []).append(name)
+        for (device, dtype), names in kinds.items():
+            sizes = [parameters[name].numel() for name in names]
+            buffer = torch.zeros(sum(sizes) + losses, device=device, dtype=dtype)
+            *pieces, self.losses = buffer.split_with_sizes([*sizes, losses])
+            self.views.update(
+                {name: piece.view_as(parameters[name]) for name, piece in zip(names, pieces, strict=True)}
+            )
+            self.buffers.append(buffer)
+            self.totals.append(torch.zeros_like(buffer, dtype=torch.float64))
+
+    def clear(self) -> None:
+        for tensor in (*self.buffers, *self.totals):
+            tensor.zero_()
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Only these parameters require gradients, and collect them here; flags and gradients are restored."""
+        found = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self.all_parameters]
+        try:
+            for parameter, _, _ in found:
+                parameter.requires_grad_(False)
+            for name, parameter in self.parameters.items():
+                parameter.requires_grad_(True)
+                parameter.grad = self.views[name]
+            with torch.enable_grad():
+                yield
+        finally:
+            for parameter, flag, gradient in found:
+                parameter.requires_grad_(flag)
+                parameter.grad = gradient
+
+    def add(self, share: Tensor | Iterable[Tensor] | None, index: int = 0) -> None:
+        """Back-propagate a worker's share of one batch's loss."""
+        if share is None:
+            return
+        for part in (share,) if isinstance(share, Tensor) else share:
+            self.losses[index] = part.detach()
+            part.backward()
+            for total, buffer in zip(self.totals, self.buffers, strict=True):
+                total.add_(buffer)
+                buffer.zero_()
+
+    def sum_over_workers(
+        self, reduce: Reduce, places: Sequence[str], mask: frozenset[str], *, divisor: int = 1
+    ) -> None:
+        """Reduce the totals into the buffers, then check them: ``places`` says in an error where a loss was taken."""
+        reduce(self.totals)
+        for total, buffer in zip(self.totals, self.buffers, strict=True):
+            buffer.copy_(total.div_(divisor))
+        if all(bool(torch.isfinite(buffer).all()) for buffer in self.buffers):
+            return
+        state = f"with {', '.join(sorted(mask))} masked" if mask else "of the intact model"
+        for place, loss in zip(places, self.losses.tolist(), strict=True):
+            if not isfinite(loss):
+                raise FloatingPointError(f"the loss {state} is {loss} at {place}")
+        broken = next(name for name, view in self.views.items() if not bool(torch.isfinite(view).all()))
+        raise FloatingPointError(f"the gradient of '{broken}' {state} is not finite at {' or '.join(places)}")
+
+
+@contextmanager
+def evaluation(model: nn.Module, norms: NormMode = "running") -> Iterator[None]:
+    """Evaluation mode: no dropout, and normalisation as ``norms`` says. Modes and buffers are restored.
+
+    With ``norms="batch"`` the statistics are those of one call of the model: results are then the same on any number of
+    workers only if the parts that each call sees are.
+
+    Raises:
+        UserError: ``norms`` is unknown.
+    """
+    if norms not in get_args(NormMode):
+        raise UserError(f"norms is one of {', '.join(get_args(NormMode))}, but got norms='{norms}'")
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        model.eval()
+        if norms == "batch":
+            for module in model.modules():
+                if getattr(module, "running_mean", None) is not None:
+                    module.training = True
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, name, buffer, initial in buffers:
+            setattr(module, name, buffer.copy_(initial))
+
+
+@contextmanager
+def initial_parameters_kept(model: nn.Module) -> Iterator[None]:
+    """Restore all parameters, bit for bit (θ ← θ_init), and the gradients found on them, which are away meanwhile."""
+    parameters = list(model.parameters())
+    found = [(parameter.detach().clone(), parameter.grad) for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, (value, gradient) in zip(parameters, found, strict=True):
+                parameter.copy_(value)
+                parameter.grad = gradient
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters that require gradients."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def parameters_named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The named parameters.
+
+    Raises:
+        UserError: there are no names, or one is unknown.
+    """
+    available = dict(model.named_parameters())
+    wanted = list(names)
+    if unknown := [name for name in wanted if name not in available]:
+        raise UserError(f"the model has no parameter '{unknown[0]}': take the names from prunable_weights(model)")
+    if not wanted:
+        raise UserError("there are no weights to score: give the names of prunable_weights(model)")
+    return {name: available[name] for name in wanted}

@@ -1,0 +1,235 @@
+"""Trials compared: means over seeds, differences between settings, and their intervals.
+
+Notation: a figure's values over n seeds are x_1 … x_n, with mean x̄ and standard deviation s (n − 1 degrees of freedom).
+The 95 % interval of the mean is x̄ ± t·s/√n, t being the 0.975 quantile of Student's distribution with n − 1 degrees of
+freedom; one seed has no interval (NaN, printed "–"). Two settings are compared seed by seed, x being the differences:
+what a seed does to both cancels out. Intervals are for one comparison each, not corrected for how many are made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TypeVar
+
+from altermoma_ray.tracking.result import TrialResult
+
+Value = str | float | int | bool | None
+"""Of a trial's parameter."""
+Trials = list[TrialResult]
+Key = TypeVar("Key", bound=Hashable)
+
+CONFIDENCE = 0.95
+UNPRUNED = "unpruned"
+"""The criterion of trials that fine-tune the model as it is."""
+SERIES = ("label", "sparsity", "fine_tune_epochs")
+"""Parameters that tell a comparison's settings apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over seeds; NaN where there are too few."""
+
+    mean: float
+    deviation: float
+    """Standard deviation over seeds."""
+    half_width: float
+    """Of the mean's 95 % interval."""
+    n: int
+    """Seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A mean difference; NaN where there are too few pairs."""
+
+    mean: float
+    half_width: float
+    """Of its 95 % interval."""
+    n: int
+    """Pairs."""
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether the interval holds 0; also where there is no interval, as nothing is known then."""
+        return not abs(self.mean) > self.half_width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The trials of one setting."""
+
+    key: Mapping[str, Value]
+    """The parameters that they share."""
+    trials: int
+    missing: int
+    """How many of them have no result: failed, stopped early, or without a finite mAP."""
+    map: Estimate
+    nds: Estimate
+    sparsity: Mapping[str, float]
+    """Mean share of zero weights: ``total``, and one entry a parameter group."""
+    seconds: float
+    """Mean time to score; NaN where nothing was scored."""
+    to_unpruned: Difference
+    """mAP less that of the unpruned model as it came, which has no seeds."""
+    to_fine_tuned: Difference
+    """mAP less that of the unpruned model after the same fine-tuning, paired by seed."""
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean, standard deviation and 95 % interval.
+
+    >>> found = estimate([0.5, 0.6, 0.7])
+    >>> [round(figure, 3) for figure in (found.mean, found.deviation, found.half_width)]
+    [0.6, 0.1, 0.248]
+    """
+    from scipy import stats
+
+    n = len(values)
+    deviation = stdev(values) if n > 1 else math.nan
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) if n > 1 else math.nan
+    mean = fmean(values) if n else math.nan
+    return Estimate(mean=mean, deviation=deviation, half_width=quantile * deviation / math.sqrt(max(n, 1)), n=n)
+
+
+def by_seed(results: Sequence[TrialResult], metric: str = "map") -> dict[Value, float]:
+    """A metric of the trials that have a result, by seed.
+
+    Raises:
+        ValueError: two of them have the same seed, so they are of different settings.
+    """
+    values: dict[Value, float] = {}
+    for result in filter(has_result, results):
+        seed = result.params.get("seed")
+        if seed in values:
+            raise ValueError(
+                f"the trials of one setting must have different seeds, but got seed {seed} again in trial "
+                f"{result.number}; group by what tells them apart"
+            )
+        values[seed] = result.metrics.get(metric, math.nan)
+    return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+
+def has_result(result: TrialResult) -> bool:
+    """Whether the trial ran to its end; what a stopped one was measured at compares with no final figure."""
+    return result.status == "finished" and math.isfinite(result.metrics.get("map", math.nan))
+
+
+def paired_difference(a: Sequence[TrialResult], b: Sequence[TrialResult], metric: str = "map") -> Difference:
+    """``a`` less ``b``, over the seeds that both have a result of.
+
+    Raises:
+        ValueError: a seed occurs twice in one of them.
+    """
+    ours, theirs = by_seed(a, metric), by_seed(b, metric)
+    found = estimate([value - theirs[seed] for seed, value in ours.items() if seed in theirs])
+    return Difference(mean=found.mean, half_width=found.half_width, n=found.n)
+
+
+def find_best(
+    settings: Mapping[Key, Sequence[TrialResult]], metric: str = "map"
+) -> tuple[Key | None, list[tuple[Key, Difference]]]:
+    """The setting of the highest mean, and the best one's difference to each other that is not distinguishable from it.
+
+    (None, []) when none has a result.
+    """
+    means = {key: fmean(values) for key, results in settings.items() if (values := by_seed(results, metric).values())}
+    if not means:
+        return None, []
+    best = max(means, key=means.__getitem__)
+    differences = {key: paired_difference(settings[best], settings[key], metric) for key in means if key != best}
+    return best, [(key, difference) for key, difference in differences.items() if difference.holds_zero]
+
+
+def grouped(results: Sequence[TrialResult], by: Sequence[str]) -> dict[tuple[Value, ...], Trials]:
+    """Trials by the values of parameters, in the order of their numbers."""
+    groups: dict[tuple[Value, ...], Trials] = {}
+    for result in sorted(results, key=lambda result: result.number):
+        groups.setdefault(tuple(parameter(result, name) for name in by), []).append(result)
+    return groups
+
+
+def parameter(result: TrialResult, name: str) -> Value:
+    """A trial's parameter, None where it has none; its ``label`` is its criterion unless it says another one."""
+    value = result.params.get(name)
+    return result.params.get("criterion") if value is None and name == "label" else value
+
+
+def only_varying(results: Sequence[TrialResult], axes: Sequence[str], base: Mapping[str, Value]) -> Trials:
+    """The trials that agree with ``base`` in all of its parameters but ``axes``, and all unpruned ones."""
+    fixed = {name: value for name, value in base.items() if name not in axes}
+    return [
+        result
+        for result in results
+        if is_unpruned(result) or all(result.params.get(name) == value for name, value in fixed.items())
+    ]
+
+
+def is_unpruned(result: TrialResult) -> bool:
+    """Whether the trial fine-tuned the model as it is."""
+    return result.params.get("criterion") == UNPRUNED
+
+
+def summarise(
+    results: Sequence[TrialResult], reference: Mapping[str, float], by: Sequence[str] = SERIES
+) -> list[Summary]:
+    """One summary for each setting, in the order of the trials.
+
+    Args:
+        results: all trials of a comparison.
+        reference: metrics of the unpruned model as it came.
+        by: parameters that tell settings apart.
+
+    Raises:
+        ValueError: a seed occurs twice in a group; ``by`` leaves out what tells its trials apart.
+    """
+    return [
+        _summary(dict(zip(by, key, strict=True)), trials, same_fine_tuning(results, trials), reference)
+        for key, trials in grouped(results, by).items()
+    ]
+
+
+def same_fine_tuning(results: Sequence[TrialResult], trials: Sequence[TrialResult]) -> Trials:
+    """Those ``results`` that fine-tune the unpruned model for as long as ``trials`` do."""
+    lengths = {trial.params.get("fine_tune_epochs") for trial in trials}
+    return [result for result in results if is_unpruned(result) and result.params.get("fine_tune_epochs") in lengths]
+
+
+def _summary(
+    key: Mapping[str, Value],
+    trials: Sequence[TrialResult],
+    fine_tuned: Sequence[TrialResult],
+    reference: Mapping[str, float],
+) -> Summary:
+    ended = [trial for trial in trials if has_result(trial)]
+    score = estimate(list(by_seed(trials).values()))
+    seconds = [trial.seconds["criterion"] for trial in ended if "criterion" in trial.seconds]
+    groups = dict.fromkeys(group for trial in ended for group in trial.sparsity)
+    unpruned = reference.get("map", math.nan)
+    return Summary(
+        key=key,
+        trials=len(trials),
+        missing=len(trials) - len(ended),
+        map=score,
+        nds=estimate(list(by_seed(trials, "nds").values())),
+        sparsity={group: fmean(trial.sparsity.get(group, math.nan) for trial in ended) for group in groups},
+        seconds=fmean(seconds) if seconds else math.nan,
+        to_unpruned=Difference(mean=score.mean - unpruned, half_width=score.half_width, n=score.n),
+        to_fine_tuned=paired_difference(trials, fine_tuned),
+    )
+
+
+def by_value(groups: Mapping[tuple[Value, ...], Trials]) -> list[tuple[tuple[Value, ...], Trials]]:
+    """Groups by rising values of their parameters, see :func:`ordered`."""
+    return sorted(groups.items(), key=lambda group: [_order(value) for value in group[0]])
+
+
+def ordered(values: Iterable[Value]) -> list[Value]:
+    """Distinct values: None, then numbers rising, then text as it first came."""
+    return sorted(dict.fromkeys(values), key=_order)
+
+
+def _order(value: Value) -> tuple[bool, float]:
+    return isinstance(value, str), 0.0 if isinstance(value, str) else -math.inf if value is None else float(value)

@@ -1,0 +1,1 @@
+"""What is submitted to a Ray cluster: ``python -m jobs.submit search -- nusc --trials 64``."""

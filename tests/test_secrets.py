@@ -1,0 +1,180 @@
+"""Passwords and keys reach neither a line that is printed, nor a plan, nor a run: see ``docs/access.md``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from altermoma_ray import cli
+from altermoma_ray.addresses import redacted, without_credentials
+from altermoma_ray.engine.dataset import find_data
+from altermoma_ray.engine.plan import SHIPPED, plan_search
+from altermoma_ray.engine.search import _params
+from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.store import TrackingError
+from altermoma_ray.tracking.tracker import Tracker
+
+SECRET = "hunter2hunter2"
+
+
+@pytest.fixture
+def dataroot(synthetic_root: Path, tmp_path: Path) -> Path:
+    """A data set of its own."""
+    return Path(shutil.copytree(synthetic_root, tmp_path / "nuscenes"))
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """Runs a command that must fail with one line, and gives all that it printed."""
+
+    def run(command: str, *arguments: object) -> str:
+        line = [command, *map(str, arguments), "--storage", str(tmp_path / "storage")]
+        monkeypatch.setattr(sys, "argv", line[:-2] if "--storage" in line[:-2] else line)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.run(importlib.import_module(f"altermoma_ray.{command}").main)
+        printed = capsys.readouterr()
+        assert stop.value.code == 2, printed.err
+        assert "Traceback" not in printed.err
+        assert printed.err.splitlines()[-1].startswith("error: ")
+        return printed.out + printed.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        (f"http://me:{SECRET}@host:5000/mlflow", "http://host:5000/mlflow"),
+        (f"https://{SECRET}@host", "https://host"),
+        (f"http://me:{SECRET}/and+more@host", "http://host"),
+        (f"http://me:{SECRET}@[::1]:5000", "http://[::1]:5000"),
+        (f"http://me:{SECRET}", "http://..."),
+        (f"s3://AKIA:{SECRET}/x/y@bucket/folder?region=eu-west-1", "s3://bucket/folder?region=eu-west-1"),
+        (f"s3://bucket?secret_key={SECRET}&scheme=http", "s3://bucket?scheme=http"),
+        (f"s3://bucket?endpoint_override=me%3A{SECRET}%40host", "s3://bucket"),
+        (
+            f"postgresql+psycopg2://me:{SECRET}@host/runs?sslmode=require",
+            "postgresql+psycopg2://host/runs?sslmode=require",
+        ),
+        (f"postgresql://host/runs?user=me&password={SECRET}", "postgresql://host/runs"),
+        (f"mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3D{SECRET}", "mssql+pyodbc:///"),
+    ],
+)
+def test_an_address_is_shown_without_credentials(address, shown):
+    assert without_credentials(address) == shown
+    assert redacted(f"cannot open '{address}': no; see {address}") == f"cannot open '{shown}': no; see {shown}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://host:5000/mlflow",
+        "http://[::1]:5000",
+        "sqlite:////folder/with@sign:colon/mlflow.db",
+        "s3://bucket/a@b:c/d?endpoint_override=127.0.0.1:9000&scheme=http",
+        "/local/path@with:signs",
+    ],
+)
+def test_an_address_without_credentials_stays_as_it_is(address):
+    assert without_credentials(address) == address
+
+
+@pytest.mark.parametrize("command", ["search", "train", "index", "leaderboard"])
+@pytest.mark.parametrize("place", [f"s3://AKIAME:{SECRET}@bucket/x", f"s3://bucket/x?secret_key={SECRET}"])
+def test_keys_in_a_storage_address_are_refused_unseen(command, place, answer, dataroot):
+    data = ["nusc", "--dataroot", dataroot] if command != "leaderboard" else []
+    assert answer(command, *data, "--storage", place) == (
+        "error: s3://bucket/x was given with credentials, which would be stored and printed; set them in the "
+        "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://me:{SECRET}@127.0.0.1:1",
+        f"http://me:{SECRET}/x@127.0.0.1:1",
+        f"ftp://me:{SECRET}@127.0.0.1:1",
+        f"postgresql://me:{SECRET}@127.0.0.1:1/runs",
+        f"postgresql://127.0.0.1:1/runs?password={SECRET}",
+        f"mysql+nonsense://me:{SECRET}@127.0.0.1:1/runs",
+    ],
+)
+def test_a_password_in_a_tracking_uri_is_not_printed(uri, answer, dataroot):
+    data = ["nusc", "--dataroot", dataroot, "--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED]
+    for said in (answer("leaderboard", "--tracking-uri", uri), answer("search", *data, "--tracking-uri", uri)):
+        assert SECRET not in said
+        assert "127.0.0.1:1" in said
+
+
+def test_a_mistyped_option_does_not_repeat_a_password(answer):
+    said = answer("search", "nusc", "--traking-uri", f"http://me:{SECRET}@127.0.0.1:5000")
+    assert said == "error: unrecognized arguments: --traking-uri http://127.0.0.1:5000; see --help\n"
+
+
+def test_credentials_reach_neither_the_plan_nor_mlflow(dataroot, tmp_path, monkeypatch, capfd):
+    """A real server, an address with a password, keys in the environment: all that is left behind is searched."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, f"{SECRET}-{name}")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "a"),
+    ]
+    bare = {name: value for name, value in os.environ.items() if SECRET not in value}
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=bare)
+    uri, storage, deadline = f"http://me:{SECRET}@127.0.0.1:{port}", tmp_path / "storage", time.monotonic() + 180
+    try:
+        while True:
+            try:
+                tracker = Tracker.open(uri, Location.parse(storage))
+                break
+            except TrackingError:
+                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+                time.sleep(0.3)
+        plan = plan_search(
+            name="first",
+            dataset="nusc",
+            source=find_data("nusc", str(dataroot), None, str(storage)),
+            synthetic=False,
+            model="bevfusion-mit-toy",
+            checkpoint=str(SHIPPED),
+            space=SearchSpace(),
+            objective="map",
+            sparsity=0.85,
+            trials=1,
+            seed=0,
+            workers=1,
+            gpus_per_worker=0,
+            tracking_uri=uri,
+        )
+        plan.save()
+        parent = tracker.start_search("first", dataset=plan.dataset, model=plan.model, params=_params(plan))
+        tracker.finish_search(parent)
+        assert tracker.leaderboard("first") == []
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert plan.tracking_uri == f"http://127.0.0.1:{port}"
+    printed = "".join(capfd.readouterr())
+    left = {str(file): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} | {"": printed.encode()}
+    assert f"{storage}/searches/first/search.json" in left
+    assert b"altermoma-nuscenes" in left[f"{tmp_path}/server.db"]
+    assert not [name for name, content in left.items() if SECRET.encode() in content]
