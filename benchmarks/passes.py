@@ -22,7 +22,7 @@ class Passes:
     def score(self) -> None:
         """DeCI, and ReRI under both masks."""
         self._worker.contribution()
-        self._worker.redundancy()
+        self._worker.redundancy(self._worker.job.settings)
 
     def bare(self) -> None:
         """The forward-backward passes behind :meth:`score`, gradients of the same parameters, and nothing else."""

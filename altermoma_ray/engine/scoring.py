@@ -9,6 +9,7 @@ With at least twice as many workers as a batch has micro-batches, the two maskin
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -66,11 +67,17 @@ def score(jobs: Sequence[ScoringJob], *, workers: int, gpus_per_worker: float = 
 
 def _score_all(jobs: Sequence[ScoringJob], reporter: Reporter | None = None) -> None:
     for job in jobs:
-        score_worker(job, reporter)
+        # A reactivation that diverges leaves no file. Trials that ask for it try again alone, and fail with the reason.
+        with contextlib.suppress(FloatingPointError):
+            score_worker(job, reporter)
 
 
 def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
-    """Compute this worker's share of what a job wants; rank 0 writes the files."""
+    """Compute this worker's share of what a job wants; rank 0 writes the files.
+
+    Raises:
+        FloatingPointError: a reactivation diverged, with all workers at once; everything else is in storage.
+    """
     rank, _ = rank_and_world()
     folder = job.folder()
     worker = ScoringWorker(job, reporter)
@@ -82,8 +89,13 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
 
     if job.wants_contribution and not folder.join(DECI_FILE).exists():
         save(DECI_FILE, worker.contribution(), clock.lap())
-    if job.settings:
-        reri = worker.redundancy()
+    diverged: list[FloatingPointError] = []
+    for settings in _by_learning_rate(job.settings):
+        try:
+            reri = worker.redundancy(settings)
+        except FloatingPointError as error:
+            diverged.append(error)
+            continue
         seconds = clock.lap() / sum(backward_passes(_alone(job, setting)) for setting in reri)
         for setting, tensors in reri.items():  # settings share passes: each is charged its part
             save(reri_file(setting), tensors, seconds * backward_passes(_alone(job, setting)))
@@ -96,6 +108,16 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
         target = Target(groups=problem.groups, sparsity=request.sparsity, ratios=request.ratios)
         masks = CRITERIA[request.criterion].masks(problem, target)
         save(request.file, masks.to_tensors(), clock.lap())
+    if diverged:
+        raise diverged[0]
+
+
+def _by_learning_rate(settings: Sequence[Reactivation]) -> list[list[Reactivation]]:
+    """Settings that share a trajectory."""
+    found: dict[float, list[Reactivation]] = {}
+    for setting in sorted(settings, key=lambda setting: setting.learning_rate):
+        found.setdefault(setting.learning_rate, []).append(setting)
+    return list(found.values())
 
 
 def _alone(job: ScoringJob, setting: Reactivation) -> ScoringJob:
@@ -172,27 +194,39 @@ class ScoringWorker:
         data = share.of_sum(self.data)
         return contribution(self.model, self.names, self.loss, data, reduce=share.reduce, norms=self.job.norms)
 
-    def redundancy(self) -> dict[Reactivation, dict[str, Tensor]]:
-        """ReRI by setting, keyed ``<masked modality>/<weight>``; complete on rank 0."""
-        share = self._share
-        found: dict[Reactivation, dict[str, Tensor]] = {setting: {} for setting in self.job.settings}
-        for modality in self._passes:
-            result = redundancy(
-                self.model,
-                self.scored(modality),
-                self.loss,
-                modality,
-                share.of_sum(self.data),
-                [share.of_batch(batch) for batch in self.reactivation_data],
-                list(self.job.settings),
-                reduce=share.reduce,
-                norms=self.job.norms,
-            )
-            for setting, weights in result.items():
-                found[setting].update({f"{modality}/{name}": tensor.cpu() for name, tensor in weights.items()})
+    def redundancy(self, settings: Sequence[Reactivation]) -> dict[Reactivation, dict[str, Tensor]]:
+        """ReRI by setting, keyed ``<masked modality>/<weight>``; complete on rank 0.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; raised on all workers.
+        """
+        found: dict[Reactivation, dict[str, Tensor]] = {setting: {} for setting in settings}
+        failure: str | None = None
+        try:
+            for modality in self._passes:
+                for setting, weights in self._redundancy(modality, settings).items():
+                    found[setting].update({f"{modality}/{name}": tensor.cpu() for name, tensor in weights.items()})
+        except FloatingPointError as error:
+            failure = str(error)
         if len(self._passes) < len(MODALITIES):
-            _exchange(found, self._rank, self._world)
+            failure = _exchange(found, failure, self._rank, self._world)
+        if failure is not None:
+            raise FloatingPointError(failure)
         return found
+
+    def _redundancy(self, modality: str, settings: Sequence[Reactivation]) -> dict[Reactivation, Weights]:
+        share = self._share
+        return redundancy(
+            self.model,
+            self.scored(modality),
+            self.loss,
+            modality,
+            share.of_sum(self.data),
+            [share.of_batch(batch) for batch in self.reactivation_data],
+            list(settings),
+            reduce=share.reduce,
+            norms=self.job.norms,
+        )
 
 
 class Share:
@@ -232,14 +266,19 @@ def _passes(rank: int, world: int, parts: int) -> tuple[Share, tuple[str, ...]]:
     return Share(rank - side * half, len(members[side]), groups[side]), (MODALITIES[side],)
 
 
-def _exchange(found: dict[Reactivation, dict[str, Tensor]], rank: int, world: int) -> None:
-    """Bring the second half's pass to rank 0."""
+def _exchange(found: dict[Reactivation, dict[str, Tensor]], failure: str | None, rank: int, world: int) -> str | None:
+    """Bring the second half's pass to rank 0, and the failure of either half to all."""
+    failures: list[str | None] = [None] * world
+    distributed.all_gather_object(failures, failure)
+    if any(failures):
+        return next(text for text in failures if text)
     parts: list[Any] | None = [None] * world if rank == 0 else None
     leader = rank == world // 2
     distributed.gather_object(found if leader else None, parts, dst=0)
     for part in parts or []:
         for setting, tensors in (part or {}).items():
             found[setting].update(tensors)
+    return None
 
 
 def _draw(samples: int, job: ScoringJob, batches: int, *, stream: int) -> list[list[list[int]]]:

@@ -47,6 +47,13 @@ Prune as often as you like: under one threshold, or by a ratio for each group.
 >>> pruning.group_masks(scores, groups, ratios).kept()
 48
 
+Other criteria, the usual baselines among them, do all of that behind one interface:
+
+>>> problem = pruning.Problem(model=model, groups=groups, loss=loss, batches=batches, training_batches=batches)
+>>> target = pruning.Target(groups=groups, sparsity=0.75)
+>>> pruning.CRITERIA["altermoma"].masks(problem, target).kept(), pruning.CRITERIA["snip"].masks(problem, target).kept()
+(48, 48)
+
 Fine-tune; pruned weights stay zero.
 
 >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

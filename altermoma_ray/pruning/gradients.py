@@ -74,8 +74,13 @@ def mean_gradient(
     mask: frozenset[str],
     batches: Sequence[Any],
     reduce: Reduce,
+    *,
+    absolute: bool = False,
 ) -> Weights:
     """Gradient of the mean loss over ``batches``, summed over the workers.
+
+    With ``absolute`` the parts of the loss add up their gradients' magnitudes instead, so that those of opposite signs
+    do not cancel. The result then depends on what the parts are, though not on who computes them.
 
     Raises:
         UserError: there is no batch.
@@ -83,7 +88,7 @@ def mean_gradient(
     """
     if len(batches) == 0:
         raise UserError("scoring needs at least one batch, but got none")
-    gradients = GradientBuffer(model, parameters, losses=len(batches))
+    gradients = GradientBuffer(model, parameters, losses=len(batches), absolute=absolute)
     with gradients.collecting():
         for index, batch in enumerate(batches):
             gradients.add(loss(batch, mask), index)
@@ -101,8 +106,10 @@ class GradientBuffer:
     so that all workers learn of a failure in the same reduction.
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], losses: int) -> None:
-        self.parameters = parameters
+    def __init__(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], losses: int, *, absolute: bool = False
+    ) -> None:
+        self.parameters, self.absolute = parameters, absolute
         self.all_parameters = list(model.parameters())
         self.buffers: list[Tensor] = []  # one for each device and type, which is one in nearly every model
         self.totals: list[Tensor] = []
@@ -149,7 +156,7 @@ class GradientBuffer:
             self.losses[index] = part.detach()
             part.backward()
             for total, buffer in zip(self.totals, self.buffers, strict=True):
-                total.add_(buffer)
+                total.add_(buffer.abs_() if self.absolute else buffer)
                 buffer.zero_()
 
     def sum_over_workers(

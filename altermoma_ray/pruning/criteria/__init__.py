@@ -10,6 +10,7 @@ from altermoma_ray.pruning.criteria.random import Random
 from altermoma_ray.pruning.criteria.residual import ResidualAlterMOMA
 from altermoma_ray.pruning.criteria.snip import Snip
 from altermoma_ray.pruning.criteria.synflow import SynFlow
+from altermoma_ray.pruning.criteria.taylor import Taylor
 
 CRITERIA: dict[str, Criterion] = {
     "altermoma": AlterMOMA(),
@@ -19,6 +20,7 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude": Magnitude(),
     "imp": IMP(),
     "snip": Snip(),
+    "taylor": Taylor(),
     "synflow": SynFlow(),
     "prospr": ProsPr(),
     "random": Random(),
@@ -38,4 +40,5 @@ __all__ = [
     "ScoreCriterion",
     "Snip",
     "SynFlow",
+    "Taylor",
 ]

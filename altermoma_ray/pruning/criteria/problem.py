@@ -25,8 +25,8 @@ class Problem:
         loss: see :data:`LossFunction`; shares, parts and workers as in :mod:`altermoma_ray.pruning.gradients`.
         batches: D, this worker's share of the batches whose gradients are averaged.
         training_batches: one a step, for reactivation, inner steps and the rounds of IMP; begun anew when too few.
-        flow: sum of a model's outputs for an all-ones input to every branch, in the type of the model's parameters
-            (SynFlow); None if there is none.
+        flow: sum of a model's outputs for an all-ones input to every branch (SynFlow), wherever and in whatever type
+            that model's parameters are; None if there is none.
         modalities: those that the loss can mask, in the order in which Algorithm 1 of AlterMOMA does.
         norms: normalisation while the model is scored; see :data:`NormMode`.
         reduce: see :data:`Reduce`.
