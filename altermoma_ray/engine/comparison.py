@@ -55,11 +55,9 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
     elif ablation == "residual":
         varied = [{"criterion": "altermoma-residual", "beta": beta} for beta in RESIDUAL_BETAS]
     else:
-        varied = [
-            {"reactivation_steps": steps, "reactivation_learning_rate": rate}
-            for rate in LEARNING_RATES
-            for steps in STEPS
-        ]
+        varied = [{"reactivation_steps": steps} for steps in STEPS]
+        varied += [{"reactivation_learning_rate": rate} for rate in LEARNING_RATES]
+        varied += [{"reactivation_steps": max(STEPS), "reactivation_learning_rate": rate} for rate in LEARNING_RATES]
         varied += [{"scoring_batches": batches} for batches in SCORING_BATCHES]
         varied += [{"norms": "batch"}, {"normalisation": "layer"}, {}]
     settings = [

@@ -40,7 +40,8 @@ def test_the_ablation_of_the_reactivation_runs_no_setting_twice():
     assert len({s.model_dump_json() for s in settings}) == len(settings)
     pairs = {(s.reactivation_steps, s.reactivation_learning_rate) for s in settings}
     assert {steps for steps, _ in pairs} == {1, 2, 4, 8, 16, 32, 64, 128}
-    assert len(pairs) == 32
+    assert {rate for _, rate in pairs} == {1e-5, 1e-4, 1e-3, 1e-2}
+    assert len(pairs) == 8 + 3 + 3  # the axes cross at the published setting, and the longest B meets every rate
     assert {s.scoring_batches for s in settings} == {1, 2, 4, 8, 16, 32, 64}
     assert {(s.norms, s.normalisation) for s in settings} == {
         ("running", "group"),

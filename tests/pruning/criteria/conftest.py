@@ -57,14 +57,15 @@ def flow(model):
 
 @pytest.fixture
 def make_problem():
-    """A function that makes the problem anew; ``share`` is a worker's part of every batch."""
+    """A function that makes the problem anew; ``parts`` are a worker's samples of every batch, computed in turn."""
 
-    def make(dtype=torch.float64, share=slice(None), reduce=single_worker, seed=0):
+    def make(dtype=torch.float64, parts=(slice(None),), reduce=single_worker, seed=0):
         model = make_model(dtype)
 
         def loss(batch, masked):
-            image, points, target = (part[share] for part in batch)
-            return (model(image, points, masked) - target).square().mean(dim=1).sum() / BATCH
+            for samples in parts:
+                image, points, target = (value[samples] for value in batch)
+                yield (model(image, points, masked) - target).square().mean(dim=1).sum() / BATCH
 
         return Problem(
             model=model,

@@ -154,14 +154,18 @@ def test_the_model_is_left_as_it_was_found_after_an_error(criterion, make_proble
 @EVERY
 @pytest.mark.parametrize("target_of", [overall, by_group])
 def test_two_workers_agree_with_one(criterion, target_of, make_problem):
-    alone = make_problem()
+    alone = make_problem(parts=PARTS)
     expected = criterion.masks(alone, target_of(alone))
     for masks in on_two_workers(criterion, target_of, make_problem):
         assert_same(masks, expected)
 
 
+PARTS = (slice(0, 2), slice(2, 4), slice(4, 6))
+"""Micro-batches: the same samples, whoever computes them."""
+
+
 def on_two_workers(criterion, target_of, make_problem):
-    """Each worker in a thread: its own model, its share of every batch, and a sum that waits for both."""
+    """Each worker in a thread: its own model, its parts of every batch, and a sum that waits for both."""
     barrier = threading.Barrier(2, timeout=60)
     posted, results = [None, None], [None, None]
 
@@ -176,7 +180,7 @@ def on_two_workers(criterion, target_of, make_problem):
         problem = problems[rank]
         results[rank] = criterion.masks(replace(problem, reduce=reduce), target_of(problem))
 
-    problems = [make_problem(share=share) for share in (slice(0, 2), slice(2, None))]
+    problems = [make_problem(parts=parts) for parts in (PARTS[:1], PARTS[1:])]
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()

@@ -85,7 +85,7 @@ def test_without_steps_it_is_snip(make_problem):
 
 def test_a_minimum_has_no_meta_gradient(make_problem):
     problem = make_problem()
-    flat = replace(problem, loss=lambda batch, masked: 0 * problem.loss(batch, masked))
+    flat = replace(problem, loss=lambda batch, masked: [0 * part for part in problem.loss(batch, masked)])
     assert all(bool((score == 0).all()) for score in ProsPr().scores(flat).values())
 
 

@@ -1,0 +1,182 @@
+"""The plan of a redundancy report, and where its parts lie in storage.
+
+reports/<name>/trials/0000/...         the pruned model, when the report prunes one; reused by the next report
+              /report.json             every figure
+              /features.safetensors    ‖F‖ of every feature picture, and the boxes of its scene
+reports/<name>.html                    the page
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, load_scores, merged
+from altermoma_ray.engine.plan import SearchPlan
+from altermoma_ray.engine.redundancy.features import ROWS
+from altermoma_ray.engine.space import PruningSetting
+from altermoma_ray.engine.trial import TrialJob, TrialTask
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.checkpoint import load_checkpoint
+from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.pruning import Indicators, Masks, Reactivation, Weights, prunable_weights
+from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ScoreCriterion
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.redundancy import RedundancyReport
+
+FEATURE_SAMPLES = 8
+"""Validation samples whose BEV features are compared."""
+EVALUATIONS = 3 + len({masked for _, masked in ROWS}) + 3 + 3
+"""Of the model as it is, reactivated, pruned and fine-tuned."""
+
+
+class RedundancyJob(BaseModel):
+    """Everything that a worker needs to measure a report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    dataset: str
+    trial: TrialJob
+    """The job that prunes and fine-tunes, as one trial of a search."""
+    task: TrialTask
+    pruned: str | None
+    """Folder of a pruned model, by URI; None for the trial's own."""
+
+    @property
+    def scoring(self) -> ScoringJob:
+        """What the report compares: DeCI, ReRI of one reactivation, and the scores of all one-shot criteria."""
+        names = tuple(name for name in CRITERIA if is_one_shot(name) and name not in INDICATOR_CRITERIA)
+        job = self.trial.scoring
+        return job.model_copy(update={"settings": (self.reactivation,), "criteria": (DECI, *names), "masks": ()})
+
+    @property
+    def scoring_jobs(self) -> list[ScoringJob]:
+        """All that has to be scored: for the report, and for the trial where there is one."""
+        own = [] if self.pruned is not None else [self.trial.scoring_of(self.task)]
+        return merged([self.scoring, *own])
+
+    @property
+    def reactivation(self) -> Reactivation:
+        return self.trial.scoring.settings[0]
+
+    @property
+    def folder(self) -> Location:
+        return Location.parse(self.trial.folder)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def page(self) -> Location:
+        """Where the page is written."""
+        return self.folder.parent.join(f"{self.name}.html")
+
+    @property
+    def pruned_folder(self) -> Location:
+        """Where the pruned model is, or will be."""
+        return Location.parse(self.pruned) if self.pruned is not None else self.trial.trial_folder(self.task.number)
+
+    def scores(self, indicators: Indicators, groups: dict[str, list[str]]) -> dict[str, Weights]:
+        """Scores by criterion, from storage; those made of indicators with this report's reactivation."""
+        found = {}
+        for name, criterion in CRITERIA.items():
+            if isinstance(criterion, AlterMOMA):
+                found[name] = criterion.combine(indicators, groups)
+            elif isinstance(criterion, ScoreCriterion):
+                found[name] = load_scores(self.scoring, name)
+        return found
+
+    def read(self) -> tuple[RedundancyReport, dict[str, Tensor]]:
+        """What the workers measured: the figures, and the tensors of the feature pictures."""
+        report = RedundancyReport.model_validate_json(self.folder.join("report.json").read_bytes())
+        return report, load_tensors(self.folder.join("features.safetensors").read_bytes())
+
+
+def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, sparsity: float | None) -> RedundancyJob:
+    """The job of a report.
+
+    Args:
+        plan: a search's plan with the report's data, checkpoint and seed; nothing of it is saved.
+        criterion: a key of ``CRITERIA`` that prunes where ``pruned`` is None.
+        pruned: folder with ``model.safetensors`` and ``masks.safetensors``, such as a trial's.
+        sparsity: at which criteria are compared; None takes the plan's, or that of ``pruned``.
+
+    Raises:
+        UserError: ``pruned`` holds no pruned model, or one of another shape.
+    """
+    if pruned is not None:
+        masks = PrunedModel(pruned).check(load_checkpoint(Location.parse(plan.checkpoint))[0])
+        sparsity = masks.sparsity() if sparsity is None else sparsity
+    total = plan.sparsity if sparsity is None else sparsity
+    published = plan.space.setting(plan.space.published(total), plan.sizes, total)
+    own = CRITERIA[criterion]  # with the published reactivation, so that the page compares like with like
+    factors = {"alpha": own.alpha, "beta": own.beta} if isinstance(own, AlterMOMA) else {}
+    setting = PruningSetting.model_validate({**published.model_dump(), "criterion": criterion, **factors})
+    job = plan.trial_job()
+    scoring = job.scoring.model_copy(update={"settings": (published.reactivation,), "criteria": (), "masks": ()})
+    task = TrialTask(number=0, setting=setting)
+    identity = [
+        scoring.checkpoint_hash,
+        str(scoring.folder()),
+        plan.source.validation_part,
+        setting.model_dump(mode="json"),
+        job.fine_tune_epochs,
+        job.seed,
+        None if pruned is None else str(pruned),
+        total,
+    ]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+    label = criterion if pruned is None else "pruned"
+    folder = plan.source.storage_location.join("reports", f"redundancy-{plan.model}-{label}-{total:.3g}-{key}")
+    trial = job.model_copy(update={"scoring": scoring, "folder": str(folder), "rungs": ()})
+    return RedundancyJob(dataset=plan.dataset, trial=trial, task=task, pruned=None if pruned is None else str(pruned))
+
+
+class PrunedModel:
+    """A pruned, fine-tuned model in a folder, as trials leave it."""
+
+    def __init__(self, folder: Location) -> None:
+        self.folder = folder
+
+    @cached_property
+    def masks(self) -> Masks:
+        """What is kept.
+
+        Raises:
+            UserError: there are no masks, or the file is damaged.
+        """
+        file = self.folder.join("masks.safetensors")
+        try:
+            return Masks.from_tensors(load_tensors(file.read_bytes()))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"no masks.safetensors in {self.folder}; give --pruned the folder of a trial that finished, "
+                "such as storage/searches/NAME/trials/0000"
+            ) from error
+        except Exception as error:
+            raise UserError(f"{file} holds no masks ({error}); give --pruned the folder of a trial") from error
+
+    def load(self) -> tuple[FusionModel, dict[str, object]]:
+        """The fine-tuned model on the CPU, and the configuration of its trial, empty where it is not known."""
+        model, metadata = load_checkpoint(self.folder.join("model.safetensors"))
+        return model, metadata.get("trial", {})
+
+    def check(self, unpruned: FusionModel) -> Masks:
+        """The masks, if this is the unpruned model's.
+
+        Raises:
+            UserError: it is not.
+        """
+        shapes = {name: weight.shape for name, weight in prunable_weights(unpruned).items()}
+        same = {name: mask.shape for name, mask in self.masks.items()} == shapes
+        if not same or self.load()[0].config != unpruned.config:
+            raise UserError(
+                f"{self.folder} holds another model than the checkpoint; give the --checkpoint it was made of"
+            )
+        return self.masks

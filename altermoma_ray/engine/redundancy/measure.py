@@ -1,0 +1,225 @@
+"""Measuring a redundancy report on Ray Train workers: score, prune and fine-tune, then look at every state.
+
+Evaluations and reactivation are shared by all workers and come out the same on any number of them; features, shares
+and removals are rank 0's, which also writes the files.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from altermoma_ray.data.nuscenes import NuScenesDataset, collate
+from altermoma_ray.engine.evaluation import Evaluator
+from altermoma_ray.engine.indicators import load_indicators
+from altermoma_ray.engine.progress import Reporter
+from altermoma_ray.engine.recipes import recipe
+from altermoma_ray.engine.redundancy.features import FeatureRecorder
+from altermoma_ray.engine.redundancy.job import EVALUATIONS, FEATURE_SAMPLES, PrunedModel, RedundancyJob
+from altermoma_ray.engine.redundancy.removal import removals
+from altermoma_ray.engine.redundancy.shares import group_figures, layer_figures
+from altermoma_ray.engine.scoring import ScoringWorker, Share, score
+from altermoma_ray.engine.trial import TrialRunner, read_result
+from altermoma_ray.engine.workers import rank_and_world, run_on_workers, worker_device
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.fusion import SENSORS, FusionModel
+from altermoma_ray.pruning import MaskHolder, group_weights, prunable_weights
+from altermoma_ray.pruning.reactivation import reactivated
+from altermoma_ray.pruning.targets import Target
+from altermoma_ray.tasks.detection import DetectionTask
+from altermoma_ray.tracking.redundancy import (
+    BEFORE,
+    FINE_TUNED,
+    INTACT,
+    MASKED,
+    PRUNED,
+    REACTIVATED,
+    THIS_MODEL,
+    UNPRUNED,
+    RedundancyReport,
+    SensorFigures,
+)
+
+
+def score_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> tuple[int, int]:
+    """Put all indicators and scores of a report into storage; returns how many were computed, and of how many."""
+    wanted = job.scoring_jobs
+    computed = score(wanted, workers=workers, gpus_per_worker=gpus_per_worker)
+    return computed, sum(len(scoring) for scoring in wanted)
+
+
+def prune_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> bool:
+    """Prune and fine-tune as one trial of a search does, unless that was done before; returns whether it was not.
+
+    Raises:
+        UserError: the trial failed.
+    """
+    result = read_result(job.trial, job.task.number)
+    fresh = result is None or result.status != "finished"
+    if fresh:
+        run_on_workers(
+            _prune,
+            job,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            storage=job.trial.scoring.source.storage_location,
+            describe="pruning",
+            total=1,
+        )
+        result = read_result(job.trial, job.task.number)
+    if result is None or result.status != "finished":
+        raise UserError(f"the model could not be pruned: {result and result.reason}; try another --criterion")
+    return fresh
+
+
+def measure_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> None:
+    """Measure everything and write it to storage; :meth:`RedundancyJob.read` reads it."""
+    samples = len(job.trial.scoring.source.validation_rows())
+    steps = job.reactivation.steps * len(SENSORS)
+    run_on_workers(
+        measure_worker,
+        job,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        storage=job.trial.scoring.source.storage_location,
+        describe="measuring",
+        total=math.ceil(EVALUATIONS * samples / recipe(job.trial.model).batch_size) + steps,
+    )
+
+
+def _prune(job: RedundancyJob, reporter: Reporter) -> None:
+    for _ in TrialRunner(job.trial).run(job.task):
+        if rank_and_world()[0] == 0:
+            reporter.advance()
+
+
+def measure_worker(job: RedundancyJob, reporter: Reporter | None = None) -> None:
+    """One worker's share of a report; rank 0 writes it."""
+    Measurement(job, reporter).run()
+
+
+class Measurement:
+    """One worker's model and data, and what it finds."""
+
+    def __init__(self, job: RedundancyJob, reporter: Reporter | None) -> None:
+        self._job, self._reporter = job, reporter
+        self._source = job.trial.scoring.source
+        self._scorer = ScoringWorker(job.scoring, reporter)
+        self._model: FusionModel = self._scorer.model
+        self._task = DetectionTask(self._model.config.head)
+        rank, world = rank_and_world()
+        self._share = Share(rank, world, None)
+        rows, batch_size = self._source.validation_rows(), recipe(job.trial.model).batch_size
+        self._evaluator = Evaluator(self._source, self._model.config.inputs, rows, batch_size=batch_size)
+        self._is_first = rank == 0
+        self._features, self._sample, self._boxes = self._recorder()
+        self._sensors: list[SensorFigures] = []
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Look at every state; write what was found."""
+        pruned = PrunedModel(self._job.pruned_folder)
+        with self._clock("unpruned"):
+            self._evaluate(UNPRUNED, INTACT, *SENSORS)
+            self._record(BEFORE)
+        with self._clock("reactivated"):
+            for sensor in SENSORS:
+                self._record(MASKED, masked=sensor)
+                with self._reactivated(sensor):
+                    self._evaluate(REACTIVATED, sensor)
+                    self._record(REACTIVATED, masked=sensor)
+        with self._clock("pruned"):
+            with MaskHolder(self._model, pruned.masks):  # μ ⊙ θ_init
+                self._evaluate(PRUNED, INTACT, *SENSORS)
+                self._record(PRUNED)
+            fine_tuned, trial = pruned.load()
+            self._model.load_state_dict(fine_tuned.state_dict())
+            self._evaluate(FINE_TUNED, INTACT, *SENSORS)
+            self._record(FINE_TUNED)
+        if self._is_first:
+            self._write(pruned, trial)
+
+    @contextmanager
+    def _reactivated(self, masked: str) -> Iterator[None]:
+        batches = [self._share.of_batch(batch) for batch in self._scorer.reactivation_data]
+        setting, reduce = self._job.reactivation, self._share.reduce
+        with reactivated(self._model, self._scorer.loss, masked, batches, setting, reduce=reduce):
+            yield
+
+    def _evaluate(self, state: str, *lost: str) -> None:
+        for sensor in lost:
+            masked = frozenset() if sensor == INTACT else frozenset({sensor})
+            metrics = self._evaluator(self._model, self._task, masked=masked, on_batch=self._advance)
+            self._sensors.append(SensorFigures(state=state, lost=sensor, map=metrics["map"], nds=metrics["nds"]))
+
+    def _advance(self) -> None:
+        if self._reporter is not None:
+            self._reporter.advance()
+
+    def _record(self, state: str, *, masked: str | None = None) -> None:
+        if self._features is not None:
+            self._features.record(self._model, state, masked=masked)
+
+    def _recorder(self) -> tuple[FeatureRecorder | None, str, torch.Tensor]:
+        """Rank 0's samples of feature pictures: some spread over the validation scenes, the fullest pictured."""
+        if not self._is_first:
+            return None, "", torch.zeros(0)
+        inputs, rows = self._model.config.inputs, self._source.validation_rows(FEATURE_SAMPLES)
+        dataset = NuScenesDataset(self._source.index(), rows, inputs, augment=False)
+        batches = [collate([dataset[position]]) for position in range(len(dataset))]
+        fullest = max(range(len(batches)), key=lambda number: len(batches[number].boxes[0]))
+        chosen = batches[fullest]
+        device = worker_device()
+        recorder = FeatureRecorder([batch.to(device) for batch in batches], self._task.grid, pictured=fullest)
+        return recorder, chosen.tokens[0], chosen.boxes[0]
+
+    @contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[stage] = time.perf_counter() - start
+
+    def _write(self, pruned: PrunedModel, trial: dict[str, object]) -> None:
+        job, sparsity = self._job, self._job.task.setting.sparsity
+        assert self._features is not None
+        groups = group_weights(prunable_weights(self._model), FusionModel.group_of)
+        indicators = load_indicators(job.scoring, job.reactivation)
+        with self._clock("indicators"):
+            layers = layer_figures(indicators, groups)
+            group_entries = group_figures(indicators, groups, layers, sparsity)
+        with self._clock("criteria"):
+            target = Target(groups=groups, sparsity=sparsity)
+            masks = {name: target.masks(scores) for name, scores in job.scores(indicators, groups).items()}
+            if job.pruned is not None or job.task.setting.criterion not in masks:
+                masks[THIS_MODEL] = pruned.masks
+            removed = removals(masks, groups)
+        report = RedundancyReport(
+            dataset=job.dataset,
+            model=job.trial.model,
+            checkpoint=job.trial.scoring.checkpoint_hash,
+            dataroot=self._source.dataroot,
+            criterion=job.task.setting.criterion if job.pruned is None else job.pruned,
+            sparsity=sparsity,
+            seed=job.trial.seed,
+            reactivation_steps=job.reactivation.steps,
+            reactivation_learning_rate=job.reactivation.learning_rate,
+            scoring_batches=job.scoring.scoring_batches,
+            fine_tune_steps=trial.get("fine_tune_steps"),
+            validation_samples=len(self._source.validation_rows()),
+            feature_samples=len(self._source.validation_rows(FEATURE_SAMPLES)),
+            sample=self._sample,
+            groups=group_entries,
+            layers=layers,
+            removals=removed,
+            sensors=self._sensors,
+            features=self._features.figures,
+            seconds=self._seconds,
+        )
+        tensors = {**self._features.pictures, "boxes": self._boxes.contiguous()}
+        job.folder.join("features.safetensors").write_bytes(save_tensors(tensors))
+        job.folder.join("report.json").write_text(report.model_dump_json(indent=2))

@@ -1,0 +1,128 @@
+"""``python -m altermoma_ray.report redundancy nusc``: what a fusion model holds twice, as a page with pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from altermoma_ray.cli import Parser, add_data_options, add_worker_options, console, ratio, run, seed
+from altermoma_ray.engine.dataset import find_data, prepare_data
+from altermoma_ray.engine.plan import plan_search
+from altermoma_ray.engine.redundancy.job import plan_report
+from altermoma_ray.engine.redundancy.measure import measure_report, prune_for_report, score_for_report
+from altermoma_ray.engine.source import Part
+from altermoma_ray.engine.space import load_space
+from altermoma_ray.engine.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.config import configuration
+from altermoma_ray.pruning.criteria import CRITERIA
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.redundancy_page import page
+from altermoma_ray.tracking.redundancy_summary import print_summary
+from altermoma_ray.tracking.reports import ReportTracker
+
+SPARSITY = 0.85
+"""Of the model that the command prunes itself."""
+
+
+def main() -> None:
+    """Parse, plan, score, prune, measure, draw, log; mistakes are found before data are made and Ray starts."""
+    options = _parser().parse_args()
+    check_cluster()
+    target = _target(options.out)
+    source = find_data(options.dataset, options.dataroot, options.version, options.storage)
+    source = source.model_copy(update={"validation_part": options.validation_part})
+    plan = plan_search(
+        name=None,
+        dataset=options.dataset,
+        source=source,
+        synthetic=options.dataroot is None,
+        model=options.model,
+        checkpoint=options.checkpoint,
+        space=load_space(options.dataset, options.space),
+        objective="map",
+        sparsity=SPARSITY if options.sparsity is None else options.sparsity,
+        trials=1,
+        seed=options.seed,
+        workers=options.workers or 1,
+        gpus_per_worker=options.gpus_per_worker,
+    )
+    pruned = Location.parse(options.pruned) if options.pruned else None
+    tracker = ReportTracker.open(options.tracking_uri, plan.source.storage_location)
+    prepare_data(plan.source)
+    job = plan_report(plan, options.criterion, pruned, options.sparsity)
+    with ray_session():
+        check_room(plan.workers, plan.gpus_per_worker)
+        every = min(worker_slots(plan.gpus_per_worker), 8)
+        console.print("[bold]scoring[/] DeCI, ReRI and all one-shot criteria")
+        computed, wanted = score_for_report(job, workers=every, gpus_per_worker=plan.gpus_per_worker)
+        console.print(f"  {computed} computed, {wanted - computed} from storage")
+        if pruned is None:
+            console.print(f"[bold]pruning[/] {job.task.setting.sparsity:.0%} by {options.criterion}, and fine-tuning")
+            fresh = prune_for_report(job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
+            console.print(f"  {job.pruned_folder}{'' if fresh else ', from storage'}")
+        console.print("[bold]measuring[/] sensors lost, features and masks")
+        measure_report(job, workers=every, gpus_per_worker=plan.gpus_per_worker)
+    report, tensors = job.read()
+    inputs = configuration(plan.model).inputs
+    x0, y0, _, x1, y1, _ = inputs.point_range
+    html = page(report, tensors, (x0, x1, y0, y1)).encode()
+    job.page.write_bytes(html)
+    if target is not None:
+        target.write_bytes(html)
+    run_id = tracker.log_report(
+        job.name,
+        dataset=plan.dataset,
+        model=plan.model,
+        files={job.page.name: html, "report.json": job.folder.join("report.json").read_bytes()},
+        params=report.model_dump(
+            include={"checkpoint", "criterion", "sparsity", "seed", "reactivation_steps", "reactivation_learning_rate"}
+        ),
+        metrics=report.metrics(),
+    )
+    print_summary(report)
+    console.print(f"[bold]report[/] in run {run_id} of MLflow")
+    print(target or job.page)
+
+
+def _target(out: str | None) -> Location | None:
+    """Where ``--out`` says to write the page too."""
+    if out is None:
+        return None
+    target = Location.parse(out)
+    if target.is_folder():
+        raise UserError(f"--out {target} is a folder; give the name of a file")
+    target.parent.check_writable()
+    return target
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="altermoma_ray.report", description=__doc__)
+    parser.add_argument("kind", choices=("redundancy",), help="which report")
+    add_data_options(parser)
+    add_worker_options(
+        parser, workers_help="Ray Train workers of fine-tuning (default: 1); all else takes what is free"
+    )
+    parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
+    parser.add_argument("--checkpoint", help="the unpruned model: our .safetensors, or a released BEVFusion .pth")
+    parser.add_argument("--pruned", help="folder of a trial whose model is the pruned one (default: prune one)")
+    parser.add_argument("--criterion", choices=tuple(CRITERIA), default="altermoma", help="prunes (default: altermoma)")
+    parser.add_argument("--sparsity", type=ratio, help="share to remove (default: that of --pruned, else 0.85)")
+    parser.add_argument(
+        "--validation-part",
+        choices=get_args(Part),
+        default="all",
+        help="validation scenes to measure on (default: all)",
+    )
+    parser.add_argument(
+        "--space", type=Path, help="Python file that defines SPACE: B, D, fine-tuning (default: nusc.py)"
+    )
+    parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--out", help="file to write the page to as well (it is in STORAGE/reports)")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,188 @@
+"""What a redundancy report says, as records: written by a worker to storage, read by whoever draws the page.
+
+Notation::
+
+    d_l   DeCI share: a layer's DeCI, summed over its weights, over that of its group
+    r_l   ReRI share: the same of ReRI; for the fusion the mean over the two masking passes, as in AlterEva (Eq. 13)
+    w_l   weight share: a layer's weights over those of its group
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+REDUNDANT_RATIO = 1.5
+"""A layer is called fusion-redundant when its ReRI share is at least this many times its DeCI share, ..."""
+REDUNDANT_SHARE = 0.01
+"""... and at least this much of its group's ReRI, so that layers that hold nothing of either are left out."""
+
+UNPRUNED, REACTIVATED, PRUNED, FINE_TUNED = "unpruned", "reactivated", "pruned", "fine-tuned"
+"""States that are evaluated."""
+BEFORE, MASKED = "before masking", "masked"
+"""States of features, beside the last three."""
+INTACT = "none"
+"""No sensor is lost."""
+THIS_MODEL = "this pruned model"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class LayerFigures(_Record):
+    """One weight tensor; shares are of its group's sums."""
+
+    name: str
+    group: str
+    weights: int
+    weight_share: float
+    deci_share: float
+    reri_share: float
+    reri_by_pass: dict[str, float]
+    """ReRI share by masked modality."""
+    spearman: float | None
+    """Rank correlation of DeCI and ReRI over the layer's weights; None where one of them is constant."""
+
+    @property
+    def ratio(self) -> float:
+        """r_l / d_l; infinite where a layer holds ReRI and no DeCI, 0 where it holds neither."""
+        if self.deci_share > 0:
+            return self.reri_share / self.deci_share
+        return float("inf") if self.reri_share > 0 else 0.0
+
+    @property
+    def redundant(self) -> bool:
+        """Whether the layer is fusion-redundant, as :data:`REDUNDANT_RATIO` and :data:`REDUNDANT_SHARE` say."""
+        return self.ratio >= REDUNDANT_RATIO and self.reri_share >= REDUNDANT_SHARE
+
+
+class GroupFigures(_Record):
+    """One parameter group: a modality or the fusion."""
+
+    name: str
+    weights: int
+    deci: float
+    """Sum of DeCI as it is, before it is normalised."""
+    reri: dict[str, float]
+    """Sum of ReRI by masked modality."""
+    spearman: float | None
+    """Rank correlation of DeCI and ReRI over all weights of the group."""
+    pass_spearman: float | None
+    """Rank correlation of the ReRI of two masking passes; None in a group that only one pass scores."""
+    overlap: float
+    """Jaccard index of the highest weights by DeCI and by ReRI, as many of each as the group keeps."""
+    overlap_by_chance: float
+    shift: float
+    """½ Σ |r_l − d_l|: the part of ReRI that lies in other layers than DeCI does; 0 where both say the same."""
+    ranks: list[list[float]]
+    """How dense the weights lie by rank: rows ReRI, columns DeCI, both from low to high; 1 is an even spread."""
+
+
+class Removal(_Record):
+    """What one criterion removes at the report's sparsity."""
+
+    criterion: str
+    sparsity: dict[str, float]
+    """``total``, and one entry a group."""
+    layers: dict[str, float]
+    """Sparsity by layer."""
+    overlap: dict[str, float]
+    """Jaccard index with the weights that each criterion keeps."""
+    overlap_removed: dict[str, float]
+    """The same of the weights removed."""
+
+
+class SensorFigures(_Record):
+    """One evaluation on the validation samples."""
+
+    state: str
+    lost: str
+    """The sensor that is switched off, or ``none``."""
+    map: float
+    nds: float
+
+
+class FeatureFigures(_Record):
+    """One BEV map in one state, over the report's feature samples."""
+
+    map: str
+    """``camera``, ``lidar`` or ``fused``."""
+    masked: str
+    """The modality that is masked in the states ``masked`` and ``reactivated`` of this row."""
+    state: str
+    contrast: float
+    """Mean norm over channels of the cells in ground-truth boxes, over that of all others."""
+    likeness: float
+    """Cosine similarity with the same map before masking, all samples together."""
+
+    @property
+    def row(self) -> str:
+        return row_name(self.map, self.masked)
+
+
+def row_name(name: str, masked: str) -> str:
+    """Name of a row of feature pictures.
+
+    >>> row_name("camera", "lidar")
+    'camera (lidar masked)'
+    """
+    return f"{name} ({masked} masked)"
+
+
+class RedundancyReport(_Record):
+    """Everything measured for one checkpoint and one pruned model."""
+
+    dataset: str
+    model: str
+    checkpoint: str
+    dataroot: str
+    criterion: str
+    """What pruned the model, or the folder it came from."""
+    sparsity: float
+    seed: int
+    reactivation_steps: int
+    reactivation_learning_rate: float
+    scoring_batches: int
+    fine_tune_steps: int | None
+    """None where the pruned model came from a folder that does not say it."""
+    validation_samples: int
+    feature_samples: int
+    sample: str
+    """Token of the keyframe in the pictures."""
+    groups: list[GroupFigures]
+    layers: list[LayerFigures]
+    removals: list[Removal]
+    sensors: list[SensorFigures]
+    features: list[FeatureFigures]
+    seconds: dict[str, float] = {}
+
+    def layers_of(self, group: str) -> list[LayerFigures]:
+        """A group's layers, the highest ReRI share first."""
+        return sorted((layer for layer in self.layers if layer.group == group), key=lambda layer: -layer.reri_share)
+
+    def sensor(self, state: str, lost: str) -> SensorFigures | None:
+        """The evaluation of one state with one sensor lost, if there is one."""
+        return next((entry for entry in self.sensors if (entry.state, entry.lost) == (state, lost)), None)
+
+    def feature(self, row: str, state: str) -> FeatureFigures:
+        """One entry of a row of feature pictures."""
+        return next(entry for entry in self.features if (entry.row, entry.state) == (row, state))
+
+    def states(self) -> list[str]:
+        """The states that were evaluated, in their order."""
+        return list(dict.fromkeys(entry.state for entry in self.sensors))
+
+    def metrics(self) -> dict[str, float]:
+        """The report's main figures by name, for a tracking store."""
+        found = {}
+        for entry in self.sensors:
+            key = f"{entry.state.replace(' ', '_')}/{entry.lost}_lost"
+            found |= {f"map/{key}": entry.map, f"nds/{key}": entry.nds}
+        for group in self.groups:
+            found |= {f"overlap/{group.name}": group.overlap, f"shift/{group.name}": group.shift}
+            if group.spearman is not None:
+                found[f"spearman/{group.name}"] = group.spearman
+        for removal in self.removals:
+            key = f"sparsity/{removal.criterion.replace(' ', '_')}"
+            found |= {f"{key}/{name}": share for name, share in removal.sparsity.items()}
+        return found

@@ -1,0 +1,105 @@
+"""The redundancy report as users make it: the command, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from altermoma_ray.engine.plan import SHIPPED
+
+SPACE = """
+from altermoma_ray.engine.space import SearchSpace
+
+SPACE = SearchSpace(
+    scoring_batches=1, reactivation_steps=(2,), reactivation_learning_rates=(1e-3,), fine_tune_epochs=2.0,
+)
+"""
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "altermoma_ray.report", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, synthetic_root):
+    folder = tmp_path_factory.mktemp("report")
+    space = folder / "space.py"
+    space.write_text(SPACE)
+    found = ["redundancy", "nusc", "--dataroot", synthetic_root, "--model", "bevfusion-mit-toy"]
+    return [*found, "--checkpoint", SHIPPED, "--space", space, "--storage", folder / "storage"], folder
+
+
+@pytest.fixture(scope="module")
+def made(options):
+    arguments, folder = options
+    done = command(*arguments, "--criterion", "deci", "--sparsity", 0.7, "--out", folder / "page.html")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_report_is_a_page_a_table_and_a_run(made, options):
+    import mlflow
+
+    _, folder = options
+    (page,) = (folder / "storage" / "reports").glob("*.html")
+    assert page.read_bytes() == (folder / "page.html").read_bytes()
+    assert len(re.findall('src="data:image/png;base64,', page.read_text())) == 5
+    figures = json.loads((page.with_suffix("") / "report.json").read_text())
+    states = {(entry["state"], entry["lost"]) for entry in figures["sensors"]}
+    three = {"none", "camera", "lidar"}
+    expected = {(state, lost) for state in ("unpruned", "pruned", "fine-tuned") for lost in three}
+    assert states == expected | {("reactivated", "camera"), ("reactivated", "lidar")}
+    removed = {entry["criterion"]: entry["sparsity"]["total"] for entry in figures["removals"]}
+    assert {"altermoma", "deci", "reri", "magnitude", "snip", "random"} <= removed.keys()
+    assert all(total == pytest.approx(0.7, abs=1e-5) for total in removed.values())
+    assert "fine-tuned" in made.stdout
+    assert made.stdout.splitlines()[-1].endswith("page.html")
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/storage/mlflow.db")
+    experiment = client.get_experiment_by_name("altermoma-nuscenes-bevfusion-mit-toy")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {page.name, "report.json"}
+
+
+def test_a_trial_s_folder_is_taken_as_the_pruned_model(made, options):
+    arguments, folder = options
+    (trial,) = (folder / "storage" / "reports").glob("*/trials/0000")
+    done = command(*arguments, "--pruned", trial)
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        json.loads(file.read_text())
+        for file in sorted(
+            (folder / "storage" / "reports").glob("*/report.json"), key=lambda file: file.stat().st_mtime
+        )
+    )
+    assert second["sparsity"] == pytest.approx(0.7, abs=1e-5)
+    assert second["sensors"] == first["sensors"]
+    by_name = {entry["criterion"]: entry for entry in second["removals"]}
+    assert by_name["this pruned model"]["overlap"]["deci"] == pytest.approx(1, abs=1e-3)
+    assert "pruning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        (("--pruned", "/nowhere"), "no masks.safetensors in /nowhere; give --pruned the folder of a trial"),
+        (("--criterion", "guess"), "argument --criterion: invalid choice: 'guess'"),
+        (("--sparsity", 0.99999), "a total sparsity of 0.99999 cannot be met"),
+        (("--out", "/"), "--out / is a folder; give the name of a file"),
+    ],
+)
+def test_a_bad_option_is_one_line(options, extra, line):
+    arguments, _ = options
+    done = command(*arguments, *extra)
+    assert done.returncode == 2
+    (printed,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
+    assert line in printed
+    assert "Traceback" not in done.stderr
