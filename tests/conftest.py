@@ -21,7 +21,7 @@ def real_nuscenes() -> Path:
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic nuScenes (version ``v1.0-trainval``): four training and two validation scenes."""
+    """A small synthetic nuScenes (version ``v1.0-trainval``): five training scenes, one for validation."""
     from altermoma_ray.data.synthetic import generate
 
     folder = tmp_path_factory.mktemp("synthetic") / "nuscenes"

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from altermoma_ray.data.synthetic import generate
 from altermoma_ray.engine.plan import SHIPPED
 
 SPACE = """
@@ -30,11 +31,12 @@ def command(module, *arguments):
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory, synthetic_root):
+def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
+    generate(folder / "nuscenes", scenes=18, seed=0, processes=1, progress=False)  # two of them for validation
     space = folder / "space.py"
     space.write_text(SPACE)
-    given = ["nusc", "--dataroot", synthetic_root, "--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED]
+    given = ["nusc", "--dataroot", folder / "nuscenes", "--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED]
     return [*given, "--space", space, "--storage", folder / "storage"]
 
 

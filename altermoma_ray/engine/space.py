@@ -104,17 +104,17 @@ class SearchSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    criteria: tuple[str, ...] = Field(default=("altermoma", "deci", "snip", "magnitude"), min_length=1)
+    criteria: tuple[str, ...] = Field(default=("altermoma", "deci", "snip", "taylor", "synflow"), min_length=1)
     """What to choose from; ``deci`` is AlterEva with β = 0, which a range never hits. A criterion that prunes in
     rounds of its own is run by every trial that draws it."""
     scopes: tuple[Scope, ...] = Field(default=("group", "global"), min_length=1)
     preference: tuple[float, float] = (-1.5, 1.5)
     """Each group keeps a share of its weights proportional to ``exp(preference)``, scaled to the total sparsity."""
-    beta: tuple[float, float] = (0.0, 2.0)
-    """Range of β with α = 1: with a ratio for each group only β/α matters."""
-    reactivation_steps: tuple[PositiveInt, ...] = Field(default=(4, 16), min_length=1)
+    beta: tuple[float, float] = (0.0, 0.5)
+    """Range of β with α = 1: with a ratio for each group only β/α matters. Narrow, as docs/evidence.md has it."""
+    reactivation_steps: tuple[PositiveInt, ...] = Field(default=(8,), min_length=1)
     """Choices of B."""
-    reactivation_learning_rates: tuple[PositiveFloat, ...] = Field(default=(1e-4, 1e-3), min_length=1)
+    reactivation_learning_rates: tuple[PositiveFloat, ...] = Field(default=(1e-4,), min_length=1)
     schedules: tuple[ScheduleKind, ...] = Field(default=("one-shot", "linear", "cubic", "exponential"), min_length=1)
     learning_rate: tuple[PositiveFloat, PositiveFloat] = (2e-4, 2e-3)
     """Range of the fine-tune learning rate, searched on a logarithmic axis."""

@@ -18,7 +18,7 @@ def test_nusc_space_is_known_and_scores_each_setting_once():
     assert (
         len(settings_) == len(set(settings_)) == len(space.reactivation_steps) * len(space.reactivation_learning_rates)
     )
-    assert Reactivation(steps=4, learning_rate=1e-4) in settings_
+    assert Reactivation(steps=8, learning_rate=1e-4) in settings_
 
 
 @given(seed=st.integers(0, 10_000), sparsity=st.floats(0.5, 0.97))
