@@ -61,7 +61,7 @@ def test_every_criterion_has_every_seed_and_a_row_in_the_table(compared, options
         (name, seed) for name in ("altermoma", "magnitude", "unpruned") for seed in ("0", "1")
     )
     assert {row["status"] for row in rows} == {"finished"}
-    for name in ("altermoma", "magnitude"):
+    for name in ("AlterMOMA", "magnitude"):
         assert f"| {name} |" in compared.stdout
     folder = options[-1] / "searches" / "both" / "comparison"
     assert (folder / "comparison.md").read_text().strip() == compared.stdout.strip()

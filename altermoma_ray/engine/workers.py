@@ -53,8 +53,12 @@ def ray_session() -> Iterator[None]:
             os.environ.setdefault(name, "0")
     try:
         ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except ConnectionError as error:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={cluster}; start it or unset the variable") from error
+    except Exception as error:
+        if cluster:
+            raise UserError(
+                f"no Ray cluster answers at RAY_ADDRESS={cluster}; start it or unset the variable"
+            ) from error
+        raise UserError(f"Ray does not start on this machine ({error}); try again when it is less busy") from error
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
