@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from altermoma_ray import cli, compare
 from altermoma_ray.data.synthetic import generate
 from altermoma_ray.engine.plan import SHIPPED
 
@@ -112,8 +113,9 @@ def test_a_comparison_is_not_resumed_as_a_search(compared, options):
         (["--ablate", "alpha"], "invalid choice: 'alpha'"),
     ],
 )
-def test_bad_input_gets_one_line(options, arguments, message):
-    done = command("compare", *options, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_bad_input_gets_one_line(options, arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, options), *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(compare.main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

@@ -156,6 +156,7 @@ def open_index(dataroot: Location, version: str, storage: Location, *, progress:
             if _fingerprint(version, sources) == index.fingerprint:
                 return index
     build_index(dataroot, version, file, progress=progress)
+    _local_copy(file, renew=True)
     return Index(file, dataroot)
 
 
@@ -241,14 +242,17 @@ def _fingerprint(version: str, sources: dict[str, list[Any]]) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def _local_copy(file: Location) -> Path:
-    """A path that can be memory-mapped: the file's own, or that of a copy named after its address, size and time."""
+def _local_copy(file: Location, *, renew: bool = False) -> Path:
+    """A path that can be memory-mapped: the file's own, or that of a copy named after its address, size and time.
+
+    Buckets tell time in seconds, so a file that was just built anew may have the name of an older copy: ``renew`` it.
+    """
     if file.is_local:
         return Path(file.path)
     info = file.info()
     name = hashlib.blake2b(f"{file} {info.size} {info.mtime_ns}".encode(), digest_size=16).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     copy = Location.parse(cache / "altermoma_ray" / "index" / f"{name}.arrow")
-    if not copy.exists():
+    if renew or not copy.exists():
         copy.write_bytes(file.read_bytes())
     return Path(copy.path)
