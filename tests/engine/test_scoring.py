@@ -14,7 +14,7 @@ from altermoma_ray.engine.indicators import (
     merged,
     seconds_to_score,
 )
-from altermoma_ray.engine.scoring import Share, score
+from altermoma_ray.engine.scoring import Share, score, score_worker
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.pruning import Indicators, Reactivation, contribution, prunable_weights, redundancy
@@ -152,6 +152,15 @@ def test_shares_give_every_micro_batch_to_one_worker(world):
     loads = [sum(map(len, part)) for part in parts]
     assert max(loads) - min(loads) <= 1
     assert sorted(number for part in parts for batch in part for number in batch) == list(range(12))
+
+
+def test_a_reactivation_that_diverges_costs_no_other(source, checkpoint):
+    settings = (Reactivation(steps=1, learning_rate=1e-3), Reactivation(steps=2, learning_rate=1e12))
+    work = job(source, checkpoint, settings, criteria=("magnitude",))
+    with pytest.raises(FloatingPointError, match=r"not finite|is nan|is inf"):
+        score_worker(work)
+    assert work.missing().settings == settings[1:]
+    assert work.missing().criteria == ()
 
 
 def test_settings_share_trajectories():
