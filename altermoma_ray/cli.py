@@ -66,11 +66,16 @@ def add_worker_options(parser: argparse.ArgumentParser, *, workers_help: str) ->
 
 def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:
     """Options of a ``kind`` of work that is planned once, kept under a name, and can be gone on with."""
+    add_model_options(parser)
+    parser.add_argument("--name", help=f"of the {kind} (default: the next free one)")
+    parser.add_argument("--resume", action="store_true", help=f"go on with the {kind} NAME, or the latest one")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options of all that prunes: the model, how, and where it is logged."""
     parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
     parser.add_argument("--checkpoint", help="weights to prune: our .safetensors, or a released BEVFusion .pth")
     parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
-    parser.add_argument("--name", help=f"of the {kind} (default: the next free one)")
-    parser.add_argument("--resume", action="store_true", help=f"go on with the {kind} NAME, or the latest one")
     parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--space", type=Path, help="Python file that defines SPACE (default: search_spaces/nusc.py)")
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import get_args
 
-from altermoma_ray.cli import Parser, add_data_options, add_worker_options, console, ratio, run, seed
+from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, console, ratio, run
 from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search
 from altermoma_ray.engine.redundancy.job import plan_report
@@ -101,11 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="altermoma_ray.report", description=__doc__)
     parser.add_argument("kind", choices=("redundancy",), help="which report")
     add_data_options(parser)
+    add_model_options(parser)
     add_worker_options(
         parser, workers_help="Ray Train workers of fine-tuning (default: 1); all else takes what is free"
     )
-    parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
-    parser.add_argument("--checkpoint", help="the unpruned model: our .safetensors, or a released BEVFusion .pth")
     parser.add_argument("--pruned", help="folder of a trial whose model is the pruned one (default: prune one)")
     parser.add_argument("--criterion", choices=tuple(CRITERIA), default="altermoma", help="prunes (default: altermoma)")
     parser.add_argument("--sparsity", type=ratio, help="share to remove (default: that of --pruned, else 0.85)")
@@ -115,11 +113,6 @@ def _parser() -> argparse.ArgumentParser:
         default="all",
         help="validation scenes to measure on (default: all)",
     )
-    parser.add_argument(
-        "--space", type=Path, help="Python file that defines SPACE: B, D, fine-tuning (default: nusc.py)"
-    )
-    parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
-    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--out", help="file to write the page to as well (it is in STORAGE/reports)")
     return parser
 

@@ -167,6 +167,16 @@ class Location:
         with self._explained("read", _ADDRESS), self.filesystem.open_input_file(self.path) as stream:
             return bytes(stream.read())
 
+    def read_part(self, start: int, count: int) -> bytes:
+        """``count`` of the file's bytes from ``start`` on, fewer at its end; a bucket is asked for no more than these.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            UserError: it cannot be read.
+        """
+        with self._explained("read", _ADDRESS), self.filesystem.open_input_file(self.path) as stream:
+            return bytes(stream.read_at(count, start))
+
     def read_text(self) -> str:
         return self.read_bytes().decode()
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import io
 import json
 import os
 import pickle
-import shutil
 import struct
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +16,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from altermoma_ray import cli
 from altermoma_ray.data.dataroot import check_files, read_picture, read_points
 from altermoma_ray.engine.plan import SHIPPED
 from altermoma_ray.errors import UserError
@@ -29,31 +25,6 @@ from altermoma_ray.storage import Location
 
 VERSION = "v1.0-trainval"
 CHECKOUT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def dataroot(synthetic_root: Path, tmp_path: Path) -> Path:
-    """A data set of its own, for an attacker to prepare."""
-    return Path(shutil.copytree(synthetic_root, tmp_path / "nuscenes"))
-
-
-@pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """Runs a command that must fail with one line, and gives all that it printed."""
-
-    def run(command: str, *arguments: object) -> str:
-        line = [command, *map(str, arguments), "--storage", str(tmp_path / "storage")]
-        monkeypatch.setattr(sys, "argv", line[:-2] if "--storage" in line[:-2] else line)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.run(importlib.import_module(f"altermoma_ray.{command}").main)
-        printed = capsys.readouterr()
-        assert stop.value.code == 2, printed.err
-        assert "Traceback" not in printed.err
-        assert printed.err.splitlines()[-1].startswith("error: ")
-        return printed.out + printed.err
-
-    return run
 
 
 # --- file names of a data set -----------------------------------------------------------------------------------------

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from altermoma_ray import cli
 from altermoma_ray.addresses import redacted, without_credentials
 from altermoma_ray.engine.dataset import find_data
 from altermoma_ray.engine.plan import SHIPPED, plan_search
@@ -25,31 +20,6 @@ from altermoma_ray.tracking.store import TrackingError
 from altermoma_ray.tracking.tracker import Tracker
 
 SECRET = "hunter2hunter2"
-
-
-@pytest.fixture
-def dataroot(synthetic_root: Path, tmp_path: Path) -> Path:
-    """A data set of its own."""
-    return Path(shutil.copytree(synthetic_root, tmp_path / "nuscenes"))
-
-
-@pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """Runs a command that must fail with one line, and gives all that it printed."""
-
-    def run(command: str, *arguments: object) -> str:
-        line = [command, *map(str, arguments), "--storage", str(tmp_path / "storage")]
-        monkeypatch.setattr(sys, "argv", line[:-2] if "--storage" in line[:-2] else line)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.run(importlib.import_module(f"altermoma_ray.{command}").main)
-        printed = capsys.readouterr()
-        assert stop.value.code == 2, printed.err
-        assert "Traceback" not in printed.err
-        assert printed.err.splitlines()[-1].startswith("error: ")
-        return printed.out + printed.err
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from typing import Any, get_args
 
 from altermoma_ray.engine.plan import Ablation, SearchPlan
 from altermoma_ray.engine.proposals import Objective
-from altermoma_ray.engine.space import UNPRUNED, PruningSetting, SearchSpace
+from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trial import TrialTask, read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA
+from altermoma_ray.tracking.comparison import UNPRUNED
 
 BETAS = tuple(0.25 * step for step in range(9))
 """β with α = 1 (AlterMOMA Fig. 4)."""

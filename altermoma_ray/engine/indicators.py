@@ -163,12 +163,13 @@ def seconds_to_score(job: ScoringJob) -> float:
     folder = job.folder()
     files = [reri_file(setting) for setting in job.settings] + [scores_file(name) for name in job.criteria]
     files += [request.file for request in job.masks] + ([DECI_FILE] if job.settings else [])
-    return sum(_seconds(folder.join(name).read_bytes()) for name in files)
+    return sum(_seconds(folder.join(name)) for name in files)
 
 
-def _seconds(written: bytes) -> float:
-    """The figure in a safetensors header: its length in 8 bytes, then JSON."""
-    header = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
+def _seconds(file: Location) -> float:
+    """The figure in a safetensors header: its length in 8 bytes, then JSON. The tensors behind it are not read."""
+    length = int.from_bytes(file.read_part(0, 8), "little")
+    header = json.loads(file.read_part(8, length))
     return float(header["__metadata__"]["seconds"])
 
 

@@ -158,12 +158,12 @@ class ScoringWorker:
         numbers = iter(range(len(self._micro_batches)))
         self.data = [[next(numbers) for _ in batch] for batch in data]
         self.reactivation_data = [[next(numbers) for _ in batch] for batch in training]
-        self._everyone = Share(self._rank, self._world, None)
+        self.everyone = Share(self._rank, self._world, None)
         self._share, self._passes = _passes(self._rank, self._world, len(self.data[0]))
 
     def problem(self) -> Problem:
         """The same for every criterion: the model, its groups, this worker's part of the data."""
-        share = self._everyone
+        share = self.everyone
         return Problem(
             model=self.model,
             groups=group_weights(self.names, FusionModel.group_of),
@@ -190,7 +190,7 @@ class ScoringWorker:
 
     def contribution(self) -> Weights:
         """DeCI of every prunable weight, the same on all workers."""
-        share = self._everyone
+        share = self.everyone
         data = share.of_sum(self.data)
         return contribution(self.model, self.names, self.loss, data, reduce=share.reduce, norms=self.job.norms)
 

@@ -22,14 +22,13 @@ from altermoma_ray.engine.indicators import INDICATOR_CRITERIA, is_one_shot
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Normalisation, NormMode, Reactivation, ScheduleKind, solve_ratios
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA
+from altermoma_ray.tracking.comparison import UNPRUNED
 
 Scope = Literal["global", "group"]
 Draw = str | float | int | bool
 """A value that Optuna draws."""
 REDUNDANCY_CRITERIA = ("altermoma", "altermoma-residual")
 """Criteria whose β and reactivation are searched."""
-UNPRUNED = "unpruned"
-"""Stands where a criterion does for the model that is fine-tuned as it is."""
 
 
 class PruningSetting(BaseModel):

@@ -31,7 +31,7 @@ from altermoma_ray.engine.indicators import (
 )
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.scoring import score_worker
-from altermoma_ray.engine.space import UNPRUNED, PruningSetting
+from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.engine.training import (
     FineTuningBatches,
     data_parallel,
@@ -54,6 +54,7 @@ from altermoma_ray.pruning import (
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection import DetectionTask
+from altermoma_ray.tracking.comparison import UNPRUNED
 from altermoma_ray.tracking.result import Evaluation, Histogram, Status, TrialResult
 
 

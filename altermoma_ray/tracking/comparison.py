@@ -23,7 +23,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 CONFIDENCE = 0.95
 UNPRUNED = "unpruned"
-"""The criterion of trials that fine-tune the model as it is."""
+"""Stands where a criterion does for trials that fine-tune the model as it is."""
 SERIES = ("label", "sparsity", "fine_tune_epochs")
 """Parameters that tell a comparison's settings apart."""
 

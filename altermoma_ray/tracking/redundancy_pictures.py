@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from numpy.typing import NDArray
 
+from altermoma_ray.tracking.pictures import to_png
 from altermoma_ray.tracking.redundancy import (
     BEFORE,
     FINE_TUNED,
@@ -58,7 +58,7 @@ def shares_picture(report: RedundancyReport) -> bytes:
         axes.set_ylim(rows - 0.4, -0.6)
         axes.grid(axis="x", alpha=0.3)
         axes.legend(loc="lower right")
-    return _png(figure)
+    return to_png(figure)
 
 
 def ranks_picture(groups: Sequence[GroupFigures]) -> bytes:
@@ -77,7 +77,7 @@ def ranks_picture(groups: Sequence[GroupFigures]) -> bytes:
         panels.append(axes)
     bar = figure.colorbar(picture, ax=panels, label="weights, over an even spread")
     bar.set_ticks([-4, -2, 0, 2, 4], labels=["≤ 1/16", "1/4", "1", "4", "16"])
-    return _png(figure)
+    return to_png(figure)
 
 
 def sparsity_picture(removals: Sequence[Removal], groups: Mapping[str, Sequence[str]]) -> bytes:
@@ -98,7 +98,7 @@ def sparsity_picture(removals: Sequence[Removal], groups: Mapping[str, Sequence[
         edge += len(layers)
         axes.axhline(edge - 0.5, color="white", linewidth=2)
     figure.colorbar(picture, ax=axes, label="removed (%)", shrink=0.4, pad=0.06)
-    return _png(figure)
+    return to_png(figure)
 
 
 def sensors_picture(report: RedundancyReport) -> bytes:
@@ -119,7 +119,7 @@ def sensors_picture(report: RedundancyReport) -> bytes:
     axes.set_xticks(range(len(states)), states)
     axes.margins(y=0.15)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return _png(figure)
+    return to_png(figure)
 
 
 def features_picture(
@@ -156,7 +156,7 @@ def features_picture(
         panels[0].set_ylabel(f"{name}\n({masked}", fontsize=10)
     for axes, state in zip(grid[0], columns, strict=True):
         axes.set_title("reactivated − masked" if state == _CHANGE else state, fontsize=10)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_boxes(axes: Axes, boxes: Array, colour: str) -> None:
@@ -186,9 +186,3 @@ def short_names(groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
             short = ".".join(levels[common:])
             found[name] = short if len(short) <= LONGEST_NAME else f"…{short[1 - LONGEST_NAME :]}"
     return found
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    return stream.getvalue()

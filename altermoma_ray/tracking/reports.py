@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from altermoma_ray.tracking.tracker import Tracker
+from altermoma_ray.tracking.tracker import Tracker, experiment_name
 
 REPORT_TAG = "altermoma.report"
 
@@ -42,7 +42,7 @@ class ReportTracker(Tracker):
 
         now = int(1000 * time.time())
         with tempfile.TemporaryDirectory() as folder, self._store.reported():
-            experiment = self._experiment(f"altermoma-{dataset}-{model}")
+            experiment = self._experiment(experiment_name(dataset, model))
             for old in self._runs([experiment], f"tags.`{REPORT_TAG}` = '{name}'"):
                 self._client.delete_run(old.info.run_id)
             run = self._client.create_run(experiment, tags={REPORT_TAG: name}, run_name=name)

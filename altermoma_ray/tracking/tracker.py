@@ -100,7 +100,7 @@ class Tracker:
         """
         if not resume:
             self.check_free(name)
-        experiment = f"{_EXPERIMENT_PREFIX}{dataset}-{model}"
+        experiment = experiment_name(dataset, model)
         with self._store.reported():
             found = self._find(name)
             if found is None:
@@ -305,6 +305,11 @@ class Tracker:
         while metrics or named:
             self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
             metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]
+
+
+def experiment_name(dataset: str, model: str) -> str:
+    """Where all runs of one model on one data set are, and what its registered model is called."""
+    return f"{_EXPERIMENT_PREFIX}{dataset}-{model}"
 
 
 def check_name(name: str) -> None:

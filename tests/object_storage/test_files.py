@@ -34,6 +34,15 @@ def test_files_are_written_listed_read_and_removed(s3):
     assert s3.children() == []
 
 
+def test_a_part_is_read_without_the_rest(s3, tmp_path):
+    for file in (s3.join("c.bin"), Location.parse(tmp_path / "c.bin")):
+        file.write_bytes(b"0123456789")
+        assert (file.read_part(0, 4), file.read_part(8, 8)) == (b"0123", b"89")
+        file.delete()
+        with pytest.raises(FileNotFoundError):
+            file.read_part(0, 1)
+
+
 def test_an_object_appears_whole_and_a_small_one_takes_one_put(s3, server, buckets):
     file = s3.join("model.bin")
     file.write_bytes(b"old")

@@ -23,7 +23,7 @@ from altermoma_ray.engine.redundancy.features import FeatureRecorder
 from altermoma_ray.engine.redundancy.job import EVALUATIONS, FEATURE_SAMPLES, PrunedModel, RedundancyJob
 from altermoma_ray.engine.redundancy.removal import removals
 from altermoma_ray.engine.redundancy.shares import group_figures, layer_figures
-from altermoma_ray.engine.scoring import ScoringWorker, Share, score
+from altermoma_ray.engine.scoring import ScoringWorker, score
 from altermoma_ray.engine.trial import TrialRunner, read_result
 from altermoma_ray.engine.workers import rank_and_world, run_on_workers, worker_device
 from altermoma_ray.errors import UserError
@@ -112,11 +112,10 @@ class Measurement:
         self._scorer = ScoringWorker(job.scoring, reporter)
         self._model: FusionModel = self._scorer.model
         self._task = DetectionTask(self._model.config.head)
-        rank, world = rank_and_world()
-        self._share = Share(rank, world, None)
+        self._share = self._scorer.everyone
         rows, batch_size = self._source.validation_rows(), recipe(job.trial.model).batch_size
         self._evaluator = Evaluator(self._source, self._model.config.inputs, rows, batch_size=batch_size)
-        self._is_first = rank == 0
+        self._is_first = rank_and_world()[0] == 0
         self._features, self._sample, self._boxes = self._recorder()
         self._sensors: list[SensorFigures] = []
         self._seconds: dict[str, float] = {}
