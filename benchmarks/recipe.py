@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray.train
-import torch.distributed as distributed
 from ray import tune
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from altermoma_ray.engine.scoring import score_worker
 from altermoma_ray.engine.trial import TrialJob, TrialRunner, TrialTask
 
 
@@ -83,14 +81,12 @@ def pruning_trial(work: dict[str, Any]) -> None:
         work: what :func:`pruning_work` gives.
     """
     job, task = TrialJob.model_validate(work["job"]), TrialTask.model_validate(work["task"])
-    score_worker(job.scoring)
-    distributed.barrier()  # rank 0 has written the indicators
     for metrics in TrialRunner(job).run(task):
         ray.train.report(metrics)
 
 
 def pruning_work(job: TrialJob, task: TrialTask) -> dict[str, Any]:
-    """The same trial as a search's, with the indicators of its own setting only, which no other trial finds."""
-    own = {"settings": (task.setting.reactivation,), "checkpoint_hash": f"{job.scoring.checkpoint_hash}-{task.number}"}
+    """The same trial as a search's, under a key of its own: it finds nothing scored, and scores what it needs."""
+    own = {"checkpoint_hash": f"{job.scoring.checkpoint_hash}-{task.number}"}
     job = job.model_copy(update={"scoring": job.scoring.model_copy(update=own)})
     return {"job": job.model_dump(mode="json"), "task": task.model_dump(mode="json")}

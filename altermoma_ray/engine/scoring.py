@@ -72,6 +72,21 @@ def _score_all(jobs: Sequence[ScoringJob], reporter: Reporter | None = None) -> 
             score_worker(job, reporter)
 
 
+def score_missing(job: ScoringJob) -> None:
+    """Compute what a trial wants and storage lacks: masks for its own target, as a rule. All its workers call it.
+
+    Raises:
+        FloatingPointError: see :func:`score_worker`.
+    """
+    missing, (_, world) = [job.missing()], rank_and_world()
+    if world > 1:  # another trial may write meanwhile: rank 0's look at storage holds for all
+        distributed.broadcast_object_list(missing)
+    if len(missing[0]):
+        score_worker(missing[0])
+    if world > 1:
+        distributed.barrier()  # rank 0 has written
+
+
 def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
     """Compute this worker's share of what a job wants; rank 0 writes the files.
 

@@ -30,7 +30,7 @@ from altermoma_ray.engine.indicators import (
     seconds_to_score,
 )
 from altermoma_ray.engine.recipes import recipe
-from altermoma_ray.engine.scoring import score_worker
+from altermoma_ray.engine.scoring import score_missing
 from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.engine.training import (
     FineTuningBatches,
@@ -182,8 +182,7 @@ class TrialRunner:
         history: list[Evaluation] = []
         steps = self._steps(trial)
         try:
-            if len(missing := self._job.scoring_of(trial).missing()):
-                score_worker(missing)  # masks for this trial's own target: nothing that trials share is missing
+            score_missing(self._job.scoring_of(trial))
             clock.lap("criterion")
             scores = self._scores(trial)
             plan = self._plan(scores, trial, steps)
