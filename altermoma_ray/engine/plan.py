@@ -54,6 +54,8 @@ class SearchPlan(BaseModel):
     workers: int = Field(gt=0)
     """Ray Train workers of one trial; 1 runs it in a reused actor."""
     gpus_per_worker: float = Field(ge=0)
+    save_every: float = Field(default=60.0, ge=0)
+    """Seconds after which a trial keeps its state again."""
     tracking_uri: str | None = None
     """MLflow's address, without user name and password; None for the SQLite file in storage."""
     grid: tuple[TrialTask, ...] = ()
@@ -113,6 +115,7 @@ class SearchPlan(BaseModel):
             pruning_phase=self.space.pruning_phase,
             rungs=() if self.grid or Objective.parse(self.objective).is_pareto else self.space.rungs,
             rung_samples=self.space.rung_samples,
+            save_every=self.save_every,
         )
 
     def scoring_jobs(self) -> list[ScoringJob]:
@@ -159,6 +162,7 @@ def plan_search(
     seed: int,
     workers: int,
     gpus_per_worker: float,
+    save_every: float = 60.0,
     tracking_uri: str | None = None,
     grid: Sequence[TrialTask] = (),
     ablation: Ablation | None = None,
@@ -179,6 +183,7 @@ def plan_search(
         seed: of everything drawn.
         workers: Ray Train workers of one trial.
         gpus_per_worker: GPUs of each.
+        save_every: seconds after which a trial keeps its state again, to go on from when its process or node dies.
         tracking_uri: MLflow's address; None for a SQLite file in storage.
         grid: the trials of a comparison, in place of a search's.
         ablation: what they vary of AlterMOMA; None if they compare criteria.
@@ -225,6 +230,7 @@ def plan_search(
         seed=seed,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
+        save_every=save_every,
         tracking_uri=without_credentials(tracking_uri) if tracking_uri else None,
     )
 

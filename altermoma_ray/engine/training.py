@@ -93,9 +93,9 @@ def _epoch_rows(source: DataSource, recipe: Recipe, seed: int) -> list[int]:
 
 
 def one_cycle(
-    optimizer: torch.optim.Optimizer, steps: int, *, warmup: float = 0.1
+    optimizer: torch.optim.Optimizer, steps: int, *, warmup: float = 0.1, done: int = 0
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up over a fraction of the steps, then a cosine down to 1 % of the peak."""
+    """Linear warm-up over a fraction of the steps, then a cosine down to 1 % of the peak; ``done`` steps are behind."""
 
     def factor(step: int) -> float:
         rising = max(1, round(warmup * steps))
@@ -104,7 +104,9 @@ def one_cycle(
         progress = (step - rising) / max(1, steps - rising)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
 def data_parallel(model: nn.Module, *, unused: bool = False) -> nn.Module:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save as save_tensors
 
 from altermoma_ray.engine.evaluation import Evaluator
+from altermoma_ray.engine.halfway import Halfway, seeded
 from altermoma_ray.engine.indicators import (
     DECI,
     MaskRequest,
@@ -57,6 +58,9 @@ from altermoma_ray.tasks.detection import DetectionTask
 from altermoma_ray.tracking.comparison import UNPRUNED
 from altermoma_ray.tracking.result import Evaluation, Histogram, Status, TrialResult
 
+_PAUSES = 20
+"""How often in its fine-tuning a trial looks whether to keep its state."""
+
 
 class TrialJob(BaseModel):
     """What is the same for all trials of a search; small, picklable, made of names and numbers."""
@@ -76,6 +80,8 @@ class TrialJob(BaseModel):
     pruning_phase: float
     rungs: tuple[float, ...]
     rung_samples: int
+    save_every: float
+    """Seconds after which a trial keeps its state again, to go on from when its process or node dies."""
 
     def trial_folder(self, number: int) -> Location:
         """Where trial ``number`` leaves its files."""
@@ -188,7 +194,7 @@ class TrialRunner:
             plan = self._plan(scores, trial, steps)
             clock.lap("score")
             status: Status = "finished"
-            for evaluation in self._fine_tune(trial, plan, steps, clock):
+            for evaluation in self._fine_tune(trial, plan, steps, history, clock):
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
                 least = trial.thresholds.get(len(history) - 1, -math.inf)
@@ -225,21 +231,35 @@ class TrialRunner:
         return [(step, goal.masks(scores)) for step, goal in zip(when, target.rising(schedule), strict=True)]
 
     def _fine_tune(
-        self, trial: TrialTask, plan: Sequence[tuple[int, Masks]], steps: int, clock: _Clock
+        self,
+        trial: TrialTask,
+        plan: Sequence[tuple[int, Masks]],
+        steps: int,
+        history: list[Evaluation],
+        clock: _Clock,
     ) -> Iterator[Evaluation]:
-        """Prune θ_init by the plan and train it; evaluate at every rung and at the end."""
+        """Prune θ_init by the plan and train it; evaluate at every rung and at the end.
+
+        A trial that died halfway goes on there; ``history`` then begins with the evaluations it had made.
+        """
         self._model.load_state_dict(self._initial)
         optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=trial.setting.learning_rate, weight_decay=self._recipe.weight_decay
         )
-        scheduler = one_cycle(optimizer, steps)
-        batches = iter(self._batches(steps, self._job.seed_of(trial)))
+        halfway = self._halfway(trial)
+        done, earlier = halfway.restore(self._model, optimizer)
+        history.extend(earlier)
+        scheduler = one_cycle(optimizer, steps, done=done)
+        seed = self._job.seed_of(trial)
+        batches = seeded(itertools.islice(self._batches(steps, seed), done, None), seed, done)
         prune_at = dict(plan)
         evaluate_at = {round(rung * steps) for rung in self._job.rungs} | {steps}
-        stops = sorted((prune_at.keys() | evaluate_at) - {0})
-        with MaskHolder(self._model, prune_at[0], optimizer) as holder:
+        pauses = range(0, steps, max(1, steps // _PAUSES))  # to keep the state, if it is time to
+        stops = sorted(stop for stop in prune_at.keys() | evaluate_at | set(pauses) if stop > done)
+        masks = prune_at[max(when for when in prune_at if when <= done)]
+        with MaskHolder(self._model, masks, optimizer) as holder:
             trained = data_parallel(self._model)
-            step = 0
+            step = done
             for stop in stops:
                 train_steps(
                     trained,
@@ -260,6 +280,7 @@ class TrialRunner:
                     metrics = evaluator(self._model, self._task)
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
+                halfway.save(step, history, self._model, optimizer)
 
     def _write(
         self,
@@ -300,6 +321,14 @@ class TrialRunner:
             ended=time.time(),
         )
         folder.join("result.json").write_text(result.to_json())
+        self._halfway(trial).forget()
+
+    def _halfway(self, trial: TrialTask) -> Halfway:
+        return Halfway(
+            self._job.trial_folder(trial.number).join("halfway.safetensors"),
+            trial.model_dump_json(),
+            every=self._job.save_every,
+        )
 
 
 def record_failure(

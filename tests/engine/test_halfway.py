@@ -1,0 +1,95 @@
+"""A trial that dies halfway goes on there, and finds what an undisturbed one finds."""
+
+from __future__ import annotations
+
+import torch
+
+from altermoma_ray.engine.halfway import Halfway, seeded
+from altermoma_ray.engine.plan import plan_search
+from altermoma_ray.engine.space import PruningSetting, SearchSpace
+from altermoma_ray.engine.trial import TrialRunner, TrialTask, read_result
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.result import Evaluation
+
+SPACE = SearchSpace(
+    fine_tune_epochs=4.0, iterative_rounds=2, pruning_phase=0.25, rungs=(0.5,), rung_samples=2, scoring_batches=1
+)
+TASK = TrialTask(
+    number=0,
+    setting=PruningSetting(scope="global", sparsity=0.8, criterion="magnitude", schedule="linear", learning_rate=1e-3),
+)
+
+
+def job_of(source, checkpoint, name):
+    plan = plan_search(
+        name=name,
+        dataset="nusc",
+        source=source,
+        synthetic=False,
+        model="bevfusion-mit-toy",
+        checkpoint=str(checkpoint),
+        space=SPACE,
+        objective="map",
+        sparsity=0.8,
+        trials=1,
+        seed=3,
+        workers=1,
+        gpus_per_worker=0,
+        save_every=0,
+    )
+    return plan.trial_job()
+
+
+def weights(job):
+    return job.trial_folder(0).join("model.safetensors")
+
+
+def test_an_interrupted_trial_equals_an_undisturbed_one(source, checkpoint):
+    undisturbed = job_of(source, checkpoint, "undisturbed")
+    reports = list(TrialRunner(undisturbed).run(TASK))
+
+    broken = job_of(source, checkpoint, "broken")
+    running = TrialRunner(broken).run(TASK)
+    first = next(running)  # its rung
+    next(running)  # the state after the rung is kept before training goes on
+    running.close()
+    broken.trial_folder(0).join("result.json").delete()
+    assert broken.trial_folder(0).join("halfway.safetensors").exists()
+
+    rest = list(TrialRunner(broken).run(TASK))
+    assert [report["step"] for report in rest] == [reports[-1]["step"]]
+    one, other = read_result(undisturbed, 0), read_result(broken, 0)
+    assert [entry.step for entry in other.history] == [int(first["step"]), int(reports[-1]["step"])]
+    assert one.metrics == other.metrics
+    assert one.sparsity == other.sparsity
+    kept = [job.trial_folder(0).join("masks.safetensors").read_bytes() for job in (undisturbed, broken)]
+    assert kept[0] == kept[1]
+    assert not broken.trial_folder(0).join("halfway.safetensors").exists()
+
+
+def test_the_state_of_another_trial_is_left_alone(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    file = Location.parse(tmp_path / "halfway.safetensors")
+    assert Halfway(file, "one", every=0).restore(model, optimizer) == (0, [])
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    history = [Evaluation(step=3, metrics={"map": 0.5})]
+    Halfway(file, "one", every=60).save(3, history, model, optimizer)
+    assert not file.exists()  # too early
+    Halfway(file, "one", every=0).save(3, history, model, optimizer)
+    again = torch.nn.Linear(2, 2)
+    other = torch.optim.AdamW(again.parameters())
+    assert Halfway(file, "two", every=0).restore(again, other) == (0, [])
+    assert Halfway(file, "one", every=0).restore(again, other) == (3, history)
+    assert torch.equal(again.weight, model.weight)
+    assert torch.equal(other.state[again.weight]["exp_avg"], optimizer.state[model.weight]["exp_avg"])
+
+
+def test_random_numbers_follow_from_seed_and_step():
+    def draw(first):
+        return [float(torch.rand(())) for _ in seeded(range(4 - first), 5, first)]
+
+    assert draw(0)[2:] == draw(2)
+    assert draw(0) == draw(0)
+    assert len(set(draw(0))) == 4
