@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from pydantic import PrivateAttr
 
 from altermoma_ray.cli import console, positive_int, run
 from altermoma_ray.engine.plan import SearchPlan
@@ -43,12 +44,19 @@ ARRANGEMENTS = {"2 trials of 1 worker": (1, 2), "1 trial of 2 workers": (2, 1)}
 
 
 class ListedSpace(SearchSpace):
-    """A search space in which the sampler's choice is settled beforehand."""
+    """A search space in which the sampler's choices are settled beforehand; of use to one search."""
 
     listed: tuple[PruningSetting, ...]
+    _left: list[PruningSetting] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: object) -> None:
+        self._left.extend(self.listed)
 
     def suggest(self, trial: optuna.Trial, sizes: object, sparsity: object) -> PruningSetting:
-        return self.listed[trial.number]
+        return self._left.pop(0)
+
+    def setting(self, draws: object, sizes: object, sparsity: object) -> PruningSetting:
+        return self._left.pop(0)
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def main() -> None:
             return toy_plan(options, space=space, trials=options.trials, storage=Path(scratch, name))
 
         stopping = settled(space, plan("settings", space))
-        to_the_end = stopping.model_copy(update={"rungs": ()})
+        to_the_end = ListedSpace(**{**dict(stopping), "rungs": ()})
         sides["search"] = search(plan("search", to_the_end))
         for name, arrangement in ARRANGEMENTS.items():
             if options.recipe in (None, name):

@@ -1,7 +1,8 @@
 """A trial's state halfway through fine-tuning, kept in storage: it goes on from there when its process or node dies.
 
-One safetensors file per trial, written every so often and gone when the trial ends. Together with batches and random
-numbers that follow from seed and step, a trial that was interrupted finds what an undisturbed one finds.
+One safetensors file per trial, written every so often and at the rung where it stops, gone when the search ends.
+Together with batches and random numbers that follow from seed and step, a trial that was interrupted finds what an
+undisturbed one finds.
 """
 
 from __future__ import annotations
@@ -40,10 +41,16 @@ class Halfway:
         self._saved = time.monotonic()
 
     def save(
-        self, step: int, history: Sequence[Evaluation], model: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        step: int,
+        history: Sequence[Evaluation],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        now: bool = False,
     ) -> None:
-        """Keep the state after ``step`` steps, if it is time to."""
-        if rank_and_world()[0] != 0 or time.monotonic() - self._saved < self._every:
+        """Keep the state after ``step`` steps, if it is time to or has to be ``now``."""
+        if rank_and_world()[0] != 0 or not (now or time.monotonic() - self._saved >= self._every):
             return
         tensors = {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
         for number, state in optimizer.state_dict()["state"].items():
@@ -72,11 +79,6 @@ class Halfway:
             state.setdefault(int(number), {})[key] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         return step, [Evaluation.model_validate(entry) for entry in json.loads(header["history"])]
-
-    def forget(self) -> None:
-        """The trial has ended; nothing of its state is needed."""
-        if rank_and_world()[0] == 0 and self._file.exists():
-            self._file.delete()
 
 
 def seeded(items: Iterable[Item], seed: int, first: int) -> Iterator[Item]:

@@ -1,27 +1,31 @@
 """What to try next: Optuna's sampler and early stopping, arranged so that one seed gives one search.
 
-Trials run side by side and end in any order. To keep a search reproducible, and a resumed search equal to an
-undisturbed one, what trial n is told never depends on that order: its setting and its stopping thresholds follow from
-the results of trials 0 ... n − lag, all of which must have ended, and from nothing else. Replaying the results of a
-stopped search therefore proposes the same settings again.
-
 Early stopping is asynchronous successive halving (Li et al., *A System for Massively Parallel Hyperparameter Tuning*,
-MLSys 2020) on that history: at each rung a trial goes on if it is among the best 1/η of the trials before it.
+MLSys 2020): a trial first runs to the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the
+trials that reached a rung are promoted: they go on from where they stopped, to the next rung or to the end. Trial 0,
+the paper's configuration, always runs to the end.
+
+What is proposed is a leg: a trial, and the rung it goes to. Legs run side by side and end in any order. To keep a
+search reproducible, and a resumed search equal to an undisturbed one, what leg n is never depends on that order: it
+follows from the results of legs 0 ... n − lag, all of which must have ended, and from nothing else. Replaying the
+results of a stopped search therefore proposes the same legs again.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.trial import TrialTask
+from altermoma_ray.engine.trial import TrialTask, has_ended
 from altermoma_ray.errors import UserError
 from altermoma_ray.tracking.result import TrialResult
 
@@ -77,17 +81,17 @@ class Proposer(Protocol):
 
     @property
     def exhausted(self) -> bool:
-        """Whether all trials have been proposed."""
+        """Whether nothing more will be proposed."""
 
     def next(self) -> TrialTask | None:
-        """The next trial, or None while it must wait for others to end."""
+        """The next leg of a trial, or None while it must wait for others to end, or when there is none."""
 
     def complete(self, result: TrialResult) -> None:
         """Take in the result of a trial; order does not matter."""
 
 
 class Grid:
-    """Proposes trials that were all settled beforehand."""
+    """Proposes trials that were all settled beforehand, each to its end."""
 
     def __init__(self, tasks: Sequence[TrialTask]) -> None:
         self._left = list(tasks)
@@ -103,8 +107,13 @@ class Grid:
         """Nothing to learn."""
 
 
+class _Leg(NamedTuple):
+    number: int
+    until: int | None
+
+
 class Proposals:
-    """Proposes the trials of one search, in order.
+    """Proposes the legs of one search's trials, in order.
 
     Args:
         space: what varies.
@@ -112,7 +121,7 @@ class Proposals:
         objective: what is optimised.
         sparsity: the total sparsity, used where it is not an objective.
         trials: how many to propose.
-        lag: trial n waits for the trials up to n − lag. At least the number of trials that run side by side.
+        lag: leg n waits for the legs up to n − lag. At least the number of legs that run side by side.
         seed: of the sampler.
     """
 
@@ -129,76 +138,110 @@ class Proposals:
     ) -> None:
         self._space, self._sizes, self._objective = space, dict(sizes), objective
         self._sparsity = None if objective.searches_sparsity else sparsity
-        self._trials, self._lag = trials, lag
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, trials // 4)))
-        self._study = optuna.create_study(directions=["maximize"] * len(objective.names), sampler=sampler)
-        self._asked: list[optuna.Trial | None] = []
+        self._rungs = 0 if objective.is_pareto else len(space.rungs)
+        self._trials, self._lag, self._seed = trials, lag, seed
+        self._settings: list[PruningSetting] = []
+        self._draws: dict[int, tuple[dict[str, object], dict[str, BaseDistribution]]] = {}
+        self._legs: list[_Leg] = []
+        self._furthest: dict[int, int | None] = {}
+        self._ended = 0
         self._results: dict[int, TrialResult] = {}
-        self._told = 0
-
-    def __len__(self) -> int:
-        return self._trials
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether all trials have been proposed."""
-        return len(self._asked) == self._trials
+        self.exhausted = False
+        """Whether nothing more will be proposed."""
 
     def complete(self, result: TrialResult) -> None:
         """Take in the result of a trial; order does not matter."""
         self._results[result.number] = result
 
     def next(self) -> TrialTask | None:
-        """The next trial, or None while it must wait for others to end."""
-        number = len(self._asked)
-        visible = max(0, number - self._lag + 1)
-        if self.exhausted or any(earlier not in self._results for earlier in range(visible)):
+        """The next leg of a trial, or None while it must wait for others to end, or when there is none."""
+        visible = max(0, len(self._legs) - self._lag + 1)
+        if self.exhausted or not self._have_ended(visible):
             return None
-        while self._told < visible:
-            self._tell(self._told)
-            self._told += 1
-        return TrialTask(
-            number=number,
-            setting=self._suggest(number),
-            thresholds=self._thresholds(visible),
-            objective=self._objective.names[0],
-        )
+        leg = self._promotion(visible) or self._new_trial(visible)
+        if leg is None:  # what is left is what the last legs may promote
+            if not self._have_ended(len(self._legs)):
+                return None
+            leg = self._promotion(len(self._legs))
+            self.exhausted = leg is None
+        if leg is None:
+            return None
+        self._legs.append(leg)
+        self._furthest[leg.number] = leg.until
+        return TrialTask(number=leg.number, setting=self._settings[leg.number], until=leg.until)
 
-    def _suggest(self, number: int) -> PruningSetting:
-        if number == 0:
-            draws = self._space.published(self._sparsity)
-            if not self._space.holds(draws):  # the paper's own runs all the same; the sampler cannot learn from it
-                self._asked.append(None)
-                return self._space.setting(draws, self._sizes, self._sparsity)
-            self._study.enqueue_trial(draws)
-        trial = self._study.ask()
-        self._asked.append(trial)
-        return self._space.suggest(trial, self._sizes, self._sparsity)
+    def _have_ended(self, visible: int) -> bool:
+        while self._ended < visible:
+            leg = self._legs[self._ended]
+            result = self._results.get(leg.number)
+            if result is None or not has_ended(result, leg.until):
+                return False
+            self._ended += 1
+        return True
 
-    def _tell(self, number: int) -> None:
-        trial, result = self._asked[number], self._results[number]
-        if trial is None:
-            return
-        if result.status == "finished":
-            self._study.tell(trial, self._objective.values(result))
-        elif result.status == "stopped":
-            for evaluation in result.history:
-                trial.report(evaluation.metrics[self._objective.names[0]], evaluation.step)
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
+    def _promotion(self, visible: int) -> _Leg | None:
+        """The best trial that may go on from the highest rung; None when there is none."""
+        for rung in reversed(range(self._rungs)):
+            values = {
+                leg.number: self._value_at(leg.number, rung)
+                for leg in self._legs[:visible]
+                if (leg.until is None or leg.until >= rung) and len(self._results[leg.number].history) > rung
+            }
+            best = sorted(values, key=lambda number: (-values[number], number))
+            for number in best[: int(len(values) / self._space.reduction)]:
+                if self._furthest[number] == rung and not _is_whole(self._results[number], rung):
+                    return _Leg(number, rung + 1 if rung + 1 < self._rungs else None)
+        return None
 
-    def _thresholds(self, visible: int) -> dict[int, float]:
-        """For each rung, the least value among the best ``1 / reduction`` of the trials seen."""
-        if self._objective.is_pareto:
-            return {}
-        found: dict[int, float] = {}
-        for rung in range(len(self._space.rungs)):
-            values = [
-                self._results[number].history[rung].metrics[self._objective.names[0]]
-                for number in range(visible)
-                if len(self._results[number].history) > rung
-            ]
-            if len(values) >= self._space.reduction:
-                found[rung] = float(np.quantile(values, 1 - 1 / self._space.reduction))
-        return found
+    def _value_at(self, number: int, rung: int) -> float:
+        value = self._results[number].history[rung].metrics[self._objective.names[0]]
+        return value if math.isfinite(value) else -math.inf
+
+    def _new_trial(self, visible: int) -> _Leg | None:
+        number = len(self._settings)
+        if number == self._trials:
+            return None
+        self._settings.append(self._suggest(number, visible))
+        return _Leg(number, 0 if self._rungs and number > 0 else None)
+
+    def _suggest(self, number: int, visible: int) -> PruningSetting:
+        draws = self._space.published(self._sparsity) if number == 0 else None
+        if draws is not None and not self._space.holds(draws):
+            return self._space.setting(draws, self._sizes, self._sparsity)  # the sampler cannot learn from it
+        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, self._trials // 4)))
+        study = optuna.create_study(directions=["maximize"] * len(self._objective.names), sampler=sampler)
+        study.add_trials(self._seen(visible))
+        if draws is not None:
+            study.enqueue_trial(draws)
+        trial = study.ask()
+        setting = self._space.suggest(trial, self._sizes, self._sparsity)
+        self._draws[number] = dict(trial.params), dict(trial.distributions)
+        return setting
+
+    def _seen(self, visible: int) -> list[FrozenTrial]:
+        """What the sampler learns: each trial as the visible legs left it. A failed one teaches nothing."""
+        reached = {leg.number: leg.until for leg in self._legs[:visible] if leg.number in self._draws}
+        seen = []
+        for number, until in reached.items():
+            result, (params, distributions) = self._results[number], self._draws[number]
+            if until is None or _is_whole(result, until):
+                if result.status == "finished":
+                    values = self._objective.values(result)
+                    seen.append(create_trial(params=params, distributions=distributions, values=values))
+            elif len(result.history) > until:
+                steps = {result.history[rung].step: self._value_at(number, rung) for rung in range(until + 1)}
+                seen.append(
+                    create_trial(
+                        state=TrialState.PRUNED,
+                        params=params,
+                        distributions=distributions,
+                        intermediate_values=steps,
+                    )
+                )
+        return seen
+
+
+def _is_whole(result: TrialResult, until: int) -> bool:
+    """Whether a leg to a rung was the whole trial: with few steps a rung is the end."""
+    return result.status == "finished" and len(result.history) <= until + 1

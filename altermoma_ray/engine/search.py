@@ -24,9 +24,9 @@ from altermoma_ray.engine.logbook import Logbook
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.scoring import score
-from altermoma_ray.engine.searcher import ProposalSearcher, StopOnMistake
+from altermoma_ray.engine.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trainable import TrialActor, distributed_trial
-from altermoma_ray.engine.trial import TrialJob, TrialRunner, read_result
+from altermoma_ray.engine.trial import TrialJob, TrialRunner, forget_halfway, read_result
 from altermoma_ray.engine.workers import (
     check_room,
     driver_resources,
@@ -63,6 +63,7 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> Outcome:
         if plan.lag == 0:
             plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
         plan.save()
+        plan.folder.join("ray").delete()  # what a killed driver left
         parent = tracker.start_search(
             plan.name,
             dataset=plan.dataset,
@@ -105,9 +106,8 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
     known = list(_ended(plan, job))
     for result in known:
         searcher.know(result)
-    missing = plan.trials - len(known)
     logbook.start(known)
-    if missing:
+    if searcher.has_more():
         if plan.workers == 1:
             trainable: Any = tune.with_resources(
                 tune.with_parameters(TrialActor, job=job), {"CPU": 1, "GPU": plan.gpus_per_worker}
@@ -120,12 +120,12 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
                 driver_resources(),  # its workers do the work
             )
         slots = worker_slots(plan.gpus_per_worker)
-        with scratch_folder(plan.source.storage_location) as scratch:
+        with scratch_folder(plan.folder) as scratch:
             tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    num_samples=missing,
+                    num_samples=-1,  # until the searcher has nothing more
                     reuse_actors=plan.workers == 1,
                     max_concurrent_trials=max(1, slots // plan.workers),
                     trial_dirname_creator=lambda trial: trial.trial_id,
@@ -136,13 +136,17 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
                     storage_filesystem=scratch.filesystem,
                     verbose=0,
                     stop=StopOnMistake(searcher),
+                    callbacks=[ForgiveNodes()],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # storage keeps what matters
                     failure_config=tune.FailureConfig(max_failures=3),
                 ),
             ).fit()
         if searcher.mistake is not None:
             raise UserError(searcher.mistake)
-    return list(_ended(plan, job))
+    results = list(_ended(plan, job))
+    for result in results:
+        forget_halfway(job, result.number)  # of those that were not promoted
+    return results
 
 
 def _ended(plan: SearchPlan, job: TrialJob) -> Iterator[TrialResult]:
@@ -154,13 +158,18 @@ def _ended(plan: SearchPlan, job: TrialJob) -> Iterator[TrialResult]:
 
 def _reference(plan: SearchPlan, job: TrialJob) -> Any:
     """A reference to the unpruned model's metrics, measured once for a checkpoint and a data set."""
-    source = plan.source
-    identity = [plan.checkpoint_hash, source.index().fingerprint, source.validation_split, source.validation_part]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    file = source.storage_location.join("references", f"{key}.json")
+    file = reference_file(plan)
     if file.exists():
         return ray.put(json.loads(file.read_bytes()))
     return _evaluate_reference.options(num_cpus=1, num_gpus=plan.gpus_per_worker).remote(job, str(file))
+
+
+def reference_file(plan: SearchPlan) -> Location:
+    """Where the unpruned model's metrics are kept, for all searches on one checkpoint and data set."""
+    source = plan.source
+    identity = [plan.checkpoint_hash, source.index().fingerprint, source.validation_split, source.validation_part]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    return source.storage_location.join("references", f"{key}.json")
 
 
 @ray.remote

@@ -128,11 +128,11 @@ class SearchSpace(BaseModel):
     pruning_phase: float = Field(default=0.2, gt=0, lt=1)
     """Fraction of fine-tuning over which the iterative schedules spread their rounds."""
     rungs: tuple[float, ...] = (0.25,)
-    """Fractions of fine-tuning after which a trial is evaluated, and stopped when it is behind."""
+    """Fractions of fine-tuning after which a trial is evaluated, and stops unless it is promoted."""
     rung_samples: int = Field(default=40, gt=0)
     """Validation samples of those intermediate evaluations; the last one takes all."""
-    reduction: float = Field(default=2.0, gt=1)
-    """At each rung the best ``1 / reduction`` of the trials before go on (successive halving's η)."""
+    reduction: float = Field(default=3.0, gt=1)
+    """Of the trials that reached a rung the best ``1 / reduction`` go on (successive halving's η)."""
 
     @model_validator(mode="after")
     def _check(self) -> SearchSpace:

@@ -6,7 +6,6 @@ A trial's folder appears piece by piece, and ``result.json`` last: a trial is fi
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import socket
 import time
@@ -129,16 +128,14 @@ class TrialJob(BaseModel):
 
 
 class TrialTask(BaseModel):
-    """One trial of a search: its setting, and the values below which it stops early."""
+    """One trial of a search: its setting, and how far it runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     setting: PruningSetting
-    thresholds: dict[int, float] = {}
-    """Rung number to the least objective value to go on."""
-    objective: str = "map"
-    """The metric that thresholds compare."""
+    until: int | None = None
+    """The rung at which it stops, to go on from there if it is promoted; None runs it to its end."""
     seed: int | None = None
     """Draws the scoring data and the order of fine-tuning; None takes the job's."""
     fine_tune_epochs: float | None = None
@@ -184,24 +181,20 @@ class TrialRunner:
 
         A loss that is not finite ends the trial as ``failed`` with that reason.
         """
-        clock = _Clock()
+        clock = _Clock(read_result(self._job, trial.number))
         history: list[Evaluation] = []
         steps = self._steps(trial)
+        end = steps if trial.until is None else round(self._job.rungs[trial.until] * steps)
         try:
             score_missing(self._job.scoring_of(trial))
             clock.lap("criterion")
             scores = self._scores(trial)
             plan = self._plan(scores, trial, steps)
             clock.lap("score")
-            status: Status = "finished"
-            for evaluation in self._fine_tune(trial, plan, steps, history, clock):
+            for evaluation in self._fine_tune(trial, plan, steps, end, history, clock):
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
-                least = trial.thresholds.get(len(history) - 1, -math.inf)
-                if evaluation.step < steps and evaluation.metrics[trial.objective] < least:
-                    status = "stopped"
-                    break
-            self._write(trial, status, history, scores, plan[-1][1], clock)
+            self._write(trial, "finished" if end == steps else "stopped", history, scores, plan[-1][1], clock)
         except FloatingPointError as error:
             if rank_and_world()[0] == 0:
                 record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
@@ -235,12 +228,13 @@ class TrialRunner:
         trial: TrialTask,
         plan: Sequence[tuple[int, Masks]],
         steps: int,
+        end: int,
         history: list[Evaluation],
         clock: _Clock,
     ) -> Iterator[Evaluation]:
-        """Prune θ_init by the plan and train it; evaluate at every rung and at the end.
+        """Prune θ_init by the plan and train it up to step ``end`` of ``steps``; evaluate at every rung and at the end.
 
-        A trial that died halfway goes on there; ``history`` then begins with the evaluations it had made.
+        A trial that stopped or died halfway goes on there; ``history`` then begins with the evaluations it had made.
         """
         self._model.load_state_dict(self._initial)
         optimizer = torch.optim.AdamW(
@@ -255,7 +249,7 @@ class TrialRunner:
         prune_at = dict(plan)
         evaluate_at = {round(rung * steps) for rung in self._job.rungs} | {steps}
         pauses = range(0, steps, max(1, steps // _PAUSES))  # to keep the state, if it is time to
-        stops = sorted(stop for stop in prune_at.keys() | evaluate_at | set(pauses) if stop > done)
+        stops = sorted(stop for stop in prune_at.keys() | evaluate_at | set(pauses) if done < stop <= end)
         masks = prune_at[max(when for when in prune_at if when <= done)]
         with MaskHolder(self._model, masks, optimizer) as holder:
             trained = data_parallel(self._model)
@@ -280,7 +274,8 @@ class TrialRunner:
                     metrics = evaluator(self._model, self._task)
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
-                halfway.save(step, history, self._model, optimizer)
+                if step < steps:
+                    halfway.save(step, history, self._model, optimizer, now=step == end)
 
     def _write(
         self,
@@ -321,14 +316,26 @@ class TrialRunner:
             ended=time.time(),
         )
         folder.join("result.json").write_text(result.to_json())
-        self._halfway(trial).forget()
+        if status == "finished":
+            forget_halfway(self._job, trial.number)
 
     def _halfway(self, trial: TrialTask) -> Halfway:
-        return Halfway(
-            self._job.trial_folder(trial.number).join("halfway.safetensors"),
-            trial.model_dump_json(),
-            every=self._job.save_every,
-        )
+        identity = trial.model_dump_json(exclude={"until"})
+        return Halfway(_halfway_file(self._job, trial.number), identity, every=self._job.save_every)
+
+
+def has_ended(result: TrialResult, until: int | None) -> bool:
+    """Whether a trial's result is that of its run to a rung (None: to its end), or of a later one."""
+    return result.status != "stopped" or (until is not None and len(result.history) > until)
+
+
+def forget_halfway(job: TrialJob, number: int) -> None:
+    """Delete the state from which trial ``number`` could go on."""
+    _halfway_file(job, number).delete()
+
+
+def _halfway_file(job: TrialJob, number: int) -> Location:
+    return job.trial_folder(number).join("halfway.safetensors")
 
 
 def record_failure(
@@ -339,9 +346,12 @@ def record_failure(
     history: Sequence[Evaluation] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> TrialResult:
-    """Write the result of a trial that ended without a model."""
+    """Write the result of a trial that ended without a model; what it evaluated before stays in its history."""
     now = time.time()
     spent = dict(seconds or {})
+    earlier = read_result(job, trial.number)
+    if not history and earlier is not None:
+        history = earlier.history
     result = TrialResult(
         number=trial.number,
         status="failed",
@@ -366,7 +376,6 @@ def read_result(job: TrialJob, number: int) -> TrialResult | None:
 def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
     return {
         "setting": trial.setting.model_dump(mode="json"),
-        "thresholds": {str(rung): value for rung, value in trial.thresholds.items()},
         "job": job.model_dump(mode="json"),
         "recipe": recipe(job.model).model_dump(mode="json"),
     }
@@ -389,11 +398,11 @@ def _histograms(
 
 
 class _Clock:
-    """Adds up seconds by kind of work."""
+    """Adds up seconds by kind of work, on top of those of the trial's run to an earlier rung."""
 
-    def __init__(self) -> None:
-        self.started = time.time()
-        self.seconds: dict[str, float] = {}
+    def __init__(self, earlier: TrialResult | None) -> None:
+        self.started = time.time() if earlier is None else earlier.started
+        self.seconds = {} if earlier is None else dict(earlier.seconds)
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:

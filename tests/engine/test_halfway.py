@@ -7,7 +7,7 @@ import torch
 from altermoma_ray.engine.halfway import Halfway, seeded
 from altermoma_ray.engine.plan import plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.trial import TrialRunner, TrialTask, read_result
+from altermoma_ray.engine.trial import TrialRunner, TrialTask, has_ended, read_result
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation
 
@@ -65,6 +65,23 @@ def test_an_interrupted_trial_equals_an_undisturbed_one(source, checkpoint):
     kept = [job.trial_folder(0).join("masks.safetensors").read_bytes() for job in (undisturbed, broken)]
     assert kept[0] == kept[1]
     assert not broken.trial_folder(0).join("halfway.safetensors").exists()
+
+
+def test_a_promoted_trial_equals_one_that_ran_through(source, checkpoint):
+    through, climbing = (job_of(source, checkpoint, name) for name in ("through", "climbing"))
+    list(TrialRunner(through).run(TASK))
+    runner = TrialRunner(climbing)
+    to_the_rung = list(runner.run(TASK.model_copy(update={"until": 0})))
+    stopped = read_result(climbing, 0)
+    assert stopped.status == "stopped"
+    assert has_ended(stopped, 0)
+    assert not has_ended(stopped, None)
+    rest = list(runner.run(TASK))
+    one, other = read_result(through, 0), read_result(climbing, 0)
+    assert [report["step"] for report in to_the_rung + rest] == [entry.step for entry in one.history]
+    assert (other.status, other.metrics, other.history) == ("finished", one.metrics, one.history)
+    assert other.started == stopped.started
+    assert other.seconds["fine_tune"] > stopped.seconds["fine_tune"]
 
 
 def test_the_state_of_another_trial_is_left_alone(tmp_path):
