@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -15,7 +16,10 @@ from rich.console import Console
 
 from altermoma_ray.addresses import redacted
 from altermoma_ray.errors import UserError
-from altermoma_ray.storage import DEFAULT_STORAGE
+from altermoma_ray.storage import DEFAULT_STORAGE, Location
+
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets for the process of a submitted job, and for no other."""
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 """Progress goes to stderr, so that stdout carries only what a command was asked for."""
@@ -54,8 +58,21 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_storage_option(parser: argparse.ArgumentParser) -> None:
     """The option that says where results are kept."""
     parser.add_argument(
-        "--storage", default=DEFAULT_STORAGE, help=f"folder or URI for all results (default: {DEFAULT_STORAGE})"
+        "--storage",
+        type=_storage,
+        default=os.environ.get("ALTERMOMA_STORAGE") or DEFAULT_STORAGE,
+        help=f"folder or URI for all results (default: $ALTERMOMA_STORAGE, else {DEFAULT_STORAGE})",
     )
+
+
+def _storage(text: str) -> str:
+    """A place that outlives this process, for argparse: Ray deletes the working directory of a job."""
+    if _JOB in os.environ and "://" not in text and not Path(text).expanduser().is_absolute():
+        raise argparse.ArgumentTypeError(
+            f"{text} lies in the job's working directory, which Ray deletes; give an absolute path or a URI, or set "
+            "ALTERMOMA_STORAGE on the nodes"
+        )
+    return text
 
 
 def add_worker_options(parser: argparse.ArgumentParser, *, workers_help: str) -> None:
@@ -68,7 +85,39 @@ def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:
     """Options of a ``kind`` of work that is planned once, kept under a name, and can be gone on with."""
     add_model_options(parser)
     parser.add_argument("--name", help=f"of the {kind} (default: the next free one)")
-    parser.add_argument("--resume", action="store_true", help=f"go on with the {kind} NAME, or the latest one")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help=f"go on with the {kind} NAME, or the latest one")
+    again.add_argument(
+        "--resume-or-start",
+        action="store_true",
+        help=f"go on with the {kind} NAME if storage has it, else start it: for a line that may be run again",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=amount,
+        default=60.0,
+        metavar="SECONDS",
+        help="after which a trial keeps its state again, to go on from when it dies (default: 60)",
+    )
+
+
+def resumes(options: argparse.Namespace, storage: Location) -> bool:
+    """Whether options say to go on with work that storage holds; one line tells what ``--resume-or-start`` does.
+
+    Raises:
+        UserError: ``--resume-or-start`` came without ``--name``.
+    """
+    if not options.resume_or_start:
+        return bool(options.resume)
+    if not options.name:
+        raise UserError("--resume-or-start needs a --name, by which it finds again what it started")
+    there = storage.join("searches", options.name, "search.json").exists()
+    console.print(
+        f"[bold]going on[/] with {options.name}, which is in {storage}"
+        if there
+        else f"[bold]starting[/] {options.name}, which is not in {storage} yet"
+    )
+    return there
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

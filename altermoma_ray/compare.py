@@ -15,6 +15,7 @@ from altermoma_ray.cli import (
     positive,
     positive_int,
     ratio,
+    resumes,
     run,
 )
 from altermoma_ray.engine.comparison import (
@@ -25,9 +26,11 @@ from altermoma_ray.engine.comparison import (
     published_parts,
 )
 from altermoma_ray.engine.dataset import find_data, prepare_data
+from altermoma_ray.engine.logbook import OnlyInStorage
 from altermoma_ray.engine.plan import Ablation, SearchPlan, plan_search, resume_search
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import load_space
+from altermoma_ray.engine.sync import REPORT_FOLDER, log_report, stored_reference, stored_results
 from altermoma_ray.engine.workers import check_cluster
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
@@ -40,7 +43,8 @@ def main() -> None:
     options = _parser().parse_args()
     storage = Location.parse(options.storage)
     check_cluster()
-    if options.resume:
+    resume = resumes(options, storage)
+    if resume:
         plan = resume_search(storage, options.name, compares=True)
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
@@ -48,15 +52,23 @@ def main() -> None:
         tracker = Tracker.open(options.tracking_uri, storage)
         tracker.check_free(plan.name)
     prepare_data(plan.source)
-    outcome = run_search(plan, tracker, resume=options.resume)
+    unlogged: OnlyInStorage | None = None
+    try:
+        run_search(plan, tracker, resume=resume)
+    except OnlyInStorage as error:
+        unlogged = error  # the report needs no more than storage has
+    results, reference = stored_results(plan), stored_reference(plan) or {}
     if plan.ablation:
-        report = ablation_report(outcome.results, outcome.reference, published_parts(plan.space))
+        report = ablation_report(results, reference, published_parts(plan.space))
     else:
-        report = comparison_report(outcome.results, outcome.reference)
-    write_report(report, plan.folder.join("comparison"))
-    tracker.log_files(outcome.run_id, report.files)
+        report = comparison_report(results, reference)
+    folder = plan.folder.join(REPORT_FOLDER)
+    write_report(report, folder)
     print(report.text)
-    console.print(f"[bold]written[/] {plan.folder.join('comparison')}")
+    console.print(f"[bold]written[/] {folder}")
+    if unlogged is not None:
+        raise unlogged
+    log_report(plan, tracker, tracker.find_search(plan.name))
 
 
 def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
@@ -87,6 +99,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         seed=options.seed,
         workers=options.workers or 1,
         gpus_per_worker=options.gpus_per_worker,
+        save_every=options.save_every,
         tracking_uri=options.tracking_uri,
         grid=tasks,
         ablation=options.ablate,

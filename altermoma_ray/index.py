@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("dataset", choices=["nusc"], help="the data set: nuScenes, or the synthetic one in its layout")
     parser.add_argument("--dataroot", required=True, help="folder or URI (s3://, gs://) that holds `v1.0-...`")
     parser.add_argument("--version", default="v1.0-trainval", help="nuScenes version (default: %(default)s)")
-    parser.add_argument("--storage", default="storage", help="folder or URI for results (default: %(default)s)")
+    cli.add_storage_option(parser)
     options = parser.parse_args()
     storage = Location.parse(options.storage)
     storage.check_writable()

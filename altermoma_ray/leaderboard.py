@@ -11,14 +11,27 @@ from altermoma_ray.tracking.tracker import Tracker
 
 
 def main() -> None:
-    """Parse, read the store, print, redraw the picture."""
+    """Parse, bring in what MLflow lacks if asked to, read the store, print, redraw the picture."""
     options = _parser().parse_args()
-    tracker = Tracker.open(options.tracking_uri, Location.parse(options.storage), create=False)
-    parent = tracker.find_search(options.name)
-    rows = tracker.leaderboard(options.name)
+    storage, name = Location.parse(options.storage), options.name
+    if options.sync:
+        tracker, name = _sync(storage, name, options.tracking_uri)
+    else:
+        tracker = Tracker.open(options.tracking_uri, storage, create=False)
+    parent = tracker.find_search(name)
+    rows = tracker.leaderboard(name)
     FORMATS[options.format](rows)
     tracker.draw_pareto(parent)
     console.print(f"Pareto picture: pareto.png in run {parent}")
+
+
+def _sync(storage: Location, name: str | None, tracking_uri: str | None) -> tuple[Tracker, str]:
+    from altermoma_ray.engine.sync import stored_plan, sync  # brings in Ray, which a mere leaderboard does without
+
+    plan = stored_plan(storage, name)
+    tracker = Tracker.open(tracking_uri or plan.tracking_uri, storage)
+    console.print(f"[bold]logged[/] {sync(plan, tracker)} trials of {plan.name} that MLflow lacked")
+    return tracker, plan.name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the search; default: the latest one")
     add_storage_option(parser)
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or database; default: the storage's own")
+    parser.add_argument(
+        "--sync", action="store_true", help="first bring into MLflow what the search left in storage alone"
+    )
     parser.add_argument("--format", choices=tuple(FORMATS), default="table", help="[%(default)s]")
     return parser
 

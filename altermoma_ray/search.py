@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
-from altermoma_ray.cli import Parser, add_data_options, add_plan_options, add_worker_options, positive_int, ratio, run
+from altermoma_ray.cli import (
+    Parser,
+    add_data_options,
+    add_plan_options,
+    add_worker_options,
+    positive_int,
+    ratio,
+    resumes,
+    run,
+)
 from altermoma_ray.engine.dataset import DATASETS, find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search, resume_search
 from altermoma_ray.engine.proposals import Objective
@@ -28,8 +37,9 @@ def main() -> None:
     options = parser.parse_args()
     storage = Location.parse(options.storage)
     check_cluster()
-    if options.resume:
-        plan = resume_search(storage, options.name, _given(parser))
+    resume = resumes(options, storage)
+    if resume:
+        plan = resume_search(storage, options.name, _given(parser, options))
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
         if options.sparsity is not None and Objective.parse(options.objective).searches_sparsity:
@@ -51,20 +61,22 @@ def main() -> None:
             seed=options.seed,
             workers=options.workers or 1,
             gpus_per_worker=options.gpus_per_worker,
+            save_every=options.save_every,
             tracking_uri=options.tracking_uri,
         )
         tracker = Tracker.open(options.tracking_uri, storage)
         tracker.check_free(plan.name)
     prepare_data(plan.source)
-    run_search(plan, tracker, resume=options.resume)
+    run_search(plan, tracker, resume=resume)
     print_table(tracker.leaderboard(plan.name))
 
 
-def _given(parser: argparse.ArgumentParser) -> dict[str, Any]:
+def _given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
     """What the command line says of a search's plan, defaults left out, by the names of the plan's fields."""
-    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([]))))
+    blank = argparse.Namespace(**dict.fromkeys(vars(options)))
     given = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
-    for option in ("resume", "name", "storage", "tracking_uri"):  # these only say which search is meant
+    # these only say which search is meant
+    for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri"):
         given.pop(option, None)
     given["dataset"] = DATASETS.get(given["dataset"], given["dataset"])
     if "dataroot" in given:

@@ -1,17 +1,38 @@
-"""Data sets that tests share."""
+"""Data sets, servers and a small search that tests share."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from altermoma_ray import cli
+from altermoma_ray.engine.plan import SHIPPED
+
+ROOT = Path(__file__).parents[1]
+TINY_SPACE = """
+from altermoma_ray.engine.space import SearchSpace
+
+SPACE = SearchSpace(
+    scoring_batches=1, reactivation_steps=(1,), reactivation_learning_rates=(1e-3,), criteria=("altermoma",),
+    scopes=("global",), schedules=("one-shot",), fine_tune_epochs=0.5, iterative_rounds=2, rungs=(),
+)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +79,129 @@ def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         return printed.out + printed.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_search(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path) -> list[str]:
+    """Arguments of a search that is as short as one can be: one batch to score on, one step of fine-tuning."""
+    space = tmp_path_factory.mktemp("space") / "space.py"
+    space.write_text(TINY_SPACE)
+    options = ["nusc", "--dataroot", synthetic_root, "--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED]
+    return [*map(str, options), "--space", str(space)]
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    """Gives ports on which nothing listens."""
+
+    def find(count: int) -> list[int]:
+        with contextlib.ExitStack() as stack:
+            probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for probe in probes:
+                probe.bind(("127.0.0.1", 0))
+            return [probe.getsockname()[1] for probe in probes]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def http_status() -> Callable[..., int]:
+    """Gives the status of one request; 0 when nothing answers."""
+
+    def ask(address: str, *, body: object = None, **headers: str) -> int:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(address, data, {"Content-Type": "application/json", **headers})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    return ask
+
+
+@contextlib.contextmanager
+def _ray_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as name:
+        try:
+            yield Path(name)
+        finally:
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    if f"{name}/".encode() in file.read_bytes():
+                        os.kill(int(file.parent.name), signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def ray_folder() -> Callable[[], contextlib.AbstractContextManager[Path]]:
+    """Opens a folder for the sessions of a Ray of one's own; what still runs there in the end is killed.
+
+    Its name is short: Ray's sockets lie in it, and the kernel takes paths of at most 107 characters.
+    """
+    return _ray_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlflowServer:
+    """A running MLflow server, as :mod:`cluster.mlflow.start` starts it."""
+
+    address: str
+    data: Path
+    log: Path
+    admin: dict[str, str]
+    """Credentials as environment variables: the administrator's,"""
+    user: dict[str, str]
+    """and those of a user, as docs/cluster.md makes one for the cluster."""
+
+
+@pytest.fixture(scope="session")
+def mlflow_users() -> tuple[dict[str, str], dict[str, str]]:
+    """Credentials of the MLflow server's administrator and of the cluster's user."""
+    pairs = (("admin", "0f9c1fa0e6a24b17aa"), ("ray", "b56d0c27f0e64dd2"))
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    admin, user = (dict(zip(names, pair, strict=True)) for pair in pairs)
+    return admin, user
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory,
+    mlflow_users: tuple[dict[str, str], dict[str, str]],
+    free_ports: Callable[[int], list[int]],
+    http_status: Callable[..., int],
+) -> Iterator[MlflowServer]:
+    """A real one on loopback, with authentication and the user ``ray``."""
+    folder, [port], (admin, user) = tmp_path_factory.mktemp("mlflow"), free_ports(1), mlflow_users
+    hosts = "mlflow,mlflow:5000,localhost:*,127.0.0.1:*"  # as in cluster/mlflow/kubernetes.yaml
+    arguments = ["--data", folder / "data", "--port", port, "--workers", 1, "--allowed-hosts", hosts]
+    server = MlflowServer(
+        address=f"http://127.0.0.1:{port}", data=folder / "data", log=folder / "log", admin=admin, user=user
+    )
+    with server.log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.mlflow.start", *map(str, arguments)],
+            cwd=ROOT,
+            env=os.environ | {"MLFLOW_AUTH_ADMIN_PASSWORD": admin["MLFLOW_TRACKING_PASSWORD"]},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        for _ in range(600):
+            if process.poll() is not None or http_status(f"{server.address}/health") == 200:
+                break
+            time.sleep(0.5)
+        assert process.poll() is None, server.log.read_text()
+        with pytest.MonkeyPatch.context() as patch:
+            from mlflow.server import get_app_client
+
+            for name, value in admin.items():
+                patch.setenv(name, value)
+            get_app_client("basic-auth", tracking_uri=server.address).create_user(*user.values())
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -63,8 +63,9 @@ def workplace(tmp_path_factory, synthetic_root):
 def searched(workplace):
     """A finished search."""
     _, options = workplace
-    done = command("search", *options, "--name", "first")
+    done = command("search", *options, "--name", "first", "--resume-or-start")
     assert done.returncode == 0, done.stderr
+    assert "starting first, which is not in" in done.stderr
     return done
 
 
@@ -159,8 +160,9 @@ def test_a_killed_search_resumes_to_what_an_undisturbed_one_finds(searched, work
 def test_a_finished_search_is_not_run_again(searched, workplace):
     storage, options = workplace
     before = leaderboard(storage, "first")
-    again = command("search", "nusc", "--resume", "--name", "first", "--storage", storage)
+    again = command("search", *options, "--name", "first", "--resume-or-start")
     assert again.returncode == 0, again.stderr
+    assert "going on with first, which is in" in again.stderr
     assert leaderboard(storage, "first") == before
     taken = command("search", *options, "--name", "first")
     assert taken.returncode == 2

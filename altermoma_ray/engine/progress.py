@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from altermoma_ray.cli import console
@@ -42,7 +43,8 @@ class ProgressBar:
     """The driver's end: a bar that follows what the workers report."""
 
     def __init__(self, describe: str, total: int) -> None:
-        self._counter = _Counter.remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._counter = _Counter.options(scheduling_strategy=here).remote()  # with the driver, not on a node that goes
         self.reporter = Reporter(self._counter)
         self._describe, self._total = describe, total
         self._stop = threading.Event()
@@ -68,7 +70,10 @@ class ProgressBar:
             task = progress.add_task(self._describe, total=self._total, note="")
             tenths = 0
             while not self._stop.wait(1.0):
-                done, note = ray.get(self._counter.state.remote())
+                try:
+                    done, note = ray.get(self._counter.state.remote())
+                except ray.exceptions.RayError:  # the work itself tells what happened
+                    return
                 progress.update(task, completed=int(done), note=note)
                 if not console.is_terminal and int(10 * done / self._total) > tenths:  # a log gets a line now and then
                     tenths = int(10 * done / self._total)

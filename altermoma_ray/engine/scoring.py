@@ -45,8 +45,16 @@ LEAST_TRAINING_BATCHES = 64
 """Drawn for criteria that train on the way, which go through them again and again."""
 
 
-def score(jobs: Sequence[ScoringJob], *, workers: int, gpus_per_worker: float = 0.0) -> int:
+def score(
+    jobs: Sequence[ScoringJob], *, workers: int, gpus_per_worker: float = 0.0, scratch: Location | None = None
+) -> int:
     """Make sure that everything the jobs want is in storage.
+
+    Args:
+        jobs: what is wanted.
+        workers: Ray Train workers to share the work.
+        gpus_per_worker: GPUs of each.
+        scratch: where Ray may keep files meanwhile; None takes the jobs' storage.
 
     Returns:
         How many of the wanted things had to be computed; 0 when all were there.
@@ -58,7 +66,7 @@ def score(jobs: Sequence[ScoringJob], *, workers: int, gpus_per_worker: float = 
             missing,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
-            storage=missing[0].source.storage_location,
+            storage=scratch or missing[0].source.storage_location,
             describe="scoring",
             total=sum(backward_passes(job) for job in missing),
         )
@@ -69,11 +77,11 @@ def _score_all(jobs: Sequence[ScoringJob], reporter: Reporter | None = None) -> 
     for job in jobs:
         # A reactivation that diverges leaves no file. Trials that ask for it try again alone, and fail with the reason.
         with contextlib.suppress(FloatingPointError):
-            score_worker(job, reporter)
+            score_missing(job, reporter)
 
 
-def score_missing(job: ScoringJob) -> None:
-    """Compute what a trial wants and storage lacks: masks for its own target, as a rule. All its workers call it.
+def score_missing(job: ScoringJob, reporter: Reporter | None = None) -> None:
+    """Compute what a job wants and storage lacks: of a trial, masks for its own target, as a rule. All workers call it.
 
     Raises:
         FloatingPointError: see :func:`score_worker`.
@@ -82,7 +90,7 @@ def score_missing(job: ScoringJob) -> None:
     if world > 1:  # another trial may write meanwhile: rank 0's look at storage holds for all
         distributed.broadcast_object_list(missing)
     if len(missing[0]):
-        score_worker(missing[0])
+        score_worker(missing[0], reporter)
     if world > 1:
         distributed.barrier()  # rank 0 has written
 

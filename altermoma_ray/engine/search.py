@@ -9,7 +9,6 @@ Everything a search learns is in storage as soon as it is known, so that a searc
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -22,13 +21,13 @@ from ray import tune
 from altermoma_ray.cli import console
 from altermoma_ray.engine.logbook import Logbook
 from altermoma_ray.engine.plan import SearchPlan
-from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.scoring import score
 from altermoma_ray.engine.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trainable import TrialActor, distributed_trial
 from altermoma_ray.engine.trial import TrialJob, TrialRunner, forget_halfway, read_result
 from altermoma_ray.engine.workers import (
     check_room,
+    check_shared,
     driver_resources,
     ray_session,
     result_of,
@@ -38,7 +37,6 @@ from altermoma_ray.engine.workers import (
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.store import TrackingError
 from altermoma_ray.tracking.tracker import Tracker
 
 
@@ -56,49 +54,25 @@ class Outcome:
 
 def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> Outcome:
     """Run a search or a comparison to its end, or go on with it."""
-    objective = Objective.parse(plan.objective)
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
+        check_shared(plan.source.storage_location)
         slots = worker_slots(plan.gpus_per_worker)
         if plan.lag == 0:
             plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
         plan.save()
         plan.folder.join("ray").delete()  # what a killed driver left
-        parent = tracker.start_search(
-            plan.name,
-            dataset=plan.dataset,
-            model=plan.model,
-            objective=objective.names,
-            params=_params(plan),
-            resume=resume,
-        )
-        with _marked_when_stopped(tracker, parent):
+        with Logbook(plan, tracker, resume=resume) as logbook:
             job, wanted = plan.trial_job(), plan.scoring_jobs()
             things = sum(map(len, wanted))
             console.print(f"[bold]scoring[/] {things} indicators, scores and masks")
-            computed = score(wanted, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker)
+            computed = score(wanted, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker, scratch=plan.folder)
             console.print(f"  {computed} computed, {things - computed} from storage")
-            logbook = Logbook(tracker, parent, job, plan, objective)
-            with logbook:
-                reference = _reference(plan, job)
-                results = _run_trials(plan, job, logbook)
+            reference = _reference(plan, job)
+            results = _run_trials(plan, job, logbook)
             unpruned = result_of(reference)
             logbook.close(results, unpruned)
-    return Outcome(results, unpruned, parent)
-
-
-@contextlib.contextmanager
-def _marked_when_stopped(tracker: Tracker, parent: str) -> Iterator[None]:
-    """Leave the search's run marked as stopped, not as running, when something ends it; ``--resume`` goes on.
-
-    ``ray job stop`` and Ctrl-C arrive here as ``SystemExit`` and ``KeyboardInterrupt``.
-    """
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(TrackingError):  # what ended it may be the tracking server itself
-            tracker.finish_search(parent, "stopped")
-        raise
+    return Outcome(results, unpruned, logbook.run_id)
 
 
 def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[TrialResult]:
@@ -119,7 +93,6 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
                 ),
                 driver_resources(),  # its workers do the work
             )
-        slots = worker_slots(plan.gpus_per_worker)
         with scratch_folder(plan.folder) as scratch:
             tune.Tuner(
                 trainable,
@@ -127,7 +100,7 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
                     search_alg=searcher,
                     num_samples=-1,  # until the searcher has nothing more
                     reuse_actors=plan.workers == 1,
-                    max_concurrent_trials=max(1, slots // plan.workers),
+                    max_concurrent_trials=max(1, plan.lag // 2),  # also when a node is away just now
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(
@@ -172,13 +145,8 @@ def reference_file(plan: SearchPlan) -> Location:
     return source.storage_location.join("references", f"{key}.json")
 
 
-@ray.remote
+@ray.remote(max_retries=-1)
 def _evaluate_reference(job: TrialJob, file: str) -> dict[str, float]:
     metrics = TrialRunner(job).reference()
     Location.parse(file).write_text(json.dumps(metrics))
     return metrics
-
-
-def _params(plan: SearchPlan) -> dict[str, object]:
-    fields = plan.model_dump(mode="json", exclude={"space", "source", "sizes", "grid"})
-    return fields | {"dataroot": plan.source.dataroot, "version": plan.source.version}

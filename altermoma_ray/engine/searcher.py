@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
+from altermoma_ray.cli import console
 from altermoma_ray.engine.proposals import Proposer
 from altermoma_ray.engine.trainable import MISTAKE
 from altermoma_ray.engine.trial import TrialJob, TrialTask, has_ended, read_result, record_failure
@@ -79,8 +80,11 @@ class ForgiveNodes(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = Path(trial.error_file).read_text().rpartition("Failure #")[2]
-        if "node has died" in last:
+        lost = "node has died" in last
+        if lost:
             trial.run_metadata.num_failures -= 1
+        number = trial.config["task"]["number"]
+        console.print(f"  trial {number}: its {'node' if lost else 'process'} died; it goes on from the state it kept")
 
 
 class StopOnMistake(Stopper):

@@ -9,8 +9,9 @@ from ray import tune
 
 from altermoma_ray.engine.progress import Reporter
 from altermoma_ray.engine.trial import TrialJob, TrialRunner, TrialTask, record_failure
-from altermoma_ray.engine.workers import rank_and_world, run_on_workers
+from altermoma_ray.engine.workers import has_died, rank_and_world, run_on_workers
 from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
 
 MISTAKE = "mistake"
 """Key of a report that carries a user's mistake: no fault of the trial, every other would meet it too."""
@@ -55,7 +56,7 @@ def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_
             (job, task),
             workers=workers,
             gpus_per_worker=gpus_per_worker,
-            storage=job.scoring.source.storage_location,
+            storage=Location.parse(job.folder),
             describe=f"trial {task.number}",
             total=len(job.rungs) + 1,
         )
@@ -63,6 +64,8 @@ def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_
         tune.report({"number": task.number, MISTAKE: str(error)})
         return
     except Exception as error:
+        if has_died(error):  # no fault of the setting: Tune tries again
+            raise
         record_failure(job, task, describe(error))
     tune.report({"number": task.number})
 

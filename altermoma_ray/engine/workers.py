@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import uuid
 import warnings
@@ -15,9 +16,11 @@ import ray
 import torch
 import torch.distributed as distributed
 from ray._private.state import state
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from altermoma_ray.cli import console
 from altermoma_ray.engine.progress import ProgressBar
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -29,6 +32,11 @@ _NOT_NEEDED_LOCALLY = (
     "RAY_task_events_report_interval_ms",
 )
 """What Ray keeps busy with for dashboards and spot machines; on one machine it takes CPU from the workers."""
+
+_RESTARTS = 3
+_LOST = re.compile("Connection (reset|closed) by peer")
+"""What gloo says of a process that is gone."""
+_ANSWER_SECONDS = 120  # for a node to start a process and look
 
 
 @contextlib.contextmanager
@@ -59,8 +67,8 @@ def ray_session() -> Iterator[None]:
                 f"no Ray cluster answers at RAY_ADDRESS={cluster}; start it or unset the variable"
             ) from error
         raise UserError(f"Ray does not start on this machine ({error}); try again when it is less busy") from error
-    for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to a trial is told in a line of ours
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -135,6 +143,44 @@ def result_of(reference: Any) -> Any:
         raise
 
 
+def check_shared(storage: Location) -> None:
+    """Find out whether the cluster's other nodes see a storage folder that is on this machine's disk.
+
+    Nodes that come later are not asked.
+
+    Raises:
+        UserError: one does not.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    if not storage.is_local or not others:
+        return
+    marker = storage.join(f".{uuid.uuid4().hex}.probe")
+    marker.write_text("")
+    try:
+        asked = {
+            _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(marker)
+            ): node["NodeManagerAddress"]
+            for node in others
+        }
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
+        for answer in answered:
+            with contextlib.suppress(ray.exceptions.RayError):  # a node that goes meanwhile reads no storage
+                if not ray.get(answer):
+                    raise UserError(
+                        f"storage {storage} is another folder on node {asked[answer]}; give --storage a folder that "
+                        "all nodes mount, or an s3:// or gs:// address"
+                    )
+    finally:
+        marker.delete()
+
+
+@ray.remote(num_cpus=0)
+def _sees(file: str) -> bool:
+    return Location.parse(file).exists()
+
+
 def run_on_workers(
     function: Callable[[Any, Any], None],
     job: Any,
@@ -147,6 +193,8 @@ def run_on_workers(
 ) -> None:
     """Run ``function(job, reporter)`` on Ray Train workers and wait, with a progress bar.
 
+    When a worker's process or node dies, all of them start again, up to three times.
+
     Args:
         function: what every worker runs, with ``torch.distributed`` set up; ``reporter.advance(n)`` moves the bar.
         job: picklable description of the work.
@@ -158,13 +206,33 @@ def run_on_workers(
 
     Raises:
         UserError: a worker raised one.
-        ray.train.TrainingFailedError: a worker failed otherwise.
+        ray.train.TrainingFailedError: a worker failed otherwise, or died once more.
     """
+    for again in reversed(range(_RESTARTS + 1)):
+        try:
+            _run_once(function, job, workers, gpus_per_worker, storage, describe, total)
+            return
+        except Exception as error:
+            _raise_user_error(error)
+            if not again or not has_died(error):
+                raise
+        console.print(f"  {describe}: a worker died; all start again ({_RESTARTS + 1 - again} of {_RESTARTS} times)")
+
+
+def _run_once(
+    function: Callable[[Any, Any], None],
+    job: Any,
+    workers: int,
+    gpus_per_worker: float,
+    storage: Location,
+    describe: str,
+    total: int,
+) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
-        trainer = TorchTrainer(
+        TorchTrainer(
             _worker_main,
             train_loop_config={"function": function, "job": job, "reporter": bar.reporter},
             scaling_config=ScalingConfig(
@@ -173,12 +241,17 @@ def run_on_workers(
                 resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker > 0 else {})},
             ),
             run_config=RunConfig(name="job", storage_path=scratch.path, storage_filesystem=scratch.filesystem),
-        )
-        try:
-            trainer.fit()
-        except Exception as error:
-            _raise_user_error(error)
-            raise
+        ).fit()
+
+
+def has_died(error: Exception) -> bool:
+    """Whether a job failed because a process of it died: the others then complain of a lost connection."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    if failures and all(isinstance(one, distributed.DistError) or _LOST.search(str(one)) for one in failures):
+        return True
+    failures += [error, getattr(error, "controller_failure", None)]
+    died = ray.exceptions.RayActorError
+    return any(isinstance(getattr(one, "health_check_failure", one), died) for one in failures)
 
 
 @contextlib.contextmanager

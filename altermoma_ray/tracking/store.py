@@ -53,6 +53,14 @@ class Store:
         """The store's address without credentials."""
         return without_credentials(self.uri)
 
+    def trouble(self) -> str | None:
+        """Why the store does not answer now, told within seconds; None when it does."""
+        try:
+            _check(self.uri)
+        except UserError as error:
+            return str(error)
+        return None
+
     @contextmanager
     def reported(self) -> Iterator[None]:
         """Turn what MLflow raises into one :class:`TrackingError`."""
@@ -79,7 +87,7 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
     if tracking_uri is None:
         if not storage.is_local:
             raise UserError(f"no database can live in {storage}; name an MLflow server with --tracking-uri")
-        tracking_uri = f"sqlite:///{storage.path}/mlflow.db"
+        tracking_uri = default_uri(storage)
     scheme = tracking_uri.split("://", 1)[0].split("+", 1)[0]
     if "://" not in tracking_uri or scheme not in _SERVER_SCHEMES + _DATABASE_SCHEMES:
         shown = without_credentials(tracking_uri)
@@ -88,18 +96,20 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
     _quieten()
     from mlflow import MlflowClient
 
-    if scheme in _SERVER_SCHEMES:
-        _check_server(tracking_uri)
-    else:
-        if scheme == "sqlite":
-            _prepare_sqlite(Path(tracking_uri.split(":///", 1)[-1]), create=create)
-        _check_database(tracking_uri)
+    if scheme == "sqlite":
+        _prepare_sqlite(Path(tracking_uri.split(":///", 1)[-1]), create=create)
+    _check(tracking_uri)
     artifacts = None if scheme in _SERVER_SCHEMES else _artifacts(storage)
     client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
     store = Store(client=client, uri=tracking_uri, artifacts=artifacts)
     with store.reported():
         client.search_experiments(max_results=1)  # makes a new database's tables
     return store
+
+
+def default_uri(storage: Location) -> str:
+    """The SQLite file in a storage folder."""
+    return f"sqlite:///{storage.path}/mlflow.db"
 
 
 def _artifacts(storage: Location) -> Location:
@@ -128,7 +138,7 @@ def _quieten() -> None:
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  (it sets its own log levels when first imported)
 
-    for logger in ("mlflow", "alembic"):
+    for logger in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(logger).setLevel(logging.ERROR)
 
 
@@ -138,6 +148,18 @@ def _prepare_sqlite(file: Path, *, create: bool) -> None:
     if not create:
         raise UserError(f"no MLflow store at {file}; name the storage folder or tracking URI that the search used")
     Location.parse(file.parent).make_folder()
+
+
+def _check(uri: str) -> None:
+    """Ask once, with little patience.
+
+    Raises:
+        UserError: the store does not answer, or refuses the credentials.
+    """
+    if uri.startswith(_SERVER_SCHEMES):
+        _check_server(uri)
+    else:
+        _check_database(uri)
 
 
 def _check_server(uri: str) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
@@ -63,6 +63,11 @@ class Tracker:
         """Open a store, see :func:`altermoma_ray.tracking.store.open_store`."""
         return cls(open_store(tracking_uri, storage, create=create))
 
+    @property
+    def store(self) -> Store:
+        """Where it logs to."""
+        return self._store
+
     def check_free(self, name: str) -> None:
         """Find out whether a new search may have this name.
 
@@ -102,13 +107,13 @@ class Tracker:
             self.check_free(name)
         experiment = experiment_name(dataset, model)
         with self._store.reported():
-            found = self._find(name)
-            if found is None:
+            if not self._named(name):
                 tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective)}
-                found = self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
-            elif (other := self._client.get_experiment(found.info.experiment_id).name) != experiment:
+                self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
+            found = self._only(self._named(name))
+            if (other := self._client.get_experiment(found.info.experiment_id).name) != experiment:
                 raise UserError(f"search {name!r} belongs to {other}, not to {experiment}; choose another --name")
-            else:
+            if found.info.status != "RUNNING":
                 self._client.update_run(found.info.run_id, status="RUNNING")
             if not found.data.params:
                 self._log(found.info.run_id, params=params)
@@ -134,8 +139,8 @@ class Tracker:
     ) -> str:
         """Log a trial as a child run; returns its run id.
 
-        A trial that was logged before is left as it is; what a killed driver left half-written, or a failure that was
-        tried again, is deleted and logged afresh.
+        A trial that was logged as it ended is left as it is; what was left half-written, or told of the trial before it
+        was promoted or tried again, is deleted and logged afresh.
 
         Args:
             parent: the search's run id.
@@ -149,7 +154,7 @@ class Tracker:
         with self._store.reported():
             search = self._client.get_run(parent)
             for run in self._trials(search, result.number):
-                if run.info.status == "FINISHED" or run.info.status == _RUN_STATUS[result.status]:
+                if _is_complete(run, result.status):
                     return str(run.info.run_id)
                 self._client.delete_run(run.info.run_id)
             tags = {_PARENT_TAG: parent, TRIAL_TAG: str(result.number), STATUS_TAG: result.status}
@@ -171,6 +176,25 @@ class Tracker:
                 self._client.set_terminated(run_id, _RUN_STATUS[result.status], int(1000 * result.ended))
         return run_id
 
+    def sweep(self, parent: str, ended: Mapping[int, Status]) -> dict[int, str]:
+        """Leave one complete run of each trial and delete all others; returns the run ids that are left, by trial.
+
+        A server that dies between making a run and answering is asked again: a second run stays, unfinished.
+
+        Args:
+            parent: the search's run id.
+            ended: how each trial ended; a run that says something else is not complete.
+        """
+        left: dict[int, str] = {}
+        with self._store.reported():
+            for run in self._trials(self._client.get_run(parent)):
+                number = int(run.data.tags[TRIAL_TAG])
+                if number not in left and _is_complete(run, ended.get(number)):
+                    left[number] = str(run.info.run_id)
+                else:
+                    self._client.delete_run(run.info.run_id)
+        return left
+
     def log_files(self, run_id: str, contents: Mapping[str, bytes]) -> None:
         """Log files to a run, in place of older ones of the same names."""
         with tempfile.TemporaryDirectory() as folder, self._store.reported():
@@ -189,11 +213,13 @@ class Tracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            versions = list(self._client.search_model_versions(f"name='{name}' and run_id='{run_id}'"))
-            if not versions:
+            of_run = f"name='{name}' and run_id='{run_id}'"
+            if not self._client.search_model_versions(of_run):
                 source = f"runs:/{run_id}/{files.MODEL_FOLDER}"
-                versions = [self._client.create_model_version(name, source, run_id, await_creation_for=0)]
-            version = int(versions[0].version)
+                self._client.create_model_version(name, source, run_id, await_creation_for=0)
+            version, *twins = sorted(int(found.version) for found in self._client.search_model_versions(of_run))
+            for twin in twins:
+                self._client.delete_model_version(name, str(twin))
             self._client.set_registered_model_alias(name, CHAMPION, str(version))
             self._client.set_tag(parent, _CHAMPION_TAG, run_id)
         return version
@@ -271,8 +297,21 @@ class Tracker:
         return str(experiment.experiment_id)
 
     def _find(self, name: str | None) -> Run | None:
-        found = [run for run in self._searches() if name in (None, run.data.tags[_SEARCH_TAG])]
+        found = self._named(name)
         return found[0] if found else None
+
+    def _named(self, name: str | None) -> list[Run]:
+        return [run for run in self._searches() if name in (None, run.data.tags[_SEARCH_TAG])]
+
+    def _only(self, twins: Sequence[Run]) -> Run:
+        """The run of a search, its trials' parent, out of those that a repeated request made; deletes the others."""
+        if len(twins) == 1:
+            return twins[0]
+        found = next((run for run in twins if self._trials(run)), twins[0])
+        for run in twins:
+            if run is not found and run.info.experiment_id == found.info.experiment_id and not self._trials(run):
+                self._client.delete_run(run.info.run_id)
+        return found
 
     def _searches(self) -> list[Run]:
         """All parent runs, the latest first."""
@@ -320,6 +359,12 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", name):
         raise UserError(f"search name {name!r} must be letters, digits, '.', '_' and '-'; choose another --name")
+
+
+def _is_complete(run: Run, ended: Status | None) -> bool:
+    """Whether a trial's run was logged to its end, and tells what the trial ended as (None: whatever it tells)."""
+    status = cast(Status, run.data.tags.get(STATUS_TAG))
+    return run.info.status == _RUN_STATUS.get(status) and ended in (None, status)
 
 
 def _text(value: object) -> str:

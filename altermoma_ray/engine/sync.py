@@ -1,0 +1,94 @@
+"""From storage into MLflow, when a search has ended: all that a tracking server missed, each trial once."""
+
+from __future__ import annotations
+
+import json
+
+from altermoma_ray.cli import console
+from altermoma_ray.engine.logbook import Logbook, OnlyInStorage
+from altermoma_ray.engine.plan import SearchPlan
+from altermoma_ray.engine.search import reference_file
+from altermoma_ray.engine.trial import has_ended, read_result
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.result import TrialResult
+from altermoma_ray.tracking.store import TrackingError
+from altermoma_ray.tracking.tracker import Tracker
+
+REPORT_FOLDER = "comparison"
+"""Below a comparison's folder: its tables and pictures."""
+
+
+def stored_plan(storage: Location, name: str | None) -> SearchPlan:
+    """The plan of a search or comparison in storage, of the latest one by default.
+
+    Raises:
+        UserError: there is no such search.
+    """
+    names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
+    if not names:
+        raise UserError(f"no search in {storage}; give --storage the folder that the search used")
+    if name is None:
+        return max((SearchPlan.load(storage, known) for known in names), key=lambda plan: plan.created)
+    if name not in names:
+        raise UserError(f"no search {name!r} in {storage}; choose one of: {', '.join(names)}")
+    return SearchPlan.load(storage, name)
+
+
+def stored_results(plan: SearchPlan) -> list[TrialResult]:
+    """The results of all trials that ended, or stopped at a rung, by number."""
+    job = plan.trial_job()
+    return [result for number in range(plan.trials) if (result := read_result(job, number)) is not None]
+
+
+def stored_reference(plan: SearchPlan) -> dict[str, float] | None:
+    """Metrics of the unpruned model; None when they were not measured yet, or the data set is out of reach."""
+    try:
+        file = reference_file(plan)
+        return json.loads(file.read_bytes()) if file.exists() else None
+    except UserError as error:  # the file is named by what the data set holds
+        console.print(f"  no metrics of the unpruned model: {error}")
+        return None
+
+
+def sync(plan: SearchPlan, tracker: Tracker) -> int:
+    """Log what MLflow lacks of a search; the search's run ends as finished, or as stopped when there is more to run.
+
+    Returns:
+        How many trials were logged.
+
+    Raises:
+        OnlyInStorage: MLflow did not take everything.
+    """
+    results = stored_results(plan)
+    with Logbook(plan, tracker, resume=True) as logbook:
+        logged = logbook.close(results, stored_reference(plan), whole=_is_whole(plan, results))
+    log_report(plan, tracker, logbook.run_id)
+    return logged
+
+
+def log_report(plan: SearchPlan, tracker: Tracker, run_id: str) -> None:
+    """Log a comparison's tables and pictures; a search has none.
+
+    Raises:
+        OnlyInStorage: MLflow did not take them.
+    """
+    files = {file.name: file.read_bytes() for file in plan.folder.join(REPORT_FOLDER).children()}
+    try:
+        if files:
+            tracker.log_files(run_id, files)
+    except TrackingError as error:
+        raise OnlyInStorage(plan, tracker, 0, error) from error
+
+
+def _is_whole(plan: SearchPlan, results: list[TrialResult]) -> bool:
+    """Whether nothing is left to run: what the search would propose has ended, promotions included."""
+    if not results:
+        return False
+    known, proposals = {result.number: result for result in results}, plan.proposer()
+    for result in results:
+        proposals.complete(result)
+    while (task := proposals.next()) is not None:
+        if task.number not in known or not has_ended(known[task.number], task.until):
+            return False
+    return proposals.exhausted

@@ -1,0 +1,131 @@
+"""Data sets that are missing, cut, mixed up or broken."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from altermoma_ray.data.nuscenes import NuScenesDataset
+from altermoma_ray.data.sampling import load_batches
+from altermoma_ray.engine.dataset import find_data
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.config import configuration
+
+TRACKED = ("checkpoints", "mlflow.db")
+
+
+def test_missing_table(bench, check):
+    (bench.dataroot / bench.version / "ego_pose.json").unlink()
+    check("missing table", bench.search(), r"v1.0-trainval lacks ego_pose.json; copy all 13 tables of nuScenes there$")
+
+
+def test_table_cut_in_the_middle(bench, check):
+    file = bench.dataroot / bench.version / "sample_data.json"
+    os.truncate(file, file.stat().st_size // 2)
+    check(
+        "table cut in the middle", bench.index(), r"sample_data.json is not valid JSON \(.*\); copy the tables again$"
+    )
+
+
+def test_tables_of_two_data_sets(bench, check):
+    bench.edit("ego_pose", lambda records: records.clear())
+    check(
+        "tables of two data sets",
+        bench.index(),
+        r"do not fit together: no record or field '.*'; copy the tables again$",
+    )
+
+
+def test_table_with_other_values(bench, check):
+    bench.edit("ego_pose", lambda records: [record.update(translation="north") for record in records])
+    check(
+        "table with other values", bench.index(), r"hold values that nuScenes does not \(.*\); copy the tables again$"
+    )
+
+
+def test_file_name_that_leaves_the_dataroot(bench, check):
+    bench.edit("sample_data", lambda records: [record.update(filename="../../etc/passwd") for record in records])
+    check(
+        "file name that leaves the dataroot",
+        bench.index(),
+        r"name '../../etc/passwd' leaves its folder .*; use names",
+        ("index",),
+    )
+
+
+def test_truncated_lidar_file(bench, check):
+    file = bench.first("samples/LIDAR_TOP/*")
+    os.truncate(file, file.stat().st_size - 7)
+    check(
+        "truncated LiDAR file",
+        bench.search(),
+        r"file .*pcd.bin has \d+ bytes, no whole number of 20-byte points",
+        (*TRACKED, "index"),
+    )
+
+
+def test_missing_picture(bench, check):
+    bench.first("samples/CAM_BACK/*").unlink()
+    check(
+        "missing picture",
+        bench.index(),
+        r"lacks 1 of the \d+ pictures and LiDAR files .* samples/CAM_BACK/.*jpg for one;",
+        ("index",),
+    )
+
+
+def test_empty_picture(bench, check):
+    os.truncate(bench.first("samples/CAM_BACK/*"), 0)
+    check("empty picture", bench.index(), r"picture .*jpg is empty; copy it from nuScenes again$", ("index",))
+
+
+def test_no_validation_scenes(bench, check):
+    bench.edit("scene", lambda scenes: [scene.update(name="scene-9999") for scene in scenes[-2:]])
+    check(
+        "no validation scenes",
+        bench.search(),
+        r"has no keyframe of split 'val'; it has: other, train; choose a",
+        (*TRACKED, "index"),
+    )
+
+
+def test_unknown_data_set(bench, check):
+    check("unknown data set", ["search", "waymo", *bench.stored()], r"unknown data set 'waymo'; choose nusc$")
+
+
+def test_version_without_a_dataroot(bench, check):
+    check(
+        "version without a dataroot",
+        ["search", "nusc", *bench.stored("--version", "v1.0-mini")],
+        r"the synthetic nuScenes has no version 'v1.0-mini'; give --dataroot or leave it",
+    )
+
+
+def test_a_broken_picture_is_one_line_out_of_a_loading_process_too(bench):
+    picture = bench.first("samples/CAM_FRONT/*")
+    os.truncate(picture, picture.stat().st_size // 2)
+    index = find_data("nusc", str(bench.dataroot), None, str(bench.storage)).index()
+    dataset = NuScenesDataset(index, [0], configuration("bevfusion-mit-toy").inputs, augment=False)
+    with pytest.raises(UserError, match=r"^picture .*jpg is broken \(.*\); copy it from nuScenes again$"):
+        list(load_batches(dataset, [[0]], processes=1))
+
+
+@pytest.mark.parametrize(
+    ("split", "scored"),
+    [(0, False), (-1, True)],
+    ids=["while scoring", "in a trial"],
+)
+@pytest.mark.slow
+def test_a_broken_picture_ends_the_search_from_inside_ray(split, scored, bench, complaint):
+    """A picture of a training scene is met by a Ray Train worker, one of a validation scene by a Tune trial."""
+    picture = sorted(bench.dataroot.glob("samples/CAM_FRONT/*"))[split]
+    os.truncate(picture, picture.stat().st_size // 2)
+    small = "SearchSpace(scoring_batches=1, reactivation_steps=(1,), reactivation_learning_rates=(1e-4,), rungs=())"
+    space = bench.file("small.py", f"from altermoma_ray.engine.space import SearchSpace\nSPACE = {small}\n")
+    line = bench.search("--space", space, "--trials", "3", "--name", "first")
+    found = complaint(line)
+    assert re.search(rf"picture .*{picture.name[-20:]} is broken \(.*\); copy it from nuScenes again$", found), found
+    assert bool(list(bench.storage.glob("indicators/*/reri*"))) == scored
+    assert not list(bench.storage.glob("searches/first/trials/*/result.json"))  # so that --resume runs every trial

@@ -1,0 +1,252 @@
+"""Options, search spaces, places for results, names of searches."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+
+import pytest
+
+TRACKED = ("checkpoints", "mlflow.db")
+PLANNED = ("checkpoints", "searches")
+OPTIONS = [
+    ("missing dataroot", "--dataroot /nowhere", r"dataroot /nowhere is no folder; give --dataroot the folder that"),
+    ("wrong version", "--version v1.0-mini", r"no version 'v1.0-mini'; choose a version that is there: v1.0-trainval$"),
+    ("missing checkpoint", "--checkpoint /nowhere/a.pth", r"no checkpoint at /nowhere/a.pth; give the path of a .safe"),
+    (
+        "checkpoint of another model",
+        "--model bevfusion-mit",
+        r"is of model 'bevfusion-mit-toy', not 'bevfusion-mit'; choose that",
+    ),
+    ("unknown model", "--model resnet", r"unknown model 'resnet'; choose one of: bevfusion-mit, bevfusion-mit-toy$"),
+    ("missing space file", "--space /nowhere/mine.py", r"no search space file /nowhere/mine.py; give the path of a Py"),
+    ("sparsity of 1", "--sparsity 1", r"argument --sparsity: must be in \[0, 1\), but got 1; see --help$"),
+    ("negative sparsity", "--sparsity -0.1", r"argument --sparsity: must be in \[0, 1\), but got -0.1; see --help$"),
+    (
+        "total sparsity not to be met",
+        "--sparsity 0.99999",
+        r"of 0.99999 cannot be met: it keeps \d+ of \d+ weights, but",
+    ),
+    (
+        "sparsity that is searched too",
+        "--objective map,sparsity --sparsity 0.9",
+        r"with sparsity as an objective each trial draws its own; leave --sparsity out$",
+    ),
+    ("unknown metric", "--objective speed", r"objective 'speed' must be distinct metrics out of map, nds, sparsity"),
+    ("unknown class", "--objective ap/unicorn", r"objective 'ap/unicorn' must be distinct metrics out of map, nds"),
+    ("negative trials", "--trials -3", r"argument --trials: must be a whole number above 0, but got -3; see --help$"),
+    (
+        "negative seed",
+        "--seed -1",
+        r"argument --seed: must be a whole number in 0..4294967295, but got -1;",
+    ),
+    (
+        "negative seconds",
+        "--save-every -1",
+        r"argument --save-every: must be a number of at least 0, but got -1; see --help$",
+    ),
+    (
+        "no name to find again",
+        "--resume-or-start",
+        r"--resume-or-start needs a --name, by which it finds again what it started$",
+    ),
+    (
+        "two ways to go on",
+        "--resume --resume-or-start --name first",
+        r"argument --resume-or-start: not allowed with argument --resume; see --help$",
+    ),
+    ("unknown option", "--rations 1", r"unrecognized arguments: --rations 1; see --help$"),
+    ("too many workers", "--workers 9", r"9 workers cannot share a batch of \d samples; take fewer --workers$"),
+    (
+        "unwritable storage",
+        "--storage /proc/a",
+        r"cannot write to folder /proc/a: No such file or directory; choose",
+    ),
+    (
+        "name with a slash",
+        "--name my/search",
+        r"search name 'my/search' must be letters, digits, '.', '_' and '-'; choose",
+    ),
+    (
+        "no tracking URI",
+        "--tracking-uri host:5000",
+        r"'host:5000' is neither a server's http:// nor a database's; try",
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "options", "pattern"), OPTIONS, ids=[what for what, _, _ in OPTIONS])
+def test_option(what, options, pattern, bench, check):
+    check(what, bench.search(*options.split()), pattern, ("checkpoints",) if "--tracking-uri" in options else ())
+
+
+RATIO = """PruningSetting(scope="group", sparsity=0.9, ratios={"camera": 1.2}, beta=0, reactivation_steps=4,
+    reactivation_learning_rate=1e-4, learning_rate=1e-3)"""
+SPACES = [
+    (
+        "sparsity of 1 in a space file",
+        "SPACE = SearchSpace(sparsity=(0.5, 1))",
+        r": `0 <= sparsity < 1` must hold",
+    ),
+    ("ratio above 1 in a space file", RATIO, r": `0 <= ratio < 1` must hold, but camera got 1.2; lower it$"),
+    (
+        "no choice of B in a space file",
+        "SPACE = SearchSpace(reactivation_steps=())",
+        r": reactivation_steps: .* at le",
+    ),
+    ("space file that does not run", "SPACE = SearchSpace(", r" does not run: SyntaxError: .*; mend the file$"),
+    ("space file without a space", "", r" does not define SPACE = SearchSpace\(\.\.\.\); add it$"),
+]
+
+
+@pytest.mark.parametrize(("what", "text", "pattern"), SPACES, ids=[what for what, _, _ in SPACES])
+def test_space_file(what, text, pattern, bench, check):
+    file = bench.file("mine.py", f"from altermoma_ray.engine.space import PruningSetting, SearchSpace\n{text}\n")
+    check(what, bench.search("--space", file), rf"search space .*mine.py{pattern}")
+
+
+def test_tracking_server_that_does_not_answer(bench, check):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # a port that nobody listens on
+        check(
+            "tracking server that does not answer",
+            bench.search("--tracking-uri", f"http://127.0.0.1:{probe.getsockname()[1]}"),
+            r"server http://127.0.0.1:\d+ does not answer; start it",
+            ("checkpoints",),
+        )
+
+
+def test_storage_below_a_file(bench, check):
+    check(
+        "storage below a file",
+        bench.search("--storage", bench.file("file") + "/storage"),
+        r"cannot write to folder .*file/storage: Not a directory; choose a folder that you may",
+    )
+
+
+def test_name_already_taken(bench, check):
+    bench.plan("first")
+    check(
+        "name already taken",
+        bench.search("--name", "first"),
+        r"search 'first' is already in .*storage; --resume it or choose another --name$",
+        PLANNED,
+    )
+
+
+def test_name_already_taken_in_mlflow(bench, check):
+    bench.begin()
+    check(
+        "name already taken in MLflow",
+        bench.search("--name", "first"),
+        r"search 'first' is already in sqlite:.*; --resume it or choose another",
+        TRACKED,
+    )
+
+
+def test_nothing_to_resume(bench, check):
+    check(
+        "nothing to resume",
+        ["search", "nusc", *bench.stored("--resume")],
+        r"no search to resume in .*storage; start one without --resume$",
+    )
+
+
+def test_unknown_search_to_resume(bench, check):
+    bench.plan("first")
+    check(
+        "unknown search to resume",
+        ["search", "nusc", *bench.stored("--resume", "--name", "second")],
+        r"no search 'second' to resume in .*storage; choose one of: first$",
+        PLANNED,
+    )
+
+
+def test_resumed_with_another_option(bench, check):
+    bench.plan("first")
+    check(
+        "resumed with another option",
+        bench.search("--resume", "--sparsity", "0.85", "--trials", "16"),
+        r"'first' was started with another --trials 8; to --resume it leave",
+        PLANNED,
+    )
+
+
+def test_broken_plan_of_a_search(bench, check):
+    bench.plan("first")
+    os.truncate(bench.storage / "searches" / "first" / "search.json", 200)
+    check(
+        "broken plan of a search",
+        ["search", "nusc", *bench.stored("--resume")],
+        r"search.json is broken or of another release; start the search again",
+        PLANNED,
+    )
+
+
+@pytest.mark.parametrize("given", [["--storage", "storage"], []], ids=["given", "by default"])
+def test_relative_storage_in_a_job(given, bench, check, monkeypatch):
+    monkeypatch.delenv("ALTERMOMA_STORAGE", raising=False)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as Ray does for a job's process
+    pattern = r"storage lies in the job's working directory, which Ray deletes; give an absolute path or a URI, or set"
+    check("relative storage in a job", ["search", "nusc", *given], pattern)
+
+
+def test_nothing_to_bring_in(bench, check):
+    pattern = r"no search in .*storage; give --storage the folder that the search used$"
+    check("nothing to bring in", ["leaderboard", *bench.stored("--sync")], pattern)
+
+
+def test_unknown_search_to_bring_in(bench, check):
+    bench.plan("first")
+    pattern = r"no search 'second' in .*storage; choose one of: first$"
+    check("unknown search to bring in", ["leaderboard", "second", *bench.stored("--sync")], pattern, PLANNED)
+
+
+def test_leaderboard_of_nothing(bench, check):
+    check(
+        "leaderboard of nothing",
+        ["leaderboard", *bench.stored()],
+        r"no MLflow store at .*mlflow.db; name the storage folder or tracking URI that the",
+    )
+
+
+def test_leaderboard_of_an_unknown_search(bench, check):
+    bench.begin()
+    check(
+        "leaderboard of an unknown search",
+        ["leaderboard", "second", *bench.stored()],
+        r"no search 'second' in sqlite:.*mlflow.db; known: first$",
+        ("mlflow.db",),
+    )
+
+
+def test_trained_checkpoint_where_none_can_be(bench, check):
+    check(
+        "trained checkpoint where none can be",
+        ["train", "nusc", *bench.stored("--out", "/proc/a/model.safetensors")],
+        r"cannot write to folder /proc/a: No such file or directory; choose a fo",
+    )
+
+
+def test_no_synthetic_scenes(bench, check):
+    check(
+        "no synthetic scenes",
+        ["data.synthetic", "--out", str(bench.storage), "--scenes", "0"],
+        r"scenes must be in 1..850, but got 0$",
+    )
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once(bench, complaint, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
+        found = complaint(bench.search())
+    assert re.search(r"no Ray cluster answers at RAY_ADDRESS=127.0.0.1:\d+; start it or unset the variable$", found)
+    assert not bench.storage.exists()
+
+
+def test_more_than_the_machine_has_is_refused_instead_of_waited_for(bench, complaint):
+    found = complaint(bench.search("--gpus-per-worker", "1000", "--name", "first"))
+    assert re.search(r"this machine has \d+ GPUs, but the workers need 1000; take fewer --workers or --gpus-per", found)
+    assert not (bench.storage / "searches").exists()  # so that the name is still free
