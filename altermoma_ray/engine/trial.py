@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 
 from altermoma_ray.engine.evaluation import Evaluator
 from altermoma_ray.engine.halfway import Halfway, seeded
+from altermoma_ray.engine.histograms import score_histograms
 from altermoma_ray.engine.indicators import (
     DECI,
     MaskRequest,
@@ -55,7 +56,7 @@ from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection import DetectionTask
 from altermoma_ray.tracking.comparison import UNPRUNED
-from altermoma_ray.tracking.result import Evaluation, Histogram, Status, TrialResult
+from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
 
 _PAUSES = 20
 """How often in its fine-tuning a trial looks whether to keep its state."""
@@ -310,7 +311,7 @@ class TrialRunner:
             params_left=masks.kept(),
             params_total=sum(mask.numel() for mask in masks.values()),
             configuration=configuration,
-            histogram=_histograms(scores, masks, self._groups) if scores else {},
+            histogram=score_histograms(scores, masks, self._groups) if scores else {},
             seconds=seconds,
             started=clock.started,
             ended=time.time(),
@@ -379,22 +380,6 @@ def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
         "job": job.model_dump(mode="json"),
         "recipe": recipe(job.model).model_dump(mode="json"),
     }
-
-
-def _histograms(
-    scores: Weights, masks: Masks, groups: Mapping[str, Sequence[str]], bins: int = 50
-) -> dict[str, Histogram]:
-    """Scores of each group on a symmetric logarithmic axis: they span many orders of magnitude and both signs."""
-    found = {}
-    for group, names in groups.items():
-        values = torch.cat([scores[name].flatten() for name in names]).double()
-        kept = torch.cat([masks[name].flatten() for name in names])
-        scale = values.abs().mean().clamp_min(torch.finfo(torch.float64).tiny)
-        squashed = torch.asinh(values / scale)
-        edges = torch.linspace(float(squashed.min()), float(squashed.max()) + 1e-12, bins + 1, dtype=torch.float64)
-        counts = [torch.histogram(squashed[chosen], edges).hist.int().tolist() for chosen in (kept, ~kept)]
-        found[group] = Histogram(edges=(torch.sinh(edges) * scale).tolist(), kept=counts[0], pruned=counts[1])
-    return found
 
 
 class _Clock:

@@ -16,6 +16,7 @@ import ray
 import torch
 import torch.distributed as distributed
 from ray._private.state import state
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
@@ -231,17 +232,29 @@ def _run_once(
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Leave Ctrl-C to the command: Ray's handler would stay after the job, and end the process with code 0."""
+
     with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
-        TorchTrainer(
+        reserved = scratch.join("reserved")
+        trainer = Trainer(
             _worker_main,
-            train_loop_config={"function": function, "job": job, "reporter": bar.reporter},
+            train_loop_config={"function": function, "job": job, "reporter": bar.reporter, "reserved": str(reserved)},
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker > 0 else {})},
             ),
             run_config=RunConfig(name="job", storage_path=scratch.path, storage_filesystem=scratch.filesystem),
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except Exception:
+            # Ray forgets it when a worker dies just after its start, and those that come next would wait for ever.
+            if reserved.exists():
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(reserved.read_text()))))
+            raise
 
 
 def has_died(error: Exception) -> bool:
@@ -266,6 +279,9 @@ def scratch_folder(storage: Location) -> Iterator[Location]:
 
 
 def _worker_main(config: dict[str, Any]) -> None:
+    group = get_current_placement_group()
+    assert group is not None
+    Location.parse(config["reserved"]).write_text(group.id.hex())
     config["function"](config["job"], config["reporter"])
 
 

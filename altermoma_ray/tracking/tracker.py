@@ -27,13 +27,14 @@ from altermoma_ray.tracking.board import STATUS_TAG, TRIAL_TAG, Row, rank_runs
 from altermoma_ray.tracking.pictures import pareto_picture
 from altermoma_ray.tracking.result import Status, TrialResult
 from altermoma_ray.tracking.store import Store, open_store
+from altermoma_ray.tracking.view import CHAMPION_TAG, saved_view
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 CHAMPION = "champion"
 _SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.objective", "altermoma.reason"
-_CHAMPION_TAG, _PARENT_TAG = "altermoma.champion", "mlflow.parentRunId"
+_PARENT_TAG = "mlflow.parentRunId"
 _EXPERIMENT_PREFIX = "altermoma-"
 _REFERENCE_PREFIX = "reference/"
 _RUN_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
@@ -117,7 +118,9 @@ class Tracker:
                 self._client.update_run(found.info.run_id, status="RUNNING")
             if not found.data.params:
                 self._log(found.info.run_id, params=params)
-            return str(found.info.run_id)
+            parent = str(found.info.run_id)
+            self._client.set_experiment_tag(found.info.experiment_id, *saved_view(name, parent, objective))
+            return parent
 
     def log_reference(self, parent: str, metrics: Mapping[str, float]) -> None:
         """Log the unpruned model's metrics to the parent run."""
@@ -221,7 +224,11 @@ class Tracker:
             for twin in twins:
                 self._client.delete_model_version(name, str(twin))
             self._client.set_registered_model_alias(name, CHAMPION, str(version))
-            self._client.set_tag(parent, _CHAMPION_TAG, run_id)
+            condition = f"tags.`{_PARENT_TAG}` = '{parent}' and tags.`{CHAMPION_TAG}` != ''"
+            for former in self._runs([experiment_id], condition):
+                self._client.delete_tag(former.info.run_id, CHAMPION_TAG)
+            self._client.set_tag(run_id, CHAMPION_TAG, f"version {version}")
+            self._client.set_tag(parent, CHAMPION_TAG, run_id)
         return version
 
     def finish_search(self, parent: str, status: Status = "finished") -> None:
@@ -240,7 +247,7 @@ class Tracker:
             for row in rows:
                 if row.map is not None and row.sparsity is not None:
                     points[row.status].append((row.sparsity, row.map))
-                    if row.run_id == run.data.tags.get(_CHAMPION_TAG, rows[0].run_id):
+                    if row.run_id == run.data.tags.get(CHAMPION_TAG, rows[0].run_id):
                         champion = (row.sparsity, row.map)
             reference = run.data.metrics.get(f"{_REFERENCE_PREFIX}map")
             picture = pareto_picture(

@@ -15,6 +15,7 @@ import ray
 import torch
 import torch.distributed as distributed
 from ray.train import TrainingFailedError
+from ray.util import placement_group_table
 
 from altermoma_ray.engine.workers import check_shared, run_on_workers
 from altermoma_ray.errors import UserError
@@ -59,6 +60,7 @@ def test_one_that_always_dies_is_given_up(ray_of_four, tmp_path):
     with pytest.raises(TrainingFailedError):
         work(always_dies, tmp_path, workers=1)
     assert attempts(tmp_path) == 4
+    assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}  # so that others find room
 
 
 def test_an_error_of_its_own_is_raised_at_once(ray_of_four, tmp_path):
