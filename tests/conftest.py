@@ -128,10 +128,21 @@ def _ray_folder() -> Iterator[Path]:
         try:
             yield Path(name)
         finally:
-            for file in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    if f"{name}/".encode() in file.read_bytes():
-                        os.kill(int(file.parent.name), signal.SIGKILL)
+            while running := _processes_in(name):
+                for process in running:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                time.sleep(0.1)
+
+
+def _processes_in(folder: str) -> list[int]:
+    """Processes whose command line names something in a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"{folder}/".encode() in file.read_bytes():
+                found.append(int(file.parent.name))
+    return found
 
 
 @pytest.fixture(scope="session")

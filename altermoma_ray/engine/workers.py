@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import uuid
 import warnings
@@ -60,8 +61,11 @@ def ray_session() -> Iterator[None]:
         local = {"include_dashboard": False, "object_store_memory": 1 << 30}
         for name in _NOT_NEEDED_LOCALLY:
             os.environ.setdefault(name, "0")
+    told_to_stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+        if callable(told_to_stop):  # Ray's own aborts the process after 3 seconds, whatever is being tidied up
+            signal.signal(signal.SIGTERM, told_to_stop)
     except Exception as error:
         if cluster:
             raise UserError(
