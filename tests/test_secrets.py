@@ -12,8 +12,8 @@ import pytest
 
 from altermoma_ray.addresses import redacted, without_credentials
 from altermoma_ray.engine.dataset import find_data
+from altermoma_ray.engine.logbook import _params
 from altermoma_ray.engine.plan import SHIPPED, plan_search
-from altermoma_ray.engine.search import _params
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.store import TrackingError
