@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from altermoma_ray.engine.halfway import Halfway, seeded
@@ -18,6 +19,15 @@ TASK = TrialTask(
     number=0,
     setting=PruningSetting(scope="global", sparsity=0.8, criterion="magnitude", schedule="linear", learning_rate=1e-3),
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As a trial's worker has: with several, sums differ in their last bit from run to run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def job_of(source, checkpoint, name):
