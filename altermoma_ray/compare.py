@@ -30,7 +30,7 @@ from altermoma_ray.engine.logbook import OnlyInStorage
 from altermoma_ray.engine.plan import Ablation, SearchPlan, plan_search, resume_search
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import load_space
-from altermoma_ray.engine.sync import REPORT_FOLDER, log_report, stored_reference, stored_results
+from altermoma_ray.engine.sync import REPORT_FOLDER, log_report, stored_reference
 from altermoma_ray.engine.workers import check_cluster
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
@@ -57,7 +57,7 @@ def main() -> None:
         run_search(plan, tracker, resume=resume)
     except OnlyInStorage as error:
         unlogged = error  # the report needs no more than storage has
-    results, reference = stored_results(plan), stored_reference(plan) or {}
+    results, reference = plan.results(), stored_reference(plan) or {}
     if plan.ablation:
         report = ablation_report(results, reference, published_parts(plan.space))
     else:

@@ -6,8 +6,9 @@ The product's own path: proposals by Optuna with early stopping, Tune with reuse
 logbook, which logs them to a running ``mlflow server``. Only the trials are not real: each leaves at once a result of
 a real one's size, and no model. What logging a model adds is measured apart, on the toy's.
 
-A promoted trial runs in two legs, each of which Tune sees as a trial of its own and the logbook gets as a result. Times
-are the driver's CPU time, as all nodes and the server share this machine; wall time is told beside it.
+A promoted trial runs in two legs, each of which Tune sees as a trial of its own. MLflow gets finished trials while the
+search runs; those that stay at their rung follow at its end, which is left out here. Times are the driver's CPU time,
+as all nodes and the server share this machine; wall time is told beside it.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from safetensors.torch import save as save_tensors
 from altermoma_ray.cli import console, positive_int, run
 from altermoma_ray.engine.logbook import Logbook
 from altermoma_ray.engine.plan import SHIPPED, SearchPlan, plan_search
-from altermoma_ray.engine.proposals import Objective
-from altermoma_ray.engine.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
+from altermoma_ray.engine.search import tune_trials
+from altermoma_ray.engine.searcher import ProposalSearcher
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.workers import ray_session, scratch_folder, worker_slots
+from altermoma_ray.engine.workers import ray_session
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.pruning import Masks, group_weights, prunable_weights
@@ -135,7 +136,7 @@ class Records(Logbook):
 
     def _log(self, result: TrialResult) -> None:
         cpu, wall = time.thread_time(), time.monotonic()
-        self._runs[result.number] = self._tracker.log_trial(self._parent, result, {})
+        self._runs[result.number] = self._tracker.log_trial(self._open(), result, {})
         self.cpu += time.thread_time() - cpu
         self.wall += time.monotonic() - wall
         self.logged += 1
@@ -165,15 +166,10 @@ def search_plan(options: Namespace, storage: Path, server: Server, lag: int) -> 
         dataset="nusc",
         source=DataSource(dataroot=str(storage / "unread"), version="v1.0-trainval", storage=str(storage)),
         synthetic=True,
-        model=None,
-        checkpoint=None,
         space=SearchSpace(),
-        objective="map",
         sparsity=0.85,
         trials=options.trials,
         seed=options.seed,
-        workers=1,
-        gpus_per_worker=0,
         tracking_uri=server.uri,
     ).model_copy(update={"lag": lag})
 
@@ -212,27 +208,8 @@ def drive(plan: SearchPlan, logbook: Records, template: Location) -> Searcher:
     searcher = Searcher(plan.proposer(), job, logbook.trial_ended)
     logbook.start([])
     parameters = {"folder": job.folder, "template": str(template), "rungs": len(job.rungs)}
-    with scratch_folder(plan.folder) as scratch:
-        tune.Tuner(
-            tune.with_resources(tune.with_parameters(NoWork, **parameters), {"CPU": 1, "GPU": 0}),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,
-                reuse_actors=True,
-                max_concurrent_trials=worker_slots(0),
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=plan.name,
-                storage_path=scratch.path,
-                storage_filesystem=scratch.filesystem,
-                verbose=0,
-                stop=StopOnMistake(searcher),
-                callbacks=[ForgiveNodes()],
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=3),
-            ),
-        ).fit()
+    trainable = tune.with_parameters(NoWork, **parameters)
+    tune_trials(plan, searcher, tune.with_resources(trainable, {"CPU": 1, "GPU": 0}))
     return searcher
 
 
@@ -267,9 +244,8 @@ def main() -> None:
         template.write_text(real_size(plan).to_json())
         size = template.info().size
         tracker = Tracker.open(server.uri, plan.source.storage_location)
-        parent = tracker.start_search(plan.name, dataset=plan.dataset, model=plan.model, params={})
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        logbook = Records(tracker, parent, plan.trial_job(), plan, Objective.parse(plan.objective))
+        logbook = Records(plan, tracker, resume=False)
         server.requests()
         stored, memory = stored_bytes(nodes), own_memory()
         began, cpu, thread = time.monotonic(), time.process_time(), time.thread_time()
@@ -293,7 +269,7 @@ def main() -> None:
         "Ray's own threads": (cpu - thread, legs),
         "MLflow, in its thread": (logbook.cpu, logbook.logged),
     }
-    each = sum(seconds / count for seconds, count in parts.values()) * legs / trials
+    each = cpu / trials + logbook.cpu / logbook.logged  # MLflow gets a trial once, however many legs it had
     publish(
         options,
         "controller",
@@ -313,7 +289,7 @@ def main() -> None:
             Figure("object store, bytes a trial", after[0] / trials),
             Figure("MLflow requests a result", requests.total() / logbook.logged),
             Figure("MLflow: wall seconds a result", logbook.wall / logbook.logged),
-            Figure("results MLflow had not got when the last trial ended", behind),
+            Figure("finished trials MLflow had not got when the last one ended", behind),
             Figure("MLflow requests of a trial with its model", one.total()),
             Figure("MB of files of a trial with its model", kept / 1e6),
         ],

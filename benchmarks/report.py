@@ -87,15 +87,11 @@ def toy_plan(
         dataset="nusc",
         source=source,
         synthetic=True,
-        model=None,
         checkpoint=options.checkpoint,
         space=space,
-        objective="map",
         sparsity=0.85,
         trials=trials,
         seed=options.seed,
-        workers=1,
-        gpus_per_worker=0,
     )
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from altermoma_ray.addresses import redacted, without_credentials
 from altermoma_ray.engine.dataset import find_data
-from altermoma_ray.engine.logbook import _params
 from altermoma_ray.engine.plan import SHIPPED, plan_search
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.storage import Location
@@ -127,16 +126,12 @@ def test_credentials_reach_neither_the_plan_nor_mlflow(dataroot, tmp_path, monke
             model="bevfusion-mit-toy",
             checkpoint=str(SHIPPED),
             space=SearchSpace(),
-            objective="map",
             sparsity=0.85,
             trials=1,
-            seed=0,
-            workers=1,
-            gpus_per_worker=0,
             tracking_uri=uri,
         )
         plan.save()
-        parent = tracker.start_search("first", dataset=plan.dataset, model=plan.model, params=_params(plan))
+        parent = tracker.start_search("first", dataset=plan.dataset, model=plan.model, params=plan.params())
         tracker.finish_search(parent)
         assert tracker.leaderboard("first") == []
     finally:

@@ -151,7 +151,7 @@ class Logbook:
                 dataset=self._plan.dataset,
                 model=self._plan.model,
                 objective=self._objective.names,
-                params=_params(self._plan),
+                params=self._plan.params(),
                 resume=resume,
             )
         return self._parent
@@ -224,11 +224,6 @@ class Logbook:
         self._runs[result.number] = self._tracker.log_trial(
             parent, result, files, lambda: load_checkpoint(folder.join("model.safetensors"))[0]
         )
-
-
-def _params(plan: SearchPlan) -> dict[str, object]:
-    fields = plan.model_dump(mode="json", exclude={"space", "source", "sizes", "grid"})
-    return fields | {"dataroot": plan.source.dataroot, "version": plan.source.version}
 
 
 def _duration(seconds: float) -> str:

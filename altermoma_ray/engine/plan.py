@@ -17,7 +17,7 @@ from altermoma_ray.engine.proposals import Grid, Objective, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.trial import TrialJob, TrialTask
+from altermoma_ray.engine.trial import TrialJob, TrialTask, read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.config import configuration
@@ -25,6 +25,7 @@ from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.models.weights import load_weights
 from altermoma_ray.pruning import check_ratio, group_weights, prunable_weights
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import without_credentials
 from altermoma_ray.tracking.tracker import check_name
 
@@ -123,6 +124,16 @@ class SearchPlan(BaseModel):
         job = self.trial_job()
         return merged([job.scoring_of(task) for task in self.grid] if self.grid else [job.scoring])
 
+    def results(self) -> list[TrialResult]:
+        """The results of all trials that ended, or stopped at a rung, by number."""
+        job = self.trial_job()
+        return [result for number in range(self.trials) if (result := read_result(job, number)) is not None]
+
+    def params(self) -> dict[str, Any]:
+        """What was decided, as flat names and values: without the space, and what the data set's reader needs."""
+        fields = self.model_dump(mode="json", exclude={"space", "source", "sizes", "grid"})
+        return fields | {"dataroot": self.source.dataroot, "version": self.source.version}
+
     def proposer(self) -> Proposer:
         """Where the trials come from, from the first one on."""
         if self.grid:
@@ -153,15 +164,15 @@ def plan_search(
     dataset: str,
     source: DataSource,
     synthetic: bool,
-    model: str | None,
-    checkpoint: str | None,
+    model: str | None = None,
+    checkpoint: str | None = None,
     space: SearchSpace,
-    objective: str,
+    objective: str = "map",
     sparsity: float,
     trials: int,
-    seed: int,
-    workers: int,
-    gpus_per_worker: float,
+    seed: int = 0,
+    workers: int = 1,
+    gpus_per_worker: float = 0.0,
     save_every: float = 60.0,
     tracking_uri: str | None = None,
     grid: Sequence[TrialTask] = (),

@@ -3,7 +3,7 @@
 Everything a search learns is in storage as soon as it is known, so that a search can stop at any moment and go on:
 
     searches/<name>/search.json              the plan: everything that was decided at the start
-    searches/<name>/trials/<number>/...      what each trial left; ended exactly when its result.json exists
+    searches/<name>/trials/<number>/...      what each trial left, its result.json last
     references/<key>.json                    metrics of the unpruned model
 """
 
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -24,7 +22,7 @@ from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.scoring import score
 from altermoma_ray.engine.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trainable import TrialActor, distributed_trial
-from altermoma_ray.engine.trial import TrialJob, TrialRunner, forget_halfway, read_result
+from altermoma_ray.engine.trial import TrialJob, TrialRunner, forget_halfway
 from altermoma_ray.engine.workers import (
     check_room,
     check_shared,
@@ -40,20 +38,8 @@ from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.tracker import Tracker
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a search or a comparison found."""
-
-    results: list[TrialResult]
-    """All trials by number."""
-    reference: dict[str, float]
-    """Metrics of the unpruned model."""
-    run_id: str
-    """The search's run in MLflow."""
-
-
-def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> Outcome:
-    """Run a search or a comparison to its end, or go on with it."""
+def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> list[TrialResult]:
+    """Run a search or a comparison to its end, or go on with it; returns the results of all trials by number."""
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
         check_shared(plan.source.storage_location)
@@ -70,14 +56,13 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> Outcome:
             console.print(f"  {computed} computed, {things - computed} from storage")
             reference = _reference(plan, job)
             results = _run_trials(plan, job, logbook)
-            unpruned = result_of(reference)
-            logbook.close(results, unpruned)
-    return Outcome(results, unpruned, logbook.run_id)
+            logbook.close(results, result_of(reference))
+    return results
 
 
 def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[TrialResult]:
     searcher = ProposalSearcher(plan.proposer(), job, logbook.trial_ended)
-    known = list(_ended(plan, job))
+    known = plan.results()
     for result in known:
         searcher.know(result)
     logbook.start(known)
@@ -93,40 +78,44 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
                 ),
                 driver_resources(),  # its workers do the work
             )
-        with scratch_folder(plan.folder) as scratch:
-            tune.Tuner(
-                trainable,
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher,
-                    num_samples=-1,  # until the searcher has nothing more
-                    reuse_actors=plan.workers == 1,
-                    max_concurrent_trials=max(1, plan.lag // 2),  # also when a node is away just now
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(
-                    name=plan.name,
-                    storage_path=scratch.path,
-                    storage_filesystem=scratch.filesystem,
-                    verbose=0,
-                    stop=StopOnMistake(searcher),
-                    callbacks=[ForgiveNodes()],
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # storage keeps what matters
-                    failure_config=tune.FailureConfig(max_failures=3),
-                ),
-            ).fit()
+        tune_trials(plan, searcher, trainable)
         if searcher.mistake is not None:
             raise UserError(searcher.mistake)
-    results = list(_ended(plan, job))
+    results = plan.results()
     for result in results:
         forget_halfway(job, result.number)  # of those that were not promoted
     return results
 
 
-def _ended(plan: SearchPlan, job: TrialJob) -> Iterator[TrialResult]:
-    for number in range(plan.trials):
-        result = read_result(job, number)
-        if result is not None:
-            yield result
+def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) -> None:
+    """Let Ray Tune run what the searcher proposes, until it has nothing more.
+
+    Args:
+        plan: of the search.
+        searcher: proposes legs of trials and takes in their results.
+        trainable: runs one, with its parameters and resources.
+    """
+    with scratch_folder(plan.folder) as scratch:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                reuse_actors=plan.workers == 1,
+                max_concurrent_trials=max(1, plan.lag // 2),  # also when a node is away just now
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=plan.name,
+                storage_path=scratch.path,
+                storage_filesystem=scratch.filesystem,
+                verbose=0,
+                stop=StopOnMistake(searcher),
+                callbacks=[ForgiveNodes()],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # storage keeps what matters
+                failure_config=tune.FailureConfig(max_failures=3),
+            ),
+        ).fit()
 
 
 def _reference(plan: SearchPlan, job: TrialJob) -> Any:

@@ -8,7 +8,7 @@ from altermoma_ray.cli import console
 from altermoma_ray.engine.logbook import Logbook, OnlyInStorage
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.search import reference_file
-from altermoma_ray.engine.trial import has_ended, read_result
+from altermoma_ray.engine.trial import has_ended
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import TrialResult
@@ -35,12 +35,6 @@ def stored_plan(storage: Location, name: str | None) -> SearchPlan:
     return SearchPlan.load(storage, name)
 
 
-def stored_results(plan: SearchPlan) -> list[TrialResult]:
-    """The results of all trials that ended, or stopped at a rung, by number."""
-    job = plan.trial_job()
-    return [result for number in range(plan.trials) if (result := read_result(job, number)) is not None]
-
-
 def stored_reference(plan: SearchPlan) -> dict[str, float] | None:
     """Metrics of the unpruned model; None when they were not measured yet, or the data set is out of reach."""
     try:
@@ -60,7 +54,7 @@ def sync(plan: SearchPlan, tracker: Tracker) -> int:
     Raises:
         OnlyInStorage: MLflow did not take everything.
     """
-    results = stored_results(plan)
+    results = plan.results()
     with Logbook(plan, tracker, resume=True) as logbook:
         logged = logbook.close(results, stored_reference(plan), whole=_is_whole(plan, results))
     log_report(plan, tracker, logbook.run_id)

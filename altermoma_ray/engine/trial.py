@@ -1,6 +1,7 @@
 """One trial: indicators, scores, masks, fine-tuning, evaluation, and its result in storage.
 
-A trial's folder appears piece by piece, and ``result.json`` last: a trial is finished exactly when that file exists.
+A trial's folder appears piece by piece, and ``result.json`` last: its run to a rung or to the end is over exactly when
+that file says so (:func:`has_ended`).
 """
 
 from __future__ import annotations

@@ -76,12 +76,8 @@ class Bench:
             model="bevfusion-mit-toy",
             checkpoint=str(self.checkpoint),
             space=SearchSpace(),
-            objective="map",
             sparsity=0.85,
             trials=8,
-            seed=0,
-            workers=1,
-            gpus_per_worker=0,
             tracking_uri=tracking_uri,
         )
         plan.save()

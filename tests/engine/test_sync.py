@@ -24,7 +24,7 @@ from altermoma_ray.engine.logbook import Logbook, OnlyInStorage
 from altermoma_ray.engine.plan import plan_search
 from altermoma_ray.engine.search import reference_file
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.sync import stored_results, sync
+from altermoma_ray.engine.sync import sync
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import TrackingError
@@ -131,12 +131,8 @@ def make_plan(source, checkpoint):
             model="bevfusion-mit-toy",
             checkpoint=str(checkpoint),
             space=SearchSpace(rungs=(0.5,), reduction=3),
-            objective="map",
             sparsity=0.8,
             trials=4,
-            seed=0,
-            workers=1,
-            gpus_per_worker=0,
             tracking_uri=tracking_uri,
         ).model_copy(update={"lag": 8})
         plan.save()
@@ -192,7 +188,7 @@ def test_a_server_that_dies_costs_nothing(make_plan, server, monkeypatch, capsys
             for number in (1, 2, 3):
                 logbook.trial_ended(leave(plan, number, "stopped"))
             logbook.trial_ended(leave(plan, 2, "finished"))
-            logbook.close(stored_results(plan), REFERENCE)
+            logbook.close(plan.results(), REFERENCE)
 
     with pytest.raises(OnlyInStorage) as missed:
         search()
@@ -268,7 +264,7 @@ def test_an_answer_that_is_lost_leaves_nothing_twice(path, make_plan, server):
             logbook.start([])
             for number in MAP:
                 logbook.trial_ended(leave(plan, number, "finished" if number in (0, 2) else "stopped"))
-            assert logbook.close(stored_results(plan), REFERENCE) >= 2
+            assert logbook.close(plan.results(), REFERENCE) >= 2
     assert lost
     parent, runs = logged(server.uri, name)
     assert parent.info.run_id == logbook.run_id
@@ -288,7 +284,7 @@ def test_a_search_begins_and_ends_without_a_server(make_plan, server, capsys):
             logbook.start([])
             for number in MAP:
                 logbook.trial_ended(leave(plan, number, "finished"))
-            logbook.close(stored_results(plan), REFERENCE)
+            logbook.close(plan.results(), REFERENCE)
 
     with pytest.raises(OnlyInStorage, match="4 trials of search 'alone' are only in storage"):
         search()
