@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from altermoma_ray.engine.dataset import DATASETS
+from altermoma_ray.engine.driver import check_undriven
 from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
 from altermoma_ray.engine.proposals import Grid, Objective, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
@@ -258,7 +259,8 @@ def resume_search(
         compares: whether a comparison is meant.
 
     Raises:
-        UserError: there is no such search, it is of the other kind, or an option says something else than its plan.
+        UserError: there is no such search, it is of the other kind, another process drives it, or an option says
+            something else than its plan.
     """
     kind, other, command = ("comparison", "search", "search") if compares else ("search", "comparison", "compare")
     names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
@@ -271,6 +273,7 @@ def resume_search(
     if not plans:
         raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
     plan = max(plans, key=lambda plan: plan.created)
+    check_undriven(plan.folder)
     _refuse_changes(plan, {**asked, "storage": str(storage)})
     return plan
 

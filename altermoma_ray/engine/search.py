@@ -3,6 +3,7 @@
 Everything a search learns is in storage as soon as it is known, so that a search can stop at any moment and go on:
 
     searches/<name>/search.json              the plan: everything that was decided at the start
+    searches/<name>/driver.json              the process that runs it
     searches/<name>/trials/<number>/...      what each trial left, its result.json last
     references/<key>.json                    metrics of the unpruned model
 """
@@ -17,6 +18,7 @@ import ray
 from ray import tune
 
 from altermoma_ray.cli import console
+from altermoma_ray.engine.driver import sole_driver
 from altermoma_ray.engine.logbook import Logbook
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.scoring import score
@@ -46,17 +48,22 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> list[Tria
         slots = worker_slots(plan.gpus_per_worker)
         if plan.lag == 0:
             plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
-        plan.save()
-        plan.folder.join("ray").delete()  # what a killed driver left
-        with Logbook(plan, tracker, resume=resume) as logbook:
-            job, wanted = plan.trial_job(), plan.scoring_jobs()
-            things = sum(map(len, wanted))
-            console.print(f"[bold]scoring[/] {things} indicators, scores and masks")
-            computed = score(wanted, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker, scratch=plan.folder)
-            console.print(f"  {computed} computed, {things - computed} from storage")
-            reference = _reference(plan, job)
-            results = _run_trials(plan, job, logbook)
-            logbook.close(results, result_of(reference))
+        with sole_driver(plan.folder):
+            plan.save()
+            plan.folder.join("ray").delete()  # what a killed driver left
+            return _run_stages(plan, tracker, slots, resume=resume)
+
+
+def _run_stages(plan: SearchPlan, tracker: Tracker, slots: int, *, resume: bool) -> list[TrialResult]:
+    with Logbook(plan, tracker, resume=resume) as logbook:
+        job, wanted = plan.trial_job(), plan.scoring_jobs()
+        things = sum(map(len, wanted))
+        console.print(f"[bold]scoring[/] {things} indicators, scores and masks")
+        computed = score(wanted, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker, scratch=plan.folder)
+        console.print(f"  {computed} computed, {things - computed} from storage")
+        reference = _reference(plan, job)
+        results = _run_trials(plan, job, logbook)
+        logbook.close(results, result_of(reference))
     return results
 
 

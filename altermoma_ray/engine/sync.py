@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from altermoma_ray.cli import console
+from altermoma_ray.engine.driver import sole_driver
 from altermoma_ray.engine.logbook import Logbook, OnlyInStorage
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.search import reference_file
@@ -52,12 +53,14 @@ def sync(plan: SearchPlan, tracker: Tracker) -> int:
         How many trials were logged.
 
     Raises:
+        UserError: the search runs still, in another process of this machine.
         OnlyInStorage: MLflow did not take everything.
     """
-    results = plan.results()
-    with Logbook(plan, tracker, resume=True) as logbook:
-        logged = logbook.close(results, stored_reference(plan), whole=_is_whole(plan, results))
-    log_report(plan, tracker, logbook.run_id)
+    with sole_driver(plan.folder):
+        results = plan.results()
+        with Logbook(plan, tracker, resume=True) as logbook:
+            logged = logbook.close(results, stored_reference(plan), whole=_is_whole(plan, results))
+        log_report(plan, tracker, logbook.run_id)
     return logged
 
 

@@ -6,7 +6,10 @@ import os
 import re
 import socket
 
+import psutil
 import pytest
+
+from altermoma_ray.engine.driver import Driver
 
 TRACKED = ("checkpoints", "mlflow.db")
 PLANNED = ("checkpoints", "searches")
@@ -182,6 +185,23 @@ def test_broken_plan_of_a_search(bench, check):
         r"search.json is broken or of another release; start the search again",
         PLANNED,
     )
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("resumed while it runs", ["search", "nusc", "--resume"]),
+        ("brought in while it runs", ["leaderboard", "first", "--sync"]),
+    ],
+)
+def test_a_search_that_runs_in_another_process(what, line, bench, check):
+    bench.plan("first")
+    driver = bench.storage / "searches" / "first" / "driver.json"
+    driver.write_text(Driver.of(psutil.Process().parent()).model_dump_json())
+    held = driver.read_bytes()
+    pattern = r"search 'first' in .*storage is in the hands of process \d+ of this machine; wait for its end"
+    check(what, bench.stored(*line), pattern, (*PLANNED, *TRACKED))
+    assert driver.read_bytes() == held
 
 
 @pytest.mark.parametrize("given", [["--storage", "storage"], []], ids=["given", "by default"])
