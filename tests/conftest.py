@@ -23,6 +23,7 @@ import pytest
 
 from altermoma_ray import cli
 from altermoma_ray.engine.plan import SHIPPED
+from tests.processes import Server
 
 ROOT = Path(__file__).parents[1]
 TINY_SPACE = """
@@ -152,6 +153,22 @@ def ray_folder() -> Callable[[], contextlib.AbstractContextManager[Path]]:
     Its name is short: Ray's sockets lie in it, and the kernel takes paths of at most 107 characters.
     """
     return _ray_folder
+
+
+@pytest.fixture(scope="session")
+def _running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def tracking_server(_running_server: Server) -> Server:
+    """A running MLflow server for everyone, which a test may kill; its searches are those of all tests."""
+    _running_server.up()
+    return _running_server
 
 
 @dataclass(frozen=True, kw_only=True)

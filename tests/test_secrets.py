@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-
 import pytest
 
 from altermoma_ray.addresses import redacted, without_credentials
@@ -15,7 +9,6 @@ from altermoma_ray.engine.dataset import find_data
 from altermoma_ray.engine.plan import SHIPPED, plan_search
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.store import TrackingError
 from altermoma_ray.tracking.tracker import Tracker
 
 SECRET = "hunter2hunter2"
@@ -92,54 +85,32 @@ def test_a_mistyped_option_does_not_repeat_a_password(answer):
     assert said == "error: unrecognized arguments: --traking-uri http://127.0.0.1:5000; see --help\n"
 
 
-def test_credentials_reach_neither_the_plan_nor_mlflow(dataroot, tmp_path, monkeypatch, capfd):
+def test_credentials_reach_neither_the_plan_nor_mlflow(tracking_server, dataroot, tmp_path, monkeypatch, capfd):
     """A real server, an address with a password, keys in the environment: all that is left behind is searched."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, f"{SECRET}-{name}")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "a"),
-    ]
-    bare = {name: value for name, value in os.environ.items() if SECRET not in value}
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=bare)
-    uri, storage, deadline = f"http://me:{SECRET}@127.0.0.1:{port}", tmp_path / "storage", time.monotonic() + 180
-    try:
-        while True:
-            try:
-                tracker = Tracker.open(uri, Location.parse(storage))
-                break
-            except TrackingError:
-                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-                time.sleep(0.3)
-        plan = plan_search(
-            name="first",
-            dataset="nusc",
-            source=find_data("nusc", str(dataroot), None, str(storage)),
-            synthetic=False,
-            model="bevfusion-mit-toy",
-            checkpoint=str(SHIPPED),
-            space=SearchSpace(),
-            sparsity=0.85,
-            trials=1,
-            tracking_uri=uri,
-        )
-        plan.save()
-        parent = tracker.start_search("first", dataset=plan.dataset, model=plan.model, params=plan.params())
-        tracker.finish_search(parent)
-        assert tracker.leaderboard("first") == []
-    finally:
-        process.terminate()
-        process.wait(20)
-    assert plan.tracking_uri == f"http://127.0.0.1:{port}"
+    uri, storage = f"http://me:{SECRET}@127.0.0.1:{tracking_server.port}", tmp_path / "storage"
+    tracker = Tracker.open(uri, Location.parse(storage))
+    plan = plan_search(
+        name="first",
+        dataset="nusc",
+        source=find_data("nusc", str(dataroot), None, str(storage)),
+        synthetic=False,
+        model="bevfusion-mit-toy",
+        checkpoint=str(SHIPPED),
+        space=SearchSpace(),
+        sparsity=0.85,
+        trials=1,
+        tracking_uri=uri,
+    )
+    plan.save()
+    parent = tracker.start_search("first", dataset=plan.dataset, model=plan.model, params=plan.params())
+    tracker.finish_search(parent)
+    assert tracker.leaderboard("first") == []
+    assert plan.tracking_uri == f"http://127.0.0.1:{tracking_server.port}"
     printed = "".join(capfd.readouterr())
-    left = {str(file): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} | {"": printed.encode()}
+    files = [file for folder in (tmp_path, tracking_server.folder) for file in folder.rglob("*") if file.is_file()]
+    left = {str(file): file.read_bytes() for file in files} | {"": printed.encode()}
     assert f"{storage}/searches/first/search.json" in left
-    assert b"altermoma-nuscenes" in left[f"{tmp_path}/server.db"]
+    assert b"altermoma-nuscenes" in left[f"{tracking_server.folder}/mlflow.db"]
     assert not [name for name, content in left.items() if SECRET.encode() in content]

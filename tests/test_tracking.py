@@ -26,38 +26,9 @@ from altermoma_ray.tracking.pictures import pareto_front
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import Store, TrackingError
 from altermoma_ray.tracking.tracker import Tracker
+from tests.processes import free_port
 
 MODEL_NAME = "altermoma-nusc-toy"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder, uri = tmp_path_factory.mktemp("server"), f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1]]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    deadline = time.monotonic() + 180
-    try:
-        while True:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            try:
-                Tracker.open(uri, Location.parse(folder))
-                break
-            except TrackingError:
-                time.sleep(0.3)
-        yield uri
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(params=["file", "server"])
@@ -65,7 +36,7 @@ def place(request, tmp_path):
     """(tracking URI for Tracker.open, storage, tracking URI for MLflow itself)"""
     storage = Location.parse(tmp_path / "the storage")
     if request.param == "server":
-        uri = request.getfixturevalue("server")
+        uri = request.getfixturevalue("tracking_server").address
         return uri, storage, uri
     return None, storage, f"sqlite:///{storage.path}/mlflow.db"
 

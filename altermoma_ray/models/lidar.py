@@ -8,7 +8,6 @@ algorithm everywhere: every layer picks by the device of its input, so that a mo
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -18,13 +17,8 @@ from torch import Tensor, nn
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.config import LidarConfig
 from altermoma_ray.models.layers import SECOND_EPS
+from altermoma_ray.models.sparse import ConvAlgo, SparseConvolution, spconv
 from altermoma_ray.models.voxelise import voxelise
-
-with warnings.catch_warnings():  # spconv uses names that PyTorch has renamed since
-    warnings.simplefilter("ignore", FutureWarning)
-    import spconv.pytorch as spconv
-    from spconv.core import ConvAlgo
-    from spconv.pytorch.conv import SparseConvolution
 
 # PyTorch warns in every process about a function that it calls itself when a sparse tensor is made.
 logging.getLogger("torch.fx._symbolic_trace").addFilter(lambda record: "is_fx_tracing" not in record.getMessage())

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.cluster.processes import ROOT, Cluster, Group, Server, environment, title_of, wait_for
+from tests.cluster.processes import Cluster
+from tests.processes import ROOT, Group, Server, environment, title_of, wait_for
 
 KINDS = ("trial", "scoring", "raylet", "driver", "mlflow")
 TITLES = {

@@ -13,7 +13,8 @@ import pytest
 
 from altermoma_ray.engine.plan import SHIPPED
 from tests.cluster.chaos import KINDS, Chaos, Search
-from tests.cluster.processes import Cluster, Server, wait_for
+from tests.cluster.processes import Cluster
+from tests.processes import Server, wait_for
 
 KILLS = int(os.environ.get("ALTERMOMA_CHAOS_KILLS", "50"))
 SEED = int(os.environ.get("ALTERMOMA_CHAOS_SEED", "0"))

@@ -6,11 +6,7 @@ import contextlib
 import http.client
 import http.server
 import json
-import os
 import shlex
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -27,7 +23,6 @@ from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.sync import sync
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.store import TrackingError
 from altermoma_ray.tracking.tracker import Tracker
 
 REFERENCE = {"map": 0.9, "nds": 0.7}
@@ -35,62 +30,20 @@ MAP = {0: 0.4, 1: 0.5, 2: 0.6, 3: 0.3}
 """At the rung, by trial: of four trials, the best one is promoted."""
 
 
-class Server:
-    """An MLflow server that can be killed and started again at the same address."""
-
-    def __init__(self, folder):
-        self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._process = None
-
-    def start(self):
-        if self._process is not None:
-            return
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        log = self._folder / "log"
-        with log.open("a") as stream:
-            self._process = subprocess.Popen(
-                command, cwd=self._folder, stdout=stream, stderr=stream, start_new_session=True
-            )
-        deadline = time.monotonic() + 300
-        while True:
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            with contextlib.suppress(TrackingError):
-                Tracker.open(self.uri, Location.parse(self._folder))
-                return
-            time.sleep(0.3)
-
-    def kill(self):
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
-    try:
-        yield server
-    finally:
-        server.kill()
+@pytest.fixture
+def server(tracking_server):
+    return tracking_server
 
 
 @contextlib.contextmanager
-def losing_answers(server, path):
+def losing_answers(port, path):
     """A way to the server on which the first answer to each request to ``path`` is lost, but not the request."""
     lost = set()
 
     class Way(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            connection = http.client.HTTPConnection("127.0.0.1", server.port)
+            connection = http.client.HTTPConnection("127.0.0.1", port)
             connection.request(self.command, self.path, body, dict(self.headers))
             answer = connection.getresponse()
             content = answer.read()
@@ -174,15 +127,14 @@ def logged(uri, name):
 
 
 def test_a_server_that_dies_costs_nothing(make_plan, server, monkeypatch, capsys):
-    server.start()
-    plan = make_plan("dies", server.uri)
-    tracker = Tracker.open(server.uri, plan.source.storage_location)
+    plan = make_plan("dies", server.address)
+    tracker = Tracker.open(server.address, plan.source.storage_location)
 
     def search():
         with Logbook(plan, tracker, resume=False) as logbook:
             logbook.start([])
             logbook.trial_ended(leave(plan, 0, "finished"))
-            while [run.info.status for run in logged(server.uri, "dies")[1].values()] != ["FINISHED"]:
+            while [run.info.status for run in logged(server.address, "dies")[1].values()] != ["FINISHED"]:
                 time.sleep(0.2)
             server.kill()
             for number in (1, 2, 3):
@@ -193,9 +145,9 @@ def test_a_server_that_dies_costs_nothing(make_plan, server, monkeypatch, capsys
     with pytest.raises(OnlyInStorage) as missed:
         search()
     storage = plan.source.storage_location
-    line = f"python -m altermoma_ray.leaderboard dies --sync --storage {storage} --tracking-uri {server.uri}"
+    line = f"python -m altermoma_ray.leaderboard dies --sync --storage {storage} --tracking-uri {server.address}"
     assert str(missed.value) == (
-        f"3 trials of search 'dies' are only in storage (tracking server {server.uri} does not answer; start it or "
+        f"3 trials of search 'dies' are only in storage (tracking server {server.address} does not answer; start it or "
         f"correct --tracking-uri); when MLflow works again, run: {line}"
     )
     assert "trial 2 (4 of 4) finished" in capsys.readouterr().err
@@ -204,7 +156,7 @@ def test_a_server_that_dies_costs_nothing(make_plan, server, monkeypatch, capsys
     with pytest.raises(SystemExit) as stop:
         cli.run(leaderboard.main)
     assert stop.value.code == 2
-    server.start()
+    server.up()
     capsys.readouterr()
     cli.run(leaderboard.main)
     printed = capsys.readouterr()
@@ -216,15 +168,15 @@ def test_a_server_that_dies_costs_nothing(make_plan, server, monkeypatch, capsys
         (1, "stopped"),
         (3, "stopped"),
     ]
-    parent, runs = logged(server.uri, "dies")
+    parent, runs = logged(server.address, "dies")
     assert parent.info.status == "FINISHED"
     assert {key: parent.data.metrics[f"reference/{key}"] for key in REFERENCE} == REFERENCE
     assert parent.data.tags["altermoma.champion"] == runs[2].info.run_id
     assert sync(plan, tracker) == 0
-    again, same = logged(server.uri, "dies")
+    again, same = logged(server.address, "dies")
     assert again.info.run_id == parent.info.run_id
     assert {run.info.run_id for run in same.values()} == {run.info.run_id for run in runs.values()}
-    assert len(MlflowClient(server.uri).search_model_versions(f"run_id = '{runs[2].info.run_id}'")) == 1
+    assert len(MlflowClient(server.address).search_model_versions(f"run_id = '{runs[2].info.run_id}'")) == 1
 
 
 def test_what_mlflow_never_saw_is_brought_in_step_by_step(make_plan):
@@ -256,9 +208,8 @@ def test_what_mlflow_never_saw_is_brought_in_step_by_step(make_plan):
 
 @pytest.mark.parametrize("path", ["/runs/create", "/model-versions/create"])
 def test_an_answer_that_is_lost_leaves_nothing_twice(path, make_plan, server):
-    server.start()
     name = path.split("/")[1]
-    with losing_answers(server, path) as (uri, lost):
+    with losing_answers(server.port, path) as (uri, lost):
         plan = make_plan(name, uri)
         with Logbook(plan, Tracker.open(uri, plan.source.storage_location), resume=False) as logbook:
             logbook.start([])
@@ -266,17 +217,16 @@ def test_an_answer_that_is_lost_leaves_nothing_twice(path, make_plan, server):
                 logbook.trial_ended(leave(plan, number, "finished" if number in (0, 2) else "stopped"))
             assert logbook.close(plan.results(), REFERENCE) >= 2
     assert lost
-    parent, runs = logged(server.uri, name)
+    parent, runs = logged(server.address, name)
     assert parent.info.run_id == logbook.run_id
     assert sorted(runs) == list(MAP)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert len(MlflowClient(server.uri).search_model_versions(f"run_id = '{runs[2].info.run_id}'")) == 1
+    assert len(MlflowClient(server.address).search_model_versions(f"run_id = '{runs[2].info.run_id}'")) == 1
 
 
 def test_a_search_begins_and_ends_without_a_server(make_plan, server, capsys):
-    server.start()
-    plan = make_plan("alone", server.uri)
-    tracker = Tracker.open(server.uri, plan.source.storage_location)
+    plan = make_plan("alone", server.address)
+    tracker = Tracker.open(server.address, plan.source.storage_location)
     server.kill()  # between the first look and the start
 
     def search():
@@ -290,6 +240,6 @@ def test_a_search_begins_and_ends_without_a_server(make_plan, server, capsys):
         search()
     told = capsys.readouterr().err
     assert "MLflow did not take search alone, tried again later" in told
-    server.start()
+    server.up()
     assert sync(plan, tracker) == 4
-    assert logged(server.uri, "alone")[0].info.status == "FINISHED"
+    assert logged(server.address, "alone")[0].info.status == "FINISHED"

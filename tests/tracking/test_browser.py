@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-import sys
-import time
 from html.parser import HTMLParser
 
 import pytest
 
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.store import TrackingError
 from altermoma_ray.tracking.tracker import Tracker
 from altermoma_ray.tracking.view import view_address
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (Debian: apt install chromium)")
 MAP = {0: 0.25, 1: 0.75, 2: 0.125, 3: 0.5, 4: None}  # by trial; the last one failed
-
-
-@pytest.fixture
-def server(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def opened(uri, folder):
-    deadline = time.monotonic() + 180
-    while True:
-        try:
-            return Tracker.open(uri, Location.parse(folder))
-        except TrackingError:
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.3)
 
 
 def trial(number, value):
@@ -93,17 +62,18 @@ def page(address, folder):
     return done.stdout
 
 
-def test_leaderboard_page(server, tmp_path):
-    tracker = opened(server, tmp_path)
+def test_leaderboard_page(tracking_server, tmp_path):
+    tracker = Tracker.open(tracking_server.address, Location.parse(tmp_path))
     for name, values in (("other", {0: 0.9}), ("first", MAP)):
-        parent = tracker.start_search(name, dataset="nusc", model="toy", params={"trials": len(values)})
+        parent = tracker.start_search(name, dataset="nusc", model="page", params={"trials": len(values)})
         runs = {number: tracker.log_trial(parent, trial(number, value), {}) for number, value in values.items()}
         if name == "first":
             tracker.register_champion(parent, runs[0])  # as far as it has come; then a better one ends
             tracker.register_champion(parent, runs[1])
             tracker.finish_search(parent)
 
-    dom = page(view_address(server, "1", "first"), tmp_path / "browser")
+    experiment = tracker.store.client.get_run(parent).info.experiment_id
+    dom = page(view_address(tracking_server.address, experiment, "first"), tmp_path / "browser")
 
     assert "leaderboard first" in dom  # the view's name, above the table
     cells = Cells()
