@@ -92,7 +92,7 @@ def test_credentials_reach_neither_the_plan_nor_mlflow(tracking_server, dataroot
     uri, storage = f"http://me:{SECRET}@127.0.0.1:{tracking_server.port}", tmp_path / "storage"
     tracker = Tracker.open(uri, Location.parse(storage))
     plan = plan_search(
-        name="first",
+        name="secret",
         dataset="nusc",
         source=find_data("nusc", str(dataroot), None, str(storage)),
         synthetic=False,
@@ -104,13 +104,13 @@ def test_credentials_reach_neither_the_plan_nor_mlflow(tracking_server, dataroot
         tracking_uri=uri,
     )
     plan.save()
-    parent = tracker.start_search("first", dataset=plan.dataset, model=plan.model, params=plan.params())
+    parent = tracker.start_search("secret", dataset=plan.dataset, model=plan.model, params=plan.params())
     tracker.finish_search(parent)
-    assert tracker.leaderboard("first") == []
+    assert tracker.leaderboard("secret") == []
     assert plan.tracking_uri == f"http://127.0.0.1:{tracking_server.port}"
     printed = "".join(capfd.readouterr())
     files = [file for folder in (tmp_path, tracking_server.folder) for file in folder.rglob("*") if file.is_file()]
     left = {str(file): file.read_bytes() for file in files} | {"": printed.encode()}
-    assert f"{storage}/searches/first/search.json" in left
+    assert f"{storage}/searches/secret/search.json" in left
     assert b"altermoma-nuscenes" in left[f"{tracking_server.folder}/mlflow.db"]
     assert not [name for name, content in left.items() if SECRET.encode() in content]

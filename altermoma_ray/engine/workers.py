@@ -80,6 +80,10 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
+def _is_local() -> bool:
+    return not os.environ.get("RAY_ADDRESS")
+
+
 def check_cluster() -> None:
     """Find out within seconds whether the cluster that ``RAY_ADDRESS`` names answers; Ray itself tries for minutes.
 
@@ -123,7 +127,7 @@ def check_room(workers: int, gpus_per_worker: float) -> None:
     Raises:
         UserError: it does not, and a job would wait for ever.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if not _is_local():
         return
     resources = ray.cluster_resources()
     for name, each in (("CPU", 1.0), ("GPU", gpus_per_worker)):
@@ -239,6 +243,16 @@ def _run_once(
     class Trainer(TorchTrainer):
         def _register_sigint_handler(self, controller: Any) -> None:
             """Leave Ctrl-C to the command: Ray's handler would stay after the job, and end the process with code 0."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            """Leave out what asks the dashboard every second where there is none: each job waits 12 s for it to end.
+
+            It frees the places of a controller that dies; below, that is done here, and a local Ray ends with us.
+            """
+            callbacks = super()._create_default_callbacks()
+            if _is_local():
+                return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
+            return callbacks
 
     with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
         reserved = scratch.join("reserved")

@@ -64,18 +64,18 @@ def page(address, folder):
 
 def test_leaderboard_page(tracking_server, tmp_path):
     tracker = Tracker.open(tracking_server.address, Location.parse(tmp_path))
-    for name, values in (("other", {0: 0.9}), ("first", MAP)):
+    for name, values in (("page-2", {0: 0.9}), ("page-1", MAP)):
         parent = tracker.start_search(name, dataset="nusc", model="page", params={"trials": len(values)})
         runs = {number: tracker.log_trial(parent, trial(number, value), {}) for number, value in values.items()}
-        if name == "first":
+        if name == "page-1":
             tracker.register_champion(parent, runs[0])  # as far as it has come; then a better one ends
             tracker.register_champion(parent, runs[1])
             tracker.finish_search(parent)
 
     experiment = tracker.store.client.get_run(parent).info.experiment_id
-    dom = page(view_address(tracking_server.address, experiment, "first"), tmp_path / "browser")
+    dom = page(view_address(tracking_server.address, experiment, "page-1"), tmp_path / "browser")
 
-    assert "leaderboard first" in dom  # the view's name, above the table
+    assert "leaderboard page-1" in dom  # the view's name, above the table
     cells = Cells()
     cells.feed(dom)
     rows = [cells.rows[number] for number in sorted(cells.rows)]
