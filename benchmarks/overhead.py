@@ -19,10 +19,9 @@ from pathlib import Path
 from altermoma_ray.cli import positive_int, run
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.workers import ray_session
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.tracker import Tracker
-from benchmarks.recipe import empty_trial, run_recipe
+from benchmarks.recipe import empty_trial, recipe_session, run_recipe
 from benchmarks.report import Target, options_parser, publish, toy_plan
 
 TARGET = 2.0
@@ -56,11 +55,12 @@ def main() -> None:
         fine_tune_epochs=options.epochs,
         rungs=(),
     )
-    with tempfile.TemporaryDirectory() as scratch, ray_session():
+    with tempfile.TemporaryDirectory() as scratch:
         storage = Path(scratch)
         plan = toy_plan(options, space=space, trials=options.trials, storage=storage)
         tracker = Tracker.open(None, plan.source.storage_location)
         results = run_search(plan, tracker, resume=False)
+    with recipe_session():
         ends = run_recipe(empty_trial, [{}] * options.empty, workers=options.workers, side_by_side=1)
     ours = dict(overheads(results))
     nested = [later - earlier for earlier, later in itertools.pairwise(ends)]

@@ -32,10 +32,9 @@ from altermoma_ray.engine.proposals import Objective, Proposals
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace, load_space
 from altermoma_ray.engine.trial import TrialTask, read_result
-from altermoma_ray.engine.workers import ray_session
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.tracker import Tracker
-from benchmarks.recipe import pruning_trial, pruning_work, run_recipe
+from benchmarks.recipe import pruning_trial, pruning_work, recipe_session, run_recipe
 from benchmarks.report import Target, options_parser, publish, toy_plan
 
 TRIALS_PER_HOUR, TIME_TO_BEST = 2.5, 5.0
@@ -108,7 +107,7 @@ def recipe(plan: SearchPlan, listed: Sequence[PruningSetting], workers: int, sid
     job = plan.trial_job()
     tasks = [TrialTask(number=number, setting=setting) for number, setting in enumerate(listed)]
     started = time.time()
-    with ray_session():
+    with recipe_session():
         works = [pruning_work(job, task) for task in tasks]
         run_recipe(pruning_trial, works, workers=workers, side_by_side=side_by_side)
     ended = time.time()

@@ -69,10 +69,11 @@ def searched(workplace):
     return done
 
 
-def leaderboard(storage, name):
-    done = command("leaderboard", name, "--storage", storage, "--format", "json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture
+def leaderboard(printed, workplace):
+    """Reads a search's rows."""
+    storage, _ = workplace
+    return lambda name: json.loads(printed("leaderboard", name, "--storage", storage, "--format", "json"))
 
 
 def figures(rows):
@@ -80,11 +81,11 @@ def figures(rows):
     return {row["trial"]: {key: row[key] for key in FIELDS if key != "run_id"} for row in rows}
 
 
-def test_every_trial_is_on_the_leaderboard_and_in_mlflow(searched, workplace):
+def test_every_trial_is_on_the_leaderboard_and_in_mlflow(searched, workplace, leaderboard):
     import mlflow
 
     storage, _ = workplace
-    rows = leaderboard(storage, "first")
+    rows = leaderboard("first")
     assert [list(row) for row in rows] == [FIELDS] * TRIALS
     assert sorted(row["trial"] for row in rows) == list(range(TRIALS))
     assert [row["rank"] for row in rows] == list(range(1, TRIALS + 1))
@@ -114,9 +115,9 @@ print(count_sparsity(model, prunable_weights(model)), version.run_id)
 """
 
 
-def test_the_champion_loads_in_a_new_process_as_sparse_as_logged(searched, workplace):
+def test_the_champion_loads_in_a_new_process_as_sparse_as_logged(searched, workplace, leaderboard):
     storage, _ = workplace
-    best = leaderboard(storage, "first")[0]
+    best = leaderboard("first")[0]
     done = subprocess.run(
         [sys.executable, "-c", LOAD_CHAMPION, f"sqlite:///{storage}/mlflow.db"],
         capture_output=True,
@@ -129,7 +130,7 @@ def test_the_champion_loads_in_a_new_process_as_sparse_as_logged(searched, workp
     assert float(sparsity) == pytest.approx(best["sparsity"], abs=1e-9)
 
 
-def test_a_killed_search_resumes_to_what_an_undisturbed_one_finds(searched, workplace):
+def test_a_killed_search_resumes_to_what_an_undisturbed_one_finds(searched, workplace, leaderboard):
     storage, options = workplace
     arguments = [sys.executable, "-m", "altermoma_ray.search", *map(str, options), "--name", "second"]
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -147,9 +148,9 @@ def test_a_killed_search_resumes_to_what_an_undisturbed_one_finds(searched, work
     resumed = command("search", "nusc", "--resume", "--name", "second", "--storage", storage)
     assert resumed.returncode == 0, resumed.stderr
     assert {file: file.read_bytes() for file in before} == before
-    rows = leaderboard(storage, "second")
+    rows = leaderboard("second")
     assert sorted(row["trial"] for row in rows) == list(range(TRIALS))
-    first, second = figures(leaderboard(storage, "first")), figures(rows)
+    first, second = figures(leaderboard("first")), figures(rows)
     for number in first:
         assert second[number] == {
             key: pytest.approx(value, abs=1e-6) if isinstance(value, float) else value
@@ -157,13 +158,11 @@ def test_a_killed_search_resumes_to_what_an_undisturbed_one_finds(searched, work
         }
 
 
-def test_a_finished_search_is_not_run_again(searched, workplace):
-    storage, options = workplace
-    before = leaderboard(storage, "first")
+def test_a_finished_search_is_not_run_again(searched, workplace, leaderboard, answer):
+    _, options = workplace
+    before = leaderboard("first")
     again = command("search", *options, "--name", "first", "--resume-or-start")
     assert again.returncode == 0, again.stderr
     assert "going on with first, which is in" in again.stderr
-    assert leaderboard(storage, "first") == before
-    taken = command("search", *options, "--name", "first")
-    assert taken.returncode == 2
-    assert "search 'first' is already in" in taken.stderr
+    assert leaderboard("first") == before
+    assert "search 'first' is already in" in answer("search", *options, "--name", "first")

@@ -27,7 +27,7 @@ from altermoma_ray.engine.progress import ProgressBar
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
-_NOT_NEEDED_LOCALLY = (
+NOT_NEEDED_LOCALLY = (
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
     "RAY_TRAIN_METRICS_ENABLED",
     "RAY_enable_metrics_collection",
@@ -59,7 +59,7 @@ def ray_session() -> Iterator[None]:
     local: dict[str, Any] = {}
     if not cluster:
         local = {"include_dashboard": False, "object_store_memory": 1 << 30}
-        for name in _NOT_NEEDED_LOCALLY:
+        for name in NOT_NEEDED_LOCALLY:
             os.environ.setdefault(name, "0")
     told_to_stop = signal.getsignal(signal.SIGTERM)
     try:
@@ -78,10 +78,6 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _is_local() -> bool:
-    return not os.environ.get("RAY_ADDRESS")
 
 
 def check_cluster() -> None:
@@ -127,7 +123,7 @@ def check_room(workers: int, gpus_per_worker: float) -> None:
     Raises:
         UserError: it does not, and a job would wait for ever.
     """
-    if not _is_local():
+    if os.environ.get("RAY_ADDRESS"):
         return
     resources = ray.cluster_resources()
     for name, each in (("CPU", 1.0), ("GPU", gpus_per_worker)):
@@ -245,14 +241,12 @@ def _run_once(
             """Leave Ctrl-C to the command: Ray's handler would stay after the job, and end the process with code 0."""
 
         def _create_default_callbacks(self) -> list[Any]:
-            """Leave out what asks the dashboard every second where there is none: each job waits 12 s for it to end.
+            """Leave out what frees the places of a controller that dies: here that is done below.
 
-            It frees the places of a controller that dies; below, that is done here, and a local Ray ends with us.
+            It asks the dashboard every second; where there is none, every job waits 12 s for it in the end.
             """
             callbacks = super()._create_default_callbacks()
-            if _is_local():
-                return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
-            return callbacks
+            return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
 
     with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
         reserved = scratch.join("reserved")

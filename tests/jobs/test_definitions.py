@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from ray.dashboard.modules.job.common import JobSubmitRequest
 from ray.runtime_env import RuntimeEnv
 
 from altermoma_ray.errors import UserError
-from jobs.definitions import CHECKOUT, JOBS, check_arguments, runtime_env
+from jobs.definitions import JOBS, check_arguments, runtime_env
 from jobs.submit import split
 
 
@@ -36,10 +37,11 @@ def test_every_job_runs_a_module_of_the_package(command):
 
 
 @pytest.mark.parametrize("command", JOBS)
-def test_commands_are_given_only_options_that_they_have(command):
-    usage = subprocess.run(
-        [sys.executable, "-m", JOBS[command].module, "--help"], capture_output=True, text=True, check=True, cwd=CHECKOUT
-    ).stdout
+def test_commands_are_given_only_options_that_they_have(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(JOBS[command].module).main()
+    usage = capsys.readouterr().out
     assert "--storage" in usage
     assert JOBS[command].tracks == ("--tracking-uri" in usage)
 
