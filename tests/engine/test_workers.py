@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import torch
@@ -49,6 +50,26 @@ def test_a_worker_that_dies_is_started_again_with_all_others(ray_of_four, tmp_pa
     assert sorted(file.name for file in tmp_path.glob("done-*")) == ["done-0", "done-1"]
     assert "work: a worker died; all start again (1 of 3 times)" in capsys.readouterr().err
     assert list((tmp_path / "ray").iterdir()) == []  # nothing of either attempt stays
+
+
+@pytest.mark.slow
+def test_a_controller_that_dies_leaves_room_for_the_next(ray_of_four, tmp_path):
+    def kills_its_controller(folder, reporter):
+        first = not list(Path(folder).glob("attempt-*"))
+        distributed.barrier()
+        if distributed.get_rank() == 0:
+            Path(folder, f"attempt-{os.getpid()}").touch()
+            siblings = psutil.Process(os.getppid()).children()  # all of one raylet
+            for process in siblings if first else ():
+                if "TrainController" in " ".join(process.cmdline()):
+                    process.kill()
+        distributed.barrier()
+        if first:
+            time.sleep(600)
+
+    work(kills_its_controller, tmp_path, workers=3)  # two such jobs do not fit
+    assert attempts(tmp_path) == 2
+    assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
 
 
 @pytest.mark.slow
