@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +19,11 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from altermoma_ray.engine.trial import TrialJob, TrialRunner, TrialTask
-from altermoma_ray.engine.workers import NOT_NEEDED_LOCALLY
 
 
 @contextlib.contextmanager
 def recipe_session() -> Iterator[None]:
     """Ray as it starts by itself, with its dashboard: without one every TorchTrainer waits 12 s for it in the end."""
-    for name in NOT_NEEDED_LOCALLY:
-        os.environ.pop(name, None)
     ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield

@@ -10,7 +10,7 @@ import signal
 import socket
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -27,7 +27,7 @@ from altermoma_ray.engine.progress import ProgressBar
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
-NOT_NEEDED_LOCALLY = (
+_NOT_NEEDED_LOCALLY = (
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
     "RAY_TRAIN_METRICS_ENABLED",
     "RAY_enable_metrics_collection",
@@ -56,11 +56,16 @@ def ray_session() -> Iterator[None]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     check_cluster()
     cluster = os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {}
-    if not cluster:
-        local = {"include_dashboard": False, "object_store_memory": 1 << 30}
-        for name in NOT_NEEDED_LOCALLY:
-            os.environ.setdefault(name, "0")
+    with contextlib.nullcontext() if cluster else _switched_off(_NOT_NEEDED_LOCALLY):
+        _start_ray(cluster)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start_ray(cluster: str | None) -> None:
+    local: dict[str, Any] = {} if cluster else {"include_dashboard": False, "object_store_memory": 1 << 30}
     told_to_stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -74,10 +79,18 @@ def ray_session() -> Iterator[None]:
         raise UserError(f"Ray does not start on this machine ({error}); try again when it is less busy") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to a trial is told in a line of ours
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _switched_off(names: Sequence[str]) -> Iterator[None]:
+    """Set environment variables to 0 for a while; those that the user has set stay as they are."""
+    unset = [name for name in names if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "0"))
     try:
         yield
     finally:
-        ray.shutdown()
+        for name in unset:
+            os.environ.pop(name, None)
 
 
 def check_cluster() -> None:
