@@ -116,7 +116,7 @@ def recipe(plan: SearchPlan, listed: Sequence[PruningSetting], workers: int, sid
 
 
 def main() -> None:
-    """Measure, print and write ``results/throughput.json``."""
+    """Measure, print and write ``results/throughput.json``, or ``throughput-<space>.json`` for a space of its own."""
     options = _options()
     space = load_space("nusc", options.space)
     space = space.model_copy(update={"fine_tune_epochs": options.epochs or space.fine_tune_epochs})
@@ -147,7 +147,7 @@ def _publish(options: argparse.Namespace, sides: dict[str, Side], fastest: str, 
     to_best = {name: side.seconds_to(reached) for name, side in sides.items()}
     publish(
         options,
-        "throughput",
+        "throughput" if options.space is None else f"throughput-{options.space.stem}",
         "A search against Ray's own recipe, the same trials",
         measured={
             name: {
