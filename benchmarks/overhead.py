@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from altermoma_ray.cli import positive_int, run
+from altermoma_ray.engine.indicators import is_one_shot
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.tracking.result import TrialResult
@@ -37,6 +38,8 @@ def overheads(results: Sequence[TrialResult]) -> Iterator[tuple[int, float]]:
     for own in by_process.values():
         for before, result in itertools.pairwise(own):
             computing = sum(result.seconds[stage] for stage in OWN)
+            if not is_one_shot(str(result.params["criterion"])):  # its rounds of pruning run in the trial
+                computing += result.seconds["criterion"]
             yield result.number, result.ended - before.ended - computing
 
 
