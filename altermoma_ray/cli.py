@@ -12,17 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-
 from altermoma_ray.addresses import redacted
+from altermoma_ray.console import console
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import DEFAULT_STORAGE, Location
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray sets for the process of a submitted job, and for no other."""
-
-console = Console(stderr=True, highlight=False, soft_wrap=True)
-"""Progress goes to stderr, so that stdout carries only what a command was asked for."""
 
 
 def run(main: Callable[[], None]) -> None:

@@ -10,7 +10,6 @@ from altermoma_ray.cli import (
     add_data_options,
     add_plan_options,
     add_worker_options,
-    console,
     listed,
     positive,
     positive_int,
@@ -18,6 +17,7 @@ from altermoma_ray.cli import (
     resumes,
     run,
 )
+from altermoma_ray.console import console
 from altermoma_ray.engine.comparison import (
     ablation_settings,
     champion_setting,

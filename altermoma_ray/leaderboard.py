@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from altermoma_ray.cli import Parser, add_storage_option, console, run
+from altermoma_ray.cli import Parser, add_storage_option, run
+from altermoma_ray.console import console
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.printing import FORMATS
 from altermoma_ray.tracking.tracker import Tracker

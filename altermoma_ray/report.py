@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, console, ratio, run
+from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, ratio, run
+from altermoma_ray.console import console
 from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search
 from altermoma_ray.engine.redundancy.job import plan_report

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from altermoma_ray.cli import Parser, add_data_options, add_worker_options, console, run, seed
+from altermoma_ray.cli import Parser, add_data_options, add_worker_options, run, seed
+from altermoma_ray.console import console
 from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.pretraining import STAGES, TrainingJob, train_stage
 from altermoma_ray.engine.recipes import recipe

@@ -32,7 +32,8 @@ import ray
 from ray import tune
 from safetensors.torch import save as save_tensors
 
-from altermoma_ray.cli import console, positive_int, run
+from altermoma_ray.cli import positive_int, run
+from altermoma_ray.console import console
 from altermoma_ray.engine.logbook import Logbook
 from altermoma_ray.engine.plan import SHIPPED, SearchPlan, plan_search
 from altermoma_ray.engine.search import tune_trials

@@ -26,7 +26,8 @@ from pathlib import Path
 import optuna
 from pydantic import PrivateAttr
 
-from altermoma_ray.cli import console, positive_int, run
+from altermoma_ray.cli import positive_int, run
+from altermoma_ray.console import console
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.proposals import Objective, Proposals
 from altermoma_ray.engine.search import run_search

@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from altermoma_ray.cli import Parser, console, run
+from altermoma_ray.cli import Parser, run
+from altermoma_ray.console import console
 from altermoma_ray.errors import UserError
 from jobs.definitions import DRIVER, JOBS
 

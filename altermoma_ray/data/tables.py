@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from rich.progress import Progress
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.data.batch import CAMERAS, CLASSES
 from altermoma_ray.data.dataroot import check_dataroot, check_name
 from altermoma_ray.errors import UserError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.data.dataroot import check_dataroot, check_files
 from altermoma_ray.data.synthetic import matches, provide
 from altermoma_ray.engine.source import DataSource

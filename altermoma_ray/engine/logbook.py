@@ -12,7 +12,7 @@ from types import TracebackType
 
 from rich.markup import escape
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.errors import UserError

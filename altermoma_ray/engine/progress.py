@@ -9,7 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 
 
 @ray.remote(num_cpus=0)

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.engine.driver import sole_driver
 from altermoma_ray.engine.logbook import Logbook
 from altermoma_ray.engine.plan import SearchPlan

@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.engine.proposals import Proposer
 from altermoma_ray.engine.trainable import MISTAKE
 from altermoma_ray.engine.trial import TrialJob, TrialTask, has_ended, read_result, record_failure

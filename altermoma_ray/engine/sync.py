@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.engine.driver import sole_driver
 from altermoma_ray.engine.logbook import Logbook, OnlyInStorage
 from altermoma_ray.engine.plan import SearchPlan

@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.engine.progress import ProgressBar
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location

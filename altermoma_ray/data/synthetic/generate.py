@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.data.synthetic import rig, tables, town
 from altermoma_ray.data.synthetic.scene import Parameters, write_scene
 from altermoma_ray.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from altermoma_ray.cli import console
+from altermoma_ray.console import console
 from altermoma_ray.data.synthetic.generate import CARD, generate
 from altermoma_ray.storage import Location
 
