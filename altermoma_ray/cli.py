@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from altermoma_ray.addresses import redacted
 from altermoma_ray.console import console
+from altermoma_ray.data.reading import Reading
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import DEFAULT_STORAGE, Location
 
@@ -48,7 +49,17 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", nargs="?", default="nusc", help="data set (default: nusc)")
     parser.add_argument("--dataroot", help="nuScenes folder or URI (default: a synthetic nuScenes, made on first use)")
     parser.add_argument("--version", help="nuScenes version, such as v1.0-mini (default: v1.0-trainval)")
+    add_reading_options(parser)
     add_storage_option(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Options for a data set that is not quite as nuScenes publishes its own: the fields of :class:`Reading`."""
+
+
+def reading_of(options: argparse.Namespace) -> Reading:
+    """How the options say that the data set is read."""
+    return Reading(**{name: getattr(options, name) for name in Reading.model_fields if hasattr(options, name)})
 
 
 def add_storage_option(parser: argparse.ArgumentParser) -> None:

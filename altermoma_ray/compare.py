@@ -14,6 +14,7 @@ from altermoma_ray.cli import (
     positive,
     positive_int,
     ratio,
+    reading_of,
     resumes,
     run,
 )
@@ -84,7 +85,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         seeds=range(options.seed, options.seed + options.seeds),
         budgets=options.budget or [space.fine_tune_epochs],
     )
-    source = find_data(options.dataset, options.dataroot, options.version, options.storage)
+    source = find_data(options.dataset, options.dataroot, options.version, options.storage, reading_of(options))
     return plan_search(
         name=options.name,
         dataset=options.dataset,

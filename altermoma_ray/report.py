@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, ratio, run
+from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, ratio, reading_of, run
 from altermoma_ray.console import console
 from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search
@@ -31,7 +31,7 @@ def main() -> None:
     options = _parser().parse_args()
     check_cluster()
     target = _target(options.out)
-    source = find_data(options.dataset, options.dataroot, options.version, options.storage)
+    source = find_data(options.dataset, options.dataroot, options.version, options.storage, reading_of(options))
     source = source.model_copy(update={"validation_part": options.validation_part})
     plan = plan_search(
         name=None,

@@ -12,6 +12,7 @@ from altermoma_ray.cli import (
     add_worker_options,
     positive_int,
     ratio,
+    reading_of,
     resumes,
     run,
 )
@@ -44,7 +45,7 @@ def main() -> None:
     else:
         if options.sparsity is not None and Objective.parse(options.objective).searches_sparsity:
             raise UserError("with sparsity as an objective each trial draws its own; leave --sparsity out")
-        source = find_data(options.dataset, options.dataroot, options.version, options.storage)
+        source = find_data(options.dataset, options.dataroot, options.version, options.storage, reading_of(options))
         source = source.model_copy(update={"validation_part": options.validation_part})
         space = load_space(options.dataset, options.space)
         plan = plan_search(

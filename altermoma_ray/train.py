@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from altermoma_ray.cli import Parser, add_data_options, add_worker_options, run, seed
+from altermoma_ray.cli import Parser, add_data_options, add_worker_options, reading_of, run, seed
 from altermoma_ray.console import console
 from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.pretraining import STAGES, TrainingJob, train_stage
@@ -35,7 +35,7 @@ def main() -> None:
             raise UserError(f"--out {target} is a folder; give the name of a file")
         target.parent.check_writable()
     check_cluster()
-    source = find_data(options.dataset, options.dataroot, options.version, options.storage)
+    source = find_data(options.dataset, options.dataroot, options.version, options.storage, reading_of(options))
     prepare_data(source)
     data = source.index().fingerprint[:8]
     folder = source.storage_location.join("training", f"{model}-{data}-seed{options.seed}")

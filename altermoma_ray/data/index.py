@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from altermoma_ray.data.dataroot import check_dataroot, describe
+from altermoma_ray.data.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.records import BoxTable, CameraFrame, LidarSweep, RadarFrame, SampleRecord
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -138,7 +139,9 @@ class Index:
         )
 
 
-def open_index(dataroot: Location, version: str, storage: Location, *, progress: bool = True) -> Index:
+def open_index(
+    dataroot: Location, version: str, storage: Location, reading: Reading = AS_PUBLISHED, *, progress: bool = True
+) -> Index:
     """The index of a nuScenes version, kept in ``storage/index``; built when it is missing, stale or unreadable.
 
     Raises:

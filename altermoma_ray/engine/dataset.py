@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from altermoma_ray.console import console
 from altermoma_ray.data.dataroot import check_dataroot, check_files
+from altermoma_ray.data.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.synthetic import matches, provide
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.errors import UserError
@@ -23,7 +24,9 @@ def data_source(dataset: str, dataroot: str | None, version: str | None, storage
     return source
 
 
-def find_data(dataset: str, dataroot: str | None, version: str | None, storage: str) -> DataSource:
+def find_data(
+    dataset: str, dataroot: str | None, version: str | None, storage: str, reading: Reading = AS_PUBLISHED
+) -> DataSource:
     """The data set of a command; nothing is made or read yet.
 
     Args:
@@ -31,6 +34,7 @@ def find_data(dataset: str, dataroot: str | None, version: str | None, storage: 
         dataroot: path or URI of nuScenes; None for the synthetic toy set.
         version: of nuScenes; None for ``v1.0-trainval``.
         storage: folder or URI for everything derived.
+        reading: how the dataroot is read where it differs from a published nuScenes.
 
     Raises:
         UserError: the data set is unknown or missing, or storage cannot be written.
@@ -46,7 +50,7 @@ def find_data(dataset: str, dataroot: str | None, version: str | None, storage: 
         return DataSource(dataroot=str(_synthetic_folder(location)), version=version, storage=str(location))
     root = Location.parse(dataroot)
     check_dataroot(root, version)
-    return DataSource(dataroot=str(root), version=version, storage=str(location))
+    return DataSource(dataroot=str(root), version=version, storage=str(location), reading=reading)
 
 
 def prepare_data(source: DataSource) -> None:

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.data.index import Index, open_index
+from altermoma_ray.data.reading import Reading
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -34,6 +35,8 @@ class DataSource(BaseModel):
     """Local path or URI of the folder that keeps everything derived: index, indicators, trials."""
     validation_part: Part = "all"
     """Every other validation scene is for tuning, the rest for reporting."""
+    reading: Reading = Reading()
+    """How the dataroot is read where it differs from a published nuScenes."""
 
     @property
     def train_split(self) -> str:
@@ -77,4 +80,4 @@ class DataSource(BaseModel):
 
 @lru_cache(maxsize=4)
 def _open(source: DataSource) -> Index:
-    return open_index(Location.parse(source.dataroot), source.version, source.storage_location)
+    return open_index(Location.parse(source.dataroot), source.version, source.storage_location, source.reading)
