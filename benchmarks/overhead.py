@@ -23,7 +23,8 @@ from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.tracker import Tracker
 from benchmarks.recipe import empty_trial, recipe_session, run_recipe
-from benchmarks.report import Target, options_parser, publish, toy_plan
+from benchmarks.report import Target, options_parser, publish
+from benchmarks.toy import toy_plan
 
 TARGET = 2.0
 OWN = ("score", "fine_tune", "evaluate")

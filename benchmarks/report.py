@@ -1,4 +1,4 @@
-"""What every benchmark shares: its options, the toy it runs on, and how its figures are printed and kept."""
+"""Options that every benchmark has, and how figures are printed and kept. Imports neither Ray nor MLflow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,16 +17,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from altermoma_ray.cli import add_storage_option
-from altermoma_ray.engine.dataset import data_source
-from altermoma_ray.engine.plan import SearchPlan, plan_search
-from altermoma_ray.engine.source import DataSource
-from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.storage import Location
 
 RESULTS = Path(__file__).parent / "results"
 _PATHS = (
@@ -71,30 +68,6 @@ def options_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def toy_plan(
-    options: argparse.Namespace, *, space: SearchSpace, trials: int = 1, storage: Path | None = None
-) -> SearchPlan:
-    """A search on the toy, in a storage folder of its own where its scoring and trials are measured from nothing.
-
-    The index is built: opening the data is no part of what these benchmarks measure.
-    """
-    source = data_source("nusc", options.dataroot, None, options.storage)
-    if storage is not None:
-        source = DataSource(dataroot=source.dataroot, version=source.version, storage=str(Location.parse(storage)))
-        source.index()
-    return plan_search(
-        name=None,
-        dataset="nusc",
-        source=source,
-        synthetic=True,
-        checkpoint=options.checkpoint,
-        space=space,
-        sparsity=0.85,
-        trials=trials,
-        seed=options.seed,
-    )
-
-
 def machine() -> dict[str, Any]:
     """Facts about this machine, without which figures mean little."""
     cpu = platform.processor() or platform.machine()
@@ -102,6 +75,7 @@ def machine() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     return {
+        **({"gpu": _gpu()} if torch.cuda.is_available() else {}),
         "cores": os.cpu_count(),
         "cpu": cpu,
         "system": f"{platform.system()} {platform.machine()}",
@@ -109,6 +83,21 @@ def machine() -> dict[str, Any]:
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "load_average": os.getloadavg()[0],
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    """The first GPU's name and memory, with the driver and the CUDA that PyTorch was built for."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        driver = "unknown"
+    return {
+        "name": torch.cuda.get_device_name(),
+        "memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
+        "driver": driver,
+        "cuda": torch.version.cuda,
     }
 
 
@@ -145,7 +134,7 @@ def publish(
         table.add_row(side, *(_cell(figure) for figure in figures.values()))
     console.print(table)
     for target in targets:
-        console.print(f"{target.name}: [bold]{target.value:.2f}[/]{target.verdict}")
+        console.print(f"{target.name}: [bold]{_cell(target.value)}[/]{target.verdict}")
     arguments = {key: value for key, value in vars(options).items() if key not in _PATHS}
     report = {
         "what": what,
@@ -178,4 +167,6 @@ def _finite(value: Any) -> Any:
 
 
 def _cell(figure: Any) -> str:
-    return f"{figure:.3g}" if isinstance(figure, float) and figure < 1000 else f"{figure}"
+    if not isinstance(figure, float):
+        return f"{figure}"
+    return f"{figure:.3g}" if abs(figure) < 1000 else f"{figure:.0f}"

@@ -20,7 +20,8 @@ from altermoma_ray.cli import positive_int, run
 from altermoma_ray.engine.indicators import backward_passes
 from altermoma_ray.engine.space import SearchSpace
 from benchmarks.passes import Passes
-from benchmarks.report import Target, options_parser, publish, toy_plan
+from benchmarks.report import Target, options_parser, publish
+from benchmarks.toy import toy_plan
 
 TARGET = 1.15
 

@@ -36,7 +36,8 @@ from altermoma_ray.engine.trial import TrialTask, read_result
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.tracker import Tracker
 from benchmarks.recipe import pruning_trial, pruning_work, recipe_session, run_recipe
-from benchmarks.report import Target, options_parser, publish, toy_plan
+from benchmarks.report import Target, options_parser, publish
+from benchmarks.toy import toy_plan
 
 TRIALS_PER_HOUR, TIME_TO_BEST = 2.5, 5.0
 ARRANGEMENTS = {"2 trials of 1 worker": (1, 2), "1 trial of 2 workers": (2, 1)}

@@ -24,7 +24,8 @@ from altermoma_ray.engine.progress import Reporter
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.workers import rank_and_world, ray_session, run_on_workers
 from benchmarks.passes import Passes
-from benchmarks.report import Target, options_parser, publish, toy_plan
+from benchmarks.report import Target, options_parser, publish
+from benchmarks.toy import toy_plan
 
 TARGET = 1.7
 WORKERS = (1, 2)
