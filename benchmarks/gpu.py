@@ -165,7 +165,7 @@ def main() -> None:
 def agreement(bench: Bench, measured: Measured) -> None:
     """The sparse encoder and the whole model against their results on the CPU, all in float32."""
     model, single = bench.model.eval(), bench.single
-    voxels = _voxels(bench, single)
+    voxels = _voxels(bench, single.to(bench.device))
     backbone = model.encoders["lidar"].backbone
     sides: list[tuple[Tensor, Tensor]] = []
     for device in (torch.device("cpu"), bench.device):

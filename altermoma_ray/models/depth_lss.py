@@ -64,21 +64,22 @@ class DepthLss(nn.Module):
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
         """See the class."""
-        lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
-        painted = paint_depth(
-            batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self.image_size
-        )
+        with torch.autocast(features.device.type, enabled=False):  # half precision would move points by whole cells
+            lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
+            painted = paint_depth(
+                batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self.image_size
+            )
+            points = place_frustum(
+                self.frustum,
+                batch.camera_intrinsics,
+                batch.camera_to_lidar,
+                batch.image_augmentation,
+                batch.lidar_augmentation,
+            )
+            cell = grid_cell(points, self.grid_first_centre, self.grid_step)
         depth_features = self.depth_net(painted.flatten(0, 1)[:, None])
         lifted = self.lift_net(torch.cat([depth_features, features], dim=1))
         depth, context = lifted.split([self.bins, self.channels], dim=1)
-        points = place_frustum(
-            self.frustum,
-            batch.camera_intrinsics,
-            batch.camera_to_lidar,
-            batch.image_augmentation,
-            batch.lidar_augmentation,
-        )
-        cell = grid_cell(points, self.grid_first_centre, self.grid_step)
         return self.downsample(splat(depth.softmax(1), context, cell, self.grid_shape))
 
 
