@@ -55,6 +55,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Options for a data set that is not quite as nuScenes publishes its own: the fields of :class:`Reading`."""
+    parser.add_argument(
+        "--skip-invalid", action="store_true", help="leave out boxes and keyframes whose numbers cannot be"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="leave out scenes without files, and do without missing LiDAR sweeps"
+    )
 
 
 def reading_of(options: argparse.Namespace) -> Reading:

@@ -92,6 +92,27 @@ def sensor_file(dataroot: Location, name: str) -> Location:
     return file
 
 
+def existing_files(dataroot: Location, names: Sequence[str]) -> set[str]:
+    """Those of the named sensor files that are there; folders are listed, no file is opened.
+
+    Raises:
+        UserError: a name may lead out of the dataroot.
+    """
+    for name in names:
+        check_name(dataroot, name)
+    return set(_sizes(dataroot, names)) & set(names)
+
+
+def _sizes(dataroot: Location, names: Sequence[str]) -> dict[str, int]:
+    """Sizes (bytes) of all files in the folders of the named ones."""
+    sizes: dict[str, int] = {}
+    for folder in dict.fromkeys(map(posixpath.dirname, names)):
+        for info in dataroot.join(folder).listing():
+            if info.is_file:
+                sizes[posixpath.join(folder, info.base_name)] = info.size
+    return sizes
+
+
 def check_files(dataroot: Location, pictures: Sequence[str], clouds: Sequence[str]) -> None:
     """Look at the sizes of sensor files without opening any: folders are listed, so a whole data set takes seconds.
 
@@ -106,18 +127,14 @@ def check_files(dataroot: Location, pictures: Sequence[str], clouds: Sequence[st
     names = [*dict.fromkeys([*pictures, *clouds])]
     for name in names:
         check_name(dataroot, name)
-    sizes: dict[str, int] = {}
-    for folder in dict.fromkeys(map(posixpath.dirname, names)):
-        for info in dataroot.join(folder).listing():
-            if info.is_file:
-                sizes[posixpath.join(folder, info.base_name)] = info.size
+    sizes = _sizes(dataroot, names)
     if dataroot.is_local:
         _check_links(dataroot, names)
     missing = [name for name in names if name not in sizes]
     if missing:
         raise UserError(
             f"dataroot {dataroot} lacks {len(missing)} of the {len(names)} pictures and LiDAR files that its tables "
-            f"name, {missing[0]} for one; copy them there"
+            f"name, {missing[0]} for one; copy them there, or leave out scenes without files with --partial"
         )
     for name in pictures:
         if not sizes[name]:

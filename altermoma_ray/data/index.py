@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pyarrow as pa
 from altermoma_ray.data.dataroot import check_dataroot, describe
 from altermoma_ray.data.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.records import BoxTable, CameraFrame, LidarSweep, RadarFrame, SampleRecord
+from altermoma_ray.data.splits import FILE as SPLITS_FILE
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -56,6 +58,12 @@ class Index:
         self.created = facts["created"]
         self.sources: dict[str, list[Any]] = json.loads(facts["sources"])
         """Size (bytes), modification time (ns) and hash of each table."""
+        self.left_out: dict[str, int] = json.loads(facts.get("left_out", "{}"))
+        """How many records of the tables are not in the index, by kind; see :mod:`altermoma_ray.data.leaving_out`."""
+        self.folders: list[str] = json.loads(facts.get("folders", "[]"))
+        """Folders of the sensor files on which the rows depend, below the dataroot; empty where they depend on none."""
+        self.listing: str = facts.get("listing", "")
+        """Hash of the names of the files that were in these folders; see :func:`listing_of`."""
         self._nested = {name: _Nested(self._batch.column(name)) for name in ("cameras", "lidar", "radars", "boxes")}
 
     def __len__(self) -> int:
@@ -71,20 +79,20 @@ class Index:
         return {entry["values"]: entry["counts"] for entry in counts}
 
     def samples(self, split: str) -> list[int]:
-        """Rows of a split's keyframes; in ``v1.0-mini``, ``train`` and ``val`` mean ``mini_train`` and ``mini_val``.
+        """Rows of a split's keyframes; where there is no ``train`` or ``val``, ``mini_train`` or ``mini_val`` is meant.
 
         Raises:
             UserError: the index holds no keyframe of this split.
         """
-        name = f"mini_{split}" if self.version == "v1.0-mini" and split in ("train", "val") else split
-        rows = [row for row, split in enumerate(self._batch.column("split").to_pylist()) if split == name]
-        if not rows:
-            there = ", ".join(sorted(self.splits)) or "none"
-            raise UserError(
-                f"{self.dataroot} ({self.version}) has no keyframe of split {name!r}; it has: {there}; "
-                "choose a data set that has it"
-            )
-        return rows
+        for name in (split, f"mini_{split}"):
+            rows = [row for row, found in enumerate(self._batch.column("split").to_pylist()) if found == name]
+            if rows:
+                return rows
+        there = ", ".join(sorted(self.splits)) or "none"
+        raise UserError(
+            f"{self.dataroot} ({self.version}) has no keyframe of split {split!r}; it has: {there}; "
+            f"choose a data set that has it, or name its scenes in {self.version}/{SPLITS_FILE}"
+        )
 
     def tokens(self) -> list[str]:
         """The sample tokens of all rows."""
@@ -140,15 +148,29 @@ class Index:
 
 
 def open_index(
-    dataroot: Location, version: str, storage: Location, reading: Reading = AS_PUBLISHED, *, progress: bool = True
+    dataroot: Location,
+    version: str,
+    storage: Location,
+    reading: Reading = AS_PUBLISHED,
+    *,
+    look: bool = False,
+    progress: bool = True,
 ) -> Index:
     """The index of a nuScenes version, kept in ``storage/index``; built when it is missing, stale or unreadable.
+
+    Args:
+        dataroot: folder of the data set.
+        version: of nuScenes.
+        storage: folder for everything derived.
+        reading: what may be left out of the data set.
+        look: where scenes without files are left out, build the index again if other files are there than before.
+        progress: whether to show a bar on a terminal.
 
     Raises:
         UserError: the dataroot or version is missing, a table is broken, or the storage cannot be written.
     """
-    tables = check_dataroot(dataroot, version)
-    file = index_file(dataroot, version, storage)
+    tables = _tables(dataroot, version)
+    file = index_file(dataroot, version, storage, reading)
     if file.exists():
         try:
             index = Index(file, dataroot)
@@ -156,20 +178,40 @@ def open_index(
             pass
         else:
             sources = {name: describe(table, index.sources.get(name)) for name, table in tables.items()}
-            if _fingerprint(version, sources) == index.fingerprint:
+            listing = listing_of(dataroot, index.folders) if look else index.listing
+            if _fingerprint(version, sources, reading, listing) == index.fingerprint:
                 return index
-    build_index(dataroot, version, file, progress=progress)
+    build_index(dataroot, version, file, reading, progress=progress)
     _local_copy(file, renew=True)
     return Index(file, dataroot)
 
 
-def index_file(dataroot: Location, version: str, storage: Location) -> Location:
-    """Where the index of a dataroot's version lies in a storage folder."""
-    place = hashlib.blake2b(str(dataroot).encode(), digest_size=4).hexdigest()
+def index_file(dataroot: Location, version: str, storage: Location, reading: Reading = AS_PUBLISHED) -> Location:
+    """Where the index of a dataroot's version, read in some way, lies in a storage folder."""
+    # As published, the name is that of earlier releases.
+    identity = str(dataroot) if reading.is_default else f"{dataroot} {reading.model_dump_json()}"
+    place = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
     return storage.join("index", f"nuscenes-{version}-{place}.arrow")
 
 
-def build_index(dataroot: Location, version: str, out: Location, *, progress: bool = True) -> None:
+def listing_of(dataroot: Location, folders: Sequence[str]) -> str:
+    """Hash of the names of the files that lie now in folders of a dataroot; empty for no folders."""
+    state = hashlib.blake2b(digest_size=16)
+    for folder in folders:
+        names = sorted(info.base_name for info in dataroot.join(folder).listing() if info.is_file)
+        state.update(json.dumps([folder, names]).encode())
+    return state.hexdigest() if folders else ""
+
+
+def _tables(dataroot: Location, version: str) -> dict[str, Location]:
+    """All that an index is made of: the tables, and the user's splits where there are any."""
+    splits = dataroot.join(version, SPLITS_FILE)
+    return check_dataroot(dataroot, version) | ({"splits": splits} if splits.exists() else {})
+
+
+def build_index(
+    dataroot: Location, version: str, out: Location, reading: Reading = AS_PUBLISHED, *, progress: bool = True
+) -> None:
     """Read the tables through the devkit and write the index file, whole or not at all.
 
     Raises:
@@ -177,12 +219,16 @@ def build_index(dataroot: Location, version: str, out: Location, *, progress: bo
     """
     from altermoma_ray.data.tables import read_tables  # needs the devkit and torch; opening an index needs neither
 
-    sources = {name: describe(table) for name, table in check_dataroot(dataroot, version).items()}
-    table = read_tables(dataroot, version, progress=progress).combine_chunks()
+    sources = {name: describe(table) for name, table in _tables(dataroot, version).items()}
+    read = read_tables(dataroot, version, reading, progress=progress)
+    table, listing = read.rows.combine_chunks(), listing_of(dataroot, read.folders)
     facts = {
         "format": FORMAT,
         "version": version,
-        "fingerprint": _fingerprint(version, sources),
+        "fingerprint": _fingerprint(version, sources, reading, listing),
+        "left_out": json.dumps(read.left_out),
+        "folders": json.dumps(read.folders),
+        "listing": listing,
         "sources": json.dumps(sources),
         "dataroot": str(dataroot),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -240,9 +286,11 @@ def _rename(frame: dict[str, Any], sensor: str) -> dict[str, Any]:
     }
 
 
-def _fingerprint(version: str, sources: dict[str, list[Any]]) -> str:
-    content = json.dumps([FORMAT, version, {name: entry[2] for name, entry in sources.items()}], sort_keys=True)
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+def _fingerprint(version: str, sources: dict[str, list[Any]], reading: Reading, listing: str) -> str:
+    content: list[Any] = [FORMAT, version, {name: entry[2] for name, entry in sources.items()}]
+    if not reading.is_default:  # as published, the fingerprint is that of earlier releases
+        content += [reading.model_dump(mode="json"), listing]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _local_copy(file: Location, *, renew: bool = False) -> Path:

@@ -2,13 +2,16 @@
 
 The devkit sees a temporary folder that holds links to (or, from a remote dataroot, copies of) the 13 tables and empty
 files in place of the map masks: it needs no sensor data, and no extension (lidarseg, panoptic) can get in its way.
+Tables are checked when it has loaded them and before it works with them (:mod:`altermoma_ray.data.checks`).
 """
 
 from __future__ import annotations
 
 import json
+import posixpath
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,12 @@ from rich.progress import Progress
 
 from altermoma_ray.console import console
 from altermoma_ray.data.batch import CAMERAS, CLASSES
-from altermoma_ray.data.dataroot import check_dataroot, check_name
+from altermoma_ray.data.checks import Fault, Tables, check_chains, check_records, describe_fault, find_faults
+from altermoma_ray.data.dataroot import check_dataroot, check_name, existing_files
+from altermoma_ray.data.leaving_out import LeftOut, leave_out_faulty, leave_out_missing, left_out_text
+from altermoma_ray.data.reading import AS_PUBLISHED, Reading
+from altermoma_ray.data.splits import FILE as SPLITS_FILE
+from altermoma_ray.data.splits import scene_splits
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -26,8 +34,6 @@ if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
 
 PREVIOUS_SWEEPS = 10
-SPLITS = {"v1.0-mini": ("mini_train", "mini_val"), "v1.0-test": ("test",)}
-"""The official splits of a version; of any other version, ``train`` and ``val``."""
 
 _CHUNK = 200  # keyframes turned into Arrow at a time, which bounds the memory that their Python objects take
 _COPY = "copy the tables again"
@@ -85,18 +91,49 @@ SCHEMA = pa.schema(
 )
 
 
-def read_tables(dataroot: Location, version: str, *, progress: bool = True) -> pa.Table:
-    """All keyframes of a version, in the order of the ``scene`` table and of time; see ``SCHEMA``.
+@dataclass(frozen=True, kw_only=True)
+class KeyframeTable:
+    """What :func:`read_tables` makes of the tables."""
+
+    rows: pa.Table
+    """A row for each keyframe; see ``SCHEMA``."""
+    left_out: LeftOut
+    """How many records are not in it, by kind."""
+    folders: list[str]
+    """Folders whose files decided what was left out."""
+
+
+def read_tables(
+    dataroot: Location, version: str, reading: Reading = AS_PUBLISHED, *, progress: bool = True
+) -> KeyframeTable:
+    """All keyframes of a version, in the order of the ``scene`` table and of time.
+
+    Args:
+        dataroot: folder of the data set.
+        version: of nuScenes.
+        reading: what may be left out of it.
+        progress: whether to show a bar on a terminal.
 
     Raises:
         UserError: the dataroot or version is missing, or a table is broken.
     """
     tables = check_dataroot(dataroot, version)
+    splits = scene_splits(dataroot.join(version, SPLITS_FILE), version)
+    left_out: LeftOut = {}
+    folders: list[str] = []
+
+    def existing(names: Sequence[str]) -> set[str]:
+        folders.extend(sorted(set(map(posixpath.dirname, names))))
+        return existing_files(dataroot, names)
+
+    def sift(loaded: Tables) -> None:
+        left_out.update(_sift(loaded, str(dataroot.join(version)), reading, existing))
+
     with tempfile.TemporaryDirectory(prefix="altermoma-tables-") as folder:
-        nusc = _open_devkit(tables, Path(folder), version)
+        nusc = _open_devkit(tables, Path(folder), version, sift)
     batches = []
     try:
-        reader = _Reader(nusc, version)
+        reader = _Reader(nusc, splits)
         samples = [sample for scene in nusc.scene for sample in _samples(nusc, scene)]
         with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
             for start in bar.track(range(0, len(samples), _CHUNK), description="indexing keyframes"):
@@ -110,11 +147,51 @@ def read_tables(dataroot: Location, version: str, *, progress: bool = True) -> p
         raise UserError(
             f"the tables in {dataroot.join(version)} hold values that nuScenes does not ({error}); {_COPY}"
         ) from error
-    return pa.Table.from_batches(batches, schema=SCHEMA)
+    return KeyframeTable(rows=pa.Table.from_batches(batches, schema=SCHEMA), left_out=left_out, folders=folders)
 
 
-def _open_devkit(tables: dict[str, Location], folder: Path, version: str) -> NuScenes:
+def _sift(tables: Tables, place: str, reading: Reading, existing: Callable[[Sequence[str]], set[str]]) -> LeftOut:
+    """Check the tables, and take out of them what may be left out.
+
+    Args:
+        tables: are changed.
+        place: where they come from, for messages.
+        reading: what may be left out.
+        existing: tells those of the named files that are there.
+
+    Raises:
+        UserError: a record is at fault that may not be left out, or nothing is left.
+    """
+    check_records(tables, place)
+    faults = find_faults(tables)
+    fixed = [fault for fault in faults if not fault.can_be_left_out]
+    if faults and (fixed or not reading.skip_invalid):
+        first = (fixed or faults)[0]
+        others = len(set(map(_of, faults)) - {_of(first)})
+        also = f", and {others} other field{'s' if others > 1 else ''} at fault" if others else ""
+        remedy = "mend them, or leave such records out with --skip-invalid" if first.can_be_left_out else _COPY
+        raise UserError(f"{describe_fault(tables, first)}{also} in {place}; {remedy}")
+    left_out = leave_out_faulty(tables, faults) if faults else {}
+    check_chains(tables, place)
+    if reading.partial:
+        left_out |= leave_out_missing(tables, existing)
+    if not tables["sample"]:
+        raise UserError(f"no keyframe of {place} is left, without {left_out_text(left_out) or 'any sample'}; {_COPY}")
+    return left_out
+
+
+def _of(fault: Fault) -> tuple[str, str]:
+    return fault.table, fault.field
+
+
+def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: Callable[[Tables], None]) -> NuScenes:
+    """The devkit on the tables, after ``sift`` has checked and changed what it loaded."""
     from nuscenes.nuscenes import NuScenes
+
+    class Sifted(NuScenes):
+        def __make_reverse_index__(self, verbose: bool) -> None:
+            sift({name: getattr(self, name) for name in self.table_names})
+            super().__make_reverse_index__(verbose)
 
     root = Location.parse(folder)
     (folder / version).mkdir()
@@ -128,7 +205,7 @@ def _open_devkit(tables: dict[str, Location], folder: Path, version: str) -> NuS
         for record in json.loads(tables["map"].read_bytes()):
             check_name(tables["map"].parent.parent, record["filename"])
             root.join(record["filename"]).write_bytes(b"")
-        return NuScenes(version, str(folder), verbose=False)
+        return Sifted(version, str(folder), verbose=False)
     except UserError:
         raise
     except Exception as error:  # whatever a broken table makes the devkit do
@@ -144,7 +221,7 @@ def _open_devkit(tables: dict[str, Location], folder: Path, version: str) -> NuS
 
 
 def _samples(nusc: NuScenes, scene: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    token = scene["first_sample_token"]
+    token = scene["first_sample_token"]  # check_chains has seen to it that this ends
     while token:
         sample = nusc.get("sample", token)
         yield sample
@@ -154,13 +231,10 @@ def _samples(nusc: NuScenes, scene: dict[str, Any]) -> Iterator[dict[str, Any]]:
 class _Reader:
     """Turns the devkit's records into rows of ``SCHEMA``."""
 
-    def __init__(self, nusc: NuScenes, version: str) -> None:
+    def __init__(self, nusc: NuScenes, splits: dict[str, str]) -> None:
         from nuscenes.eval.detection.utils import category_to_detection_name
-        from nuscenes.utils.splits import create_splits_scenes
 
-        self.nusc = nusc
-        splits = create_splits_scenes()
-        self.splits = {name: split for split in SPLITS.get(version, ("train", "val")) for name in splits[split]}
+        self.nusc, self.splits = nusc, splits
         self.labels = {
             category["name"]: CLASSES.index(name) if (name := category_to_detection_name(category["name"])) else -1
             for category in nusc.category
@@ -178,7 +252,7 @@ class _Reader:
             "scene_token": scene["token"],
             "scene_name": scene["name"],
             "split": self.splits.get(scene["name"], "other"),
-            "timestamp": sample["timestamp"],
+            "timestamp": int(sample["timestamp"]),
             "location": self.nusc.get("log", scene["log_token"])["location"],
             "cameras": [self._camera(channel, data[channel]) for channel in CAMERAS if channel in data],
             "lidar": lidar,
@@ -195,7 +269,7 @@ class _Reader:
         pose = self.nusc.get("ego_pose", record["ego_pose_token"])
         return {
             "file": record["filename"],
-            "timestamp": record["timestamp"],
+            "timestamp": int(record["timestamp"]),
             "sensor_to_ego": _matrix(sensor).ravel(),
             "ego_to_global": _matrix(pose).ravel(),
         }
@@ -205,8 +279,8 @@ class _Reader:
         return {
             "channel": channel,
             **self._frame(record),
-            "width": record["width"],
-            "height": record["height"],
+            "width": int(record["width"]),
+            "height": int(record["height"]),
             "intrinsic": np.array(sensor["camera_intrinsic"], dtype=float).ravel(),
         }
 
@@ -226,8 +300,8 @@ class _Reader:
                 "category": record["category_name"],
                 "attribute": self.nusc.get("attribute", attributes[0])["name"] if attributes else "",
                 "visibility": int(visibility) if visibility.isdigit() else 0,
-                "num_lidar_pts": record["num_lidar_pts"],
-                "num_radar_pts": record["num_radar_pts"],
+                "num_lidar_pts": int(record["num_lidar_pts"]),
+                "num_radar_pts": int(record["num_radar_pts"]),
                 "token": token,
                 "instance_token": record["instance_token"],
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from altermoma_ray.console import console
 from altermoma_ray.data.dataroot import check_dataroot, check_files
+from altermoma_ray.data.leaving_out import left_out_text
 from altermoma_ray.data.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.synthetic import matches, provide
 from altermoma_ray.engine.source import DataSource
@@ -47,7 +48,9 @@ def find_data(
     if dataroot is None:
         if version != DEFAULT_VERSION:
             raise UserError(f"the synthetic nuScenes has no version {version!r}; give --dataroot or leave it out")
-        return DataSource(dataroot=str(_synthetic_folder(location)), version=version, storage=str(location))
+        return DataSource(
+            dataroot=str(_synthetic_folder(location)), version=version, storage=str(location), reading=reading
+        )
     root = Location.parse(dataroot)
     check_dataroot(root, version)
     return DataSource(dataroot=str(root), version=version, storage=str(location), reading=reading)
@@ -64,9 +67,11 @@ def prepare_data(source: DataSource) -> None:
         console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
         provide(synthetic, seed=SYNTHETIC_SEED)
     console.print(f"[bold]data[/] {source.dataroot} ({source.version})")
-    index = source.index()
+    index = source.index(look=source.reading.partial)
     to_train, to_validate = len(source.training_rows()), len(source.validation_rows())
     console.print(f"  {len(index)} keyframes: {to_train} to train on, {to_validate} to validate")
+    if index.left_out:
+        console.print(f"  [yellow]left out[/]: {left_out_text(index.left_out)}")
     check_files(index.dataroot, *index.sensor_files())
 
 

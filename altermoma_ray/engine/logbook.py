@@ -151,7 +151,7 @@ class Logbook:
                 dataset=self._plan.dataset,
                 model=self._plan.model,
                 objective=self._objective.names,
-                params=self._plan.params(),
+                params=self._plan.params() | self._plan.left_out(),
                 resume=resume,
             )
         return self._parent

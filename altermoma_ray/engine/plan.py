@@ -135,6 +135,10 @@ class SearchPlan(BaseModel):
         fields = self.model_dump(mode="json", exclude={"space", "source", "sizes", "grid"})
         return fields | {"dataroot": self.source.dataroot, "version": self.source.version}
 
+    def left_out(self) -> dict[str, Any]:
+        """Records that the data's index does not hold, by kind, as flat names and values; empty for whole data."""
+        return {f"left_out/{kind}": number for kind, number in self.source.index().left_out.items()}
+
     def proposer(self) -> Proposer:
         """Where the trials come from, from the first one on."""
         if self.grid:
@@ -279,7 +283,7 @@ def resume_search(
 
 
 def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any]) -> None:
-    planned = {**dict(plan), **dict(plan.source), "dataset": plan.dataset}
+    planned = {**dict(plan), **dict(plan.source), **dict(plan.source.reading), "dataset": plan.dataset}
     for option, value in asked.items():
         if option == "checkpoint":
             same = _digest(load_weights(Location.parse(value), configuration(plan.model))) == plan.checkpoint_hash

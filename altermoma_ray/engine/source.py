@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.data.index import Index, open_index
 from altermoma_ray.data.reading import Reading
+from altermoma_ray.data.splits import split_names
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -40,23 +41,30 @@ class DataSource(BaseModel):
 
     @property
     def train_split(self) -> str:
-        return "mini_train" if self.version.endswith("mini") else "train"
+        return split_names(self.version)[0]
 
     @property
     def validation_split(self) -> str:
-        return "mini_val" if self.version.endswith("mini") else "val"
+        return split_names(self.version)[1]
 
     @property
     def storage_location(self) -> Location:
         return Location.parse(self.storage)
 
-    def index(self) -> Index:
-        """The memory-mapped index; opened once in a process."""
+    def index(self, *, look: bool = False) -> Index:
+        """The memory-mapped index; opened once in a process.
+
+        Args:
+            look: see :func:`altermoma_ray.data.index.open_index`; opens it again.
+        """
+        if look:
+            _open.cache_clear()
+            open_index(Location.parse(self.dataroot), self.version, self.storage_location, self.reading, look=True)
         return _open(self)
 
     def training_rows(self) -> list[int]:
         """Rows of the index to learn from."""
-        return self.index().samples(self.train_split)
+        return self.index().samples("train")
 
     def validation_rows(self, limit: int | None = None) -> list[int]:
         """Rows of the index to evaluate on; with ``limit``, a subset spread over them that never changes.
@@ -64,7 +72,7 @@ class DataSource(BaseModel):
         Raises:
             UserError: there are no validation scenes, or too few to take a part of them.
         """
-        rows = self.index().samples(self.validation_split)
+        rows = self.index().samples("val")
         if self.validation_part != "all":
             scenes = self.index().scenes()
             order = {scene: number for number, scene in enumerate(dict.fromkeys(scenes[row] for row in rows))}

@@ -34,14 +34,19 @@ def test_tables_of_two_data_sets(bench, check):
     check(
         "tables of two data sets",
         bench.index(),
-        r"do not fit together: no record or field '.*'; copy the tables again$",
+        r"ego_pose_token of sample_data \w+ is '\w+', but must be the token of a record in table ego_pose "
+        r"\(\d+ more records like it\) in .*; copy the tables again$",
     )
 
 
 def test_table_with_other_values(bench, check):
     bench.edit("ego_pose", lambda records: [record.update(translation="north") for record in records])
     check(
-        "table with other values", bench.index(), r"hold values that nuScenes does not \(.*\); copy the tables again$"
+        "table with other values",
+        bench.index(),
+        r"translation of ego_pose \w+ is 'north', but must be three finite numbers \(\d+ more"
+        r" records like it\) in "
+        r".*v1.0-trainval; mend them, or leave such records out with --skip-invalid$",
     )
 
 
@@ -88,6 +93,32 @@ def test_no_validation_scenes(bench, check):
         bench.search(),
         r"has no keyframe of split 'val'; it has: other, train; choose a",
         (*TRACKED, "index"),
+    )
+
+
+def test_a_box_of_no_size(bench, check):
+    bench.edit("sample_annotation", lambda records: [one.update(size=[0.0, 4.1, 1.6]) for one in records[:3]])
+    check(
+        "a box of no size",
+        bench.index(),
+        r"size of sample_annotation \w+ is \[0.0, 4.1, 1.6\], but must be three finite numbers above 0 "
+        r"\(2 more records like it\) in .*; mend them, or leave such records out with --skip-invalid$",
+    )
+
+
+def test_keyframe_that_follows_itself(bench, check):
+    bench.edit("sample", lambda records: records[1].update(next=records[1]["token"]))
+    check(
+        "keyframe that follows itself",
+        bench.index(),
+        r"next of sample (\w+) is '\1', but must be the token of a later record in table sample in .*; copy the tables",
+    )
+
+
+def test_splits_that_are_no_lists(bench, check):
+    (bench.dataroot / bench.version / "splits.json").write_text('{"train": "scene-0001"}')
+    check(
+        "splits that are no lists", bench.index(), r"splits.json does not name lists of scenes by split; write {split:"
     )
 
 

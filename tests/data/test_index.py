@@ -183,7 +183,7 @@ def test_splits_are_the_official_ones(opened):
 
 def test_an_unknown_split_is_named_with_those_that_exist(real_nuscenes, tmp_path):
     index = reopen(real_nuscenes, tmp_path, "v1.0-mini")
-    with pytest.raises(UserError, match="no keyframe of split 'mini_val'; it has: mini_train"):
+    with pytest.raises(UserError, match="no keyframe of split 'val'; it has: mini_train"):
         index.samples("val")
 
 
@@ -298,10 +298,12 @@ def test_broken_tables_are_named_and_leave_nothing_behind(tables, tmp_path):
         reopen(tables, storage)
     file.write_text(good)
     edit(tables, "ego_pose", lambda records: records.clear())
-    with pytest.raises(UserError, match="do not fit together: no record"):
+    with pytest.raises(UserError, match=r"ego_pose_token of sample_data .* must be the token of a record in table e"):
         reopen(tables, storage)
     edit(tables, "sensor", lambda records: records.clear())
-    with pytest.raises(UserError, match="do not fit together: KeyError"):
+    with pytest.raises(
+        UserError, match=r"sensor_token of calibrated_sensor .* must be the token of a record in table s"
+    ):
         reopen(tables, storage)
     assert not storage.exists()
 

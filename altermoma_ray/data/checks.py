@@ -1,0 +1,313 @@
+"""Every number and every token of the nuScenes tables, checked once before anything works with them.
+
+A box of no size, a rotation that is none or a pose that is not a number would surface late, if at all: as boxes that
+vanish from training, or as a failed assertion of the official evaluation after all trials were paid for.
+
+Tables are the lists of records that their JSON files hold. A column whose values are all numbers is checked as one
+array; only where that fails is each value looked at, to name the records at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from altermoma_ray.errors import UserError
+
+Record = dict[str, Any]
+Tables = dict[str, list[Record]]
+"""The records of each table, by its name."""
+
+UNIT_TOLERANCE = 1e-3
+"""How far the length of a rotation's quaternion may be from 1."""
+_LEFT_OUT = ("ego_pose", "calibrated_sensor", "sample_data")
+_MISSING = object()
+_COPY = "copy the tables again"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Records of one table that break one rule in one field."""
+
+    table: str
+    field: str
+    rule: str
+    records: Sequence[int]
+    """Their places in the table."""
+    numeric: bool = False
+    """Whether the fault lies in a number, not in a token or a name that holds the tables together."""
+
+    @property
+    def can_be_left_out(self) -> bool:
+        """Boxes can always be; poses, calibrations and frames where only their numbers are wrong."""
+        return self.table == "sample_annotation" or (self.numeric and self.table in _LEFT_OUT)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What the numbers of a column must be; ``shape`` is that of one value."""
+
+    shape: tuple[int, ...]
+    text: str
+    holds: Callable[[np.ndarray], np.ndarray]
+    """[N, *shape] to [N] bool."""
+
+    def broken(self, values: Sequence[Any]) -> list[int]:
+        """Places of the values that are not as they must be."""
+        try:
+            column = np.array(values)
+        except (ValueError, OverflowError):  # lists of different lengths
+            column = np.array(None)
+        truth_values = not self.shape and bool in set(map(type, values))  # which NumPy would take for 0 and 1
+        if column.dtype.kind in "iuf" and column.shape == (len(values), *self.shape) and not truth_values:
+            with np.errstate(all="ignore"):
+                return np.nonzero(~self.holds(column.astype(float)))[0].tolist()
+        return [place for place, value in enumerate(values) if not self.holds_for(value)]
+
+    def holds_for(self, value: Any) -> bool:
+        if not _is_numeric(value, self.shape):
+            return False
+        try:
+            single = np.array([value], dtype=float)
+        except OverflowError:
+            return False
+        with np.errstate(all="ignore"):
+            return bool(self.holds(single)[0])
+
+
+def _is_numeric(value: Any, shape: tuple[int, ...]) -> bool:
+    if not shape:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, list) and len(value) == shape[0] and all(_is_numeric(part, shape[1:]) for part in value)
+
+
+def _finite(column: np.ndarray) -> np.ndarray:
+    return np.isfinite(column).reshape(len(column), -1).all(1)
+
+
+def _whole(column: np.ndarray) -> np.ndarray:
+    return np.isfinite(column) & (column >= 0) & (column == np.floor(column)) & (column < 2**62)
+
+
+_PLACE = _Rule((3,), "three finite numbers", _finite)
+_SIZE = _Rule((3,), "three finite numbers above 0", lambda column: _finite(column) & (column > 0).all(1))
+_ROTATION = _Rule(
+    (4,),
+    f"a unit quaternion (length 1 to {UNIT_TOLERANCE:g})",
+    lambda column: _finite(column) & (np.abs(np.linalg.norm(column, axis=1) - 1) <= UNIT_TOLERANCE),
+)
+_COUNT = _Rule((), "a whole number of at least 0", _whole)
+_PIXELS = _Rule((), "a whole number above 0", lambda column: _whole(column) & (column > 0))
+_INTRINSIC = _Rule(
+    (3, 3),
+    "3 x 3 finite numbers with focal lengths above 0",
+    lambda column: _finite(column) & (column[:, 0, 0] > 0) & (column[:, 1, 1] > 0),
+)
+
+_NUMBERS: tuple[tuple[str, str, _Rule], ...] = (
+    ("sample_annotation", "translation", _PLACE),
+    ("sample_annotation", "size", _SIZE),
+    ("sample_annotation", "rotation", _ROTATION),
+    ("sample_annotation", "num_lidar_pts", _COUNT),
+    ("sample_annotation", "num_radar_pts", _COUNT),
+    ("ego_pose", "translation", _PLACE),
+    ("ego_pose", "rotation", _ROTATION),
+    ("calibrated_sensor", "translation", _PLACE),
+    ("calibrated_sensor", "rotation", _ROTATION),
+    ("sample_data", "timestamp", _COUNT),
+    ("sample", "timestamp", _COUNT),
+)
+_OF_CAMERAS: tuple[tuple[str, str, _Rule], ...] = (
+    ("calibrated_sensor", "camera_intrinsic", _INTRINSIC),
+    ("sample_data", "width", _PIXELS),
+    ("sample_data", "height", _PIXELS),
+)
+
+_REFERENCES: tuple[tuple[str, str, str], ...] = (
+    ("calibrated_sensor", "sensor_token", "sensor"),
+    ("scene", "log_token", "log"),
+    ("scene", "first_sample_token", "sample"),
+    ("sample", "scene_token", "scene"),
+    ("sample_data", "sample_token", "sample"),
+    ("sample_data", "ego_pose_token", "ego_pose"),
+    ("sample_data", "calibrated_sensor_token", "calibrated_sensor"),
+    ("instance", "category_token", "category"),
+    ("sample_annotation", "sample_token", "sample"),
+    ("sample_annotation", "instance_token", "instance"),
+)
+"""Field of a table, and the table in which its token is."""
+_CHAINED = ("sample", "sample_data", "sample_annotation")
+"""Tables whose records name the one before and the one after them, or nothing."""
+_NAMES: tuple[tuple[str, str], ...] = (
+    ("scene", "name"),
+    ("log", "location"),
+    ("category", "name"),
+    ("attribute", "name"),
+    ("sensor", "channel"),
+    ("sensor", "modality"),
+    ("sample_data", "filename"),
+)
+
+
+def check_records(tables: Tables, place: str) -> None:
+    """See that tables are lists of records with tokens of their own; all else builds on that.
+
+    Args:
+        tables: as their files hold them.
+        place: where they come from, for the message.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, records in tables.items():
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise UserError(f"table {name} in {place} is no list of records; {_COPY}")
+        seen: set[str] = set()
+        for number, record in enumerate(records):
+            token = record.get("token")
+            if not isinstance(token, str) or not token:
+                raise UserError(f"record {number} of table {name} in {place} has no token; {_COPY}")
+            if token in seen:
+                raise UserError(f"table {name} in {place} has two records with the token {token!r}; {_COPY}")
+            seen.add(token)
+
+
+def find_faults(tables: Tables) -> list[Fault]:
+    """All faults of single records: numbers that cannot be, names and tokens that are not there, times that fall.
+
+    Args:
+        tables: after :func:`check_records`.
+    """
+    faults = [_numbers(tables, table, field, rule) for table, field, rule in _NUMBERS]
+    cameras = _camera_records(tables)
+    faults += [_numbers(tables, table, field, rule, cameras[table]) for table, field, rule in _OF_CAMERAS]
+    faults += [_names(tables, table, field) for table, field in _NAMES]
+    tokens = {name: {record["token"] for record in records} for name, records in tables.items()}
+    faults += [_reference(tables, tokens, *reference) for reference in _REFERENCES]
+    faults += [_attributes(tables, tokens)]
+    for table in _CHAINED:
+        faults += [_reference(tables, tokens, table, field, table, optional=True) for field in ("prev", "next")]
+    if not any(fault.records for fault in faults if fault.table == "sample"):
+        faults += [_order(tables, table) for table in _CHAINED]
+    return [fault for fault in faults if fault.records]
+
+
+def describe_fault(tables: Tables, fault: Fault) -> str:
+    """A fault in words, its first record named, like ones counted."""
+    first = tables[fault.table][fault.records[0]]
+    value = first.get(fault.field, _MISSING)
+    found = "is missing" if value is _MISSING else f"is {_short(value)}"
+    more = len(fault.records) - 1
+    like = f" ({more} more record{'s' if more > 1 else ''} like it)" if more else ""
+    return f"{fault.field} of {fault.table} {first['token']} {found}, but must be {fault.rule}{like}"
+
+
+def check_chains(tables: Tables, place: str) -> None:
+    """See that the samples of each scene are one chain from its first sample on, and that no sample is outside.
+
+    Raises:
+        UserError: a chain comes back to a sample, goes into another scene, or leaves samples out.
+    """
+    samples = {record["token"]: record for record in tables["sample"]}
+    reached: set[str] = set()
+    for scene in tables["scene"]:
+        token = scene["first_sample_token"]
+        while token:
+            sample = samples[token]
+            if token in reached:
+                raise UserError(
+                    f"the samples of scene {scene['token']} in {place} come back to sample {token}, which was there "
+                    f"before; {_COPY}"
+                )
+            if sample["scene_token"] != scene["token"]:
+                raise UserError(
+                    f"sample {token} in {place} follows in scene {scene['token']}, but names scene "
+                    f"{sample['scene_token']}; {_COPY}"
+                )
+            reached.add(token)
+            token = sample["next"]
+    if lost := [token for token in samples if token not in reached]:
+        raise UserError(
+            f"{len(lost)} of the {len(samples)} samples in {place}, {lost[0]} for one, follow after no sample of their "
+            f"scene; {_COPY}"
+        )
+
+
+def _numbers(tables: Tables, table: str, field: str, rule: _Rule, places: Sequence[int] | None = None) -> Fault:
+    records = tables[table]
+    where = range(len(records)) if places is None else places
+    broken = rule.broken([records[place].get(field, _MISSING) for place in where])
+    return Fault(table, field, rule.text, [where[place] for place in broken], numeric=True)
+
+
+def _names(tables: Tables, table: str, field: str) -> Fault:
+    records = tables[table]
+    broken = [place for place, record in enumerate(records) if not isinstance(record.get(field), str)]
+    return Fault(table, field, "text", broken)
+
+
+def _reference(
+    tables: Tables, tokens: dict[str, set[str]], table: str, field: str, target: str, *, optional: bool = False
+) -> Fault:
+    known: Iterable[str] = tokens[target] | {""} if optional else tokens[target]
+    broken = []
+    for place, record in enumerate(tables[table]):
+        token = record.get(field)
+        if not isinstance(token, str) or token not in known:
+            broken.append(place)
+    return Fault(table, field, f"the token of a record in table {target}", broken)
+
+
+def _attributes(tables: Tables, tokens: dict[str, set[str]]) -> Fault:
+    known, broken = tokens["attribute"], []
+    for place, record in enumerate(tables["sample_annotation"]):
+        value = record.get("attribute_tokens")
+        if not isinstance(value, list) or not all(isinstance(token, str) and token in known for token in value):
+            broken.append(place)
+    return Fault("sample_annotation", "attribute_tokens", "a list of tokens of records in table attribute", broken)
+
+
+def _order(tables: Tables, table: str) -> Fault:
+    """Records that are followed by one that is not later; of a sensor's frames, by an earlier one or by themselves."""
+    if table == "sample_annotation":
+        times = {record["token"]: record["timestamp"] for record in tables["sample"]}
+        times = {record["token"]: times.get(record.get("sample_token"), 0) for record in tables[table]}
+    else:
+        times = {record["token"]: record["timestamp"] for record in tables[table]}
+    strict = table != "sample_data"
+    broken = []
+    for place, record in enumerate(tables[table]):
+        following = record.get("next")
+        if not following or following not in times:
+            continue
+        own, later = times[record["token"]], times[following]
+        if following == record["token"] or not _rises(own, later, strict=strict):
+            broken.append(place)
+    return Fault(table, "next", f"the token of a later record in table {table}", broken)
+
+
+def _rises(own: Any, later: Any, *, strict: bool) -> bool:
+    if not _COUNT.holds_for(own) or not _COUNT.holds_for(later):
+        return True  # told already, as a timestamp that cannot be
+    return bool(later > own or (later == own and not strict))
+
+
+def _camera_records(tables: Tables) -> dict[str, list[int]]:
+    """Places of the records that belong to cameras."""
+    sensors = {record["token"] for record in tables["sensor"] if record.get("modality") == "camera"}
+    calibrated = [
+        place for place, record in enumerate(tables["calibrated_sensor"]) if record.get("sensor_token") in sensors
+    ]
+    tokens = {tables["calibrated_sensor"][place]["token"] for place in calibrated}
+    frames = [
+        place for place, record in enumerate(tables["sample_data"]) if record.get("calibrated_sensor_token") in tokens
+    ]
+    return {"calibrated_sensor": calibrated, "sample_data": frames}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,58 @@
+"""Which scenes are for training and which for validation: the user's ``splits.json``, else the official lists."""
+
+from __future__ import annotations
+
+import json
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+
+FILE = "splits.json"
+"""Beside the tables of a version, as nuscenes-devkit reads it: names of splits, each with the names of its scenes."""
+_FIRST = ("train", "val", "mini_train", "mini_val", "test")
+"""Of a scene in several splits, the first of these counts."""
+
+
+def is_mini(version: str) -> bool:
+    """Whether a version holds the mini splits; the one place that decides it."""
+    return version.endswith("mini")
+
+
+def split_names(version: str) -> tuple[str, str]:
+    """Names of the splits of a version to train and to validate on.
+
+    >>> split_names("v1.0-mini")
+    ('mini_train', 'mini_val')
+    """
+    return ("mini_train", "mini_val") if is_mini(version) else ("train", "val")
+
+
+def scene_splits(file: Location, version: str) -> dict[str, str]:
+    """The split of each scene, by the scene's name.
+
+    Args:
+        file: ``splits.json``, which may be missing.
+        version: of nuScenes.
+
+    Raises:
+        UserError: the file is not a mapping from splits to lists of scenes.
+    """
+    if not file.exists():
+        from nuscenes.utils.splits import create_splits_scenes
+
+        official = create_splits_scenes()
+        wanted = ("test",) if version.endswith("test") else split_names(version)
+        return {scene: split for split in wanted for scene in official[split]}
+    try:
+        splits = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON ({error}); write {{split: [scene names]}}") from error
+    if not isinstance(splits, dict) or not all(
+        isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes) for scenes in splits.values()
+    ):
+        raise UserError(f"{file} does not name lists of scenes by split; write {{split: [scene names]}}")
+    found: dict[str, str] = {}
+    for split in sorted(splits, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)):
+        for scene in splits[split]:
+            found.setdefault(scene, split)
+    return found
