@@ -17,6 +17,7 @@ from torch import Tensor
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.torch_files import (
+    PLAIN_PICKLE,
     OtherFile,
     RefusedPickle,
     StandIn,
@@ -139,10 +140,7 @@ def _read_torch(data: bytes, location: Location) -> TorchFile:
     except Exception as error:  # a damaged file may fail anywhere in the reader
         raise UserError(_damaged(location)) from error
     if data[:1] == b"\x80":  # pickle's mark
-        raise UserError(
-            f"{location} is a pickle that torch.save did not write, which is not read for safety; if you trust it, "
-            "write its weights with torch.save"
-        )
+        raise UserError(f"{location} is {PLAIN_PICKLE}")
     if data[:2] == b"\x1f\x8b":
         raise UserError(f"{location} is a gzip file; unpack it and give the file inside")
     if data[257:262] == b"ustar":

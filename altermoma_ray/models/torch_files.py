@@ -25,6 +25,10 @@ from torch import Tensor
 
 _STREAM_MARK = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 """What the first pickle of the older format holds; PyTorch chose the number."""
+PLAIN_PICKLE = (
+    "a pickle that torch.save did not write, which is not read for safety; if you trust it, write its weights with "
+    "torch.save"
+)
 _BIG_ENDIAN = "written on a big-endian machine, which is not read; save it again on another"
 _MOST_CLASSES = 1000
 """Different names that a pickle may mention; training frameworks mention a few dozen."""
@@ -39,6 +43,8 @@ _STORAGES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
 _RUNNING_MODULES = {"os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "shutil", "socket", "pty"}
@@ -228,8 +234,8 @@ def is_zip(data: bytes) -> bool:
 
 
 def is_stream(data: bytes) -> bool:
-    """Whether a file begins as ``torch.save`` began before 1.6."""
-    return data[:1] == b"\x80" and _STREAM_MARK in data[:64]
+    """Whether a file begins as ``torch.save`` began before 1.6: with a pickle, of protocol 2 or of its mark."""
+    return data[:2] == b"\x80\x02" or (data[:1] == b"\x80" and _STREAM_MARK in data[:64])
 
 
 def read_zip(data: bytes) -> TorchFile:
@@ -266,9 +272,9 @@ def read_stream(data: bytes) -> TorchFile:
         Exception: it is damaged or made by something else; where it fails is up to the file.
     """
     stream = io.BytesIO(data)
-    mark, _, machine = (_Unpickler(stream).load() for _ in range(3))
-    if mark != int.from_bytes(_STREAM_MARK, "little"):
-        raise ValueError("a pickle that torch.save did not write")
+    if _Unpickler(stream).load() != int.from_bytes(_STREAM_MARK, "little"):
+        raise OtherFile(PLAIN_PICKLE)
+    _, machine = _Unpickler(stream).load(), _Unpickler(stream).load()
     if isinstance(machine, dict) and machine.get("little_endian") is False:
         raise OtherFile(_BIG_ENDIAN)
     unpickler = _Unpickler(stream)

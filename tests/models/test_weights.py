@@ -303,8 +303,8 @@ def _saved(content: object) -> bytes:
         (_saved({"weight": torch.zeros(5000)})[:9000], "is no checkpoint, or a damaged one"),
         (pickle.dumps(Payload()), "is a pickle that torch.save did not write, which is not read for safety"),
         (_saved({"state_dict": {"weight": torch.zeros(1)}, "meta": Payload()}), r"more than weights \(\w+\.mkdir\)"),
-        (_saved([1, 2, 3]), "is a pickle, but not of weights by name"),
-        (_saved({"state_dict": {"weight": "heavy"}}), "is a pickle, but not of weights by name"),
+        (_saved([1, 2, 3]), "is a pickle, but not of weights by name: it holds a list of 3 items; save the weights"),
+        (_saved({"state_dict": {"weight": "heavy"}}), "is a pickle, but not of weights by name: it holds a dictionary"),
         (_saved({"resnet.conv.weight": torch.zeros(1)}), r"no BEVFusion weights \(its tensors: resnet.conv.weight\)"),
     ],
 )
