@@ -24,6 +24,9 @@ _AVERAGED = re.compile(r"(^|[./_-])(ema|swa|avg|averaged?)([./_-]|$)|(^|[./_-])s
 _WRAPPERS = re.compile(r"(?<![^./])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of a name that PyTorch puts in its middle: compiled, sharded or recomputed submodules."""
 
+_MOST_PARTS = 16
+"""Parts, between dots, that a model's own names have at most."""
+
 
 @dataclass(frozen=True)
 class WeightSet:
@@ -74,7 +77,8 @@ def _prefixes(tensors: Mapping[str, Tensor], names: Collection[str]) -> Counter[
     """How many of the names stand behind each prefix, in the file's order."""
     found: Counter[str] = Counter()
     for name in tensors:
-        for start in (0, *(match.end() for match in re.finditer(r"[./]", name))):
+        starts = [0, *(match.end() for match in re.finditer(r"[./]", name))]
+        for start in starts[-_MOST_PARTS:]:
             if name[start:] in names:
                 found[name[:start]] += 1
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping
 
 import torch
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 NAMED_MISFITS = 3
 """Tensors that an error names; it counts all of them."""
+_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".index.json")
+_SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
+"""How the names of shards end."""
 
 
 def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -> FusionModel:
@@ -51,7 +55,7 @@ def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -
     """
     location = path if isinstance(path, Location) else Location.parse(path)
     if location.size() < 0:
-        raise UserError(f"no checkpoint at {location}; give the path of a .safetensors or .pth file")
+        raise UserError(_no_file(location))
     data = location.read_bytes()
     if is_safetensors(data) and not _is_of_others(data):
         model = _load_own(location, config)
@@ -89,9 +93,11 @@ def from_released(
     released_names = {release.name(name): name for name in ours}
     misfits = _misfits(weights.tensors, ours, released_names, release)
     if misfits:
+        remedy = "choose the model that it was made for, or another checkpoint"
+        if _SHARD.search(origin):
+            remedy = "it is one of several shards: give their index"
         raise UserError(
-            f"{origin} does not fit model {config.name!r}: {len(misfits)} tensors do not ({_some(misfits)}); "
-            "choose the model that it was made for, or another checkpoint"
+            f"{origin} does not fit model {config.name!r}: {len(misfits)} tensors do not ({_some(misfits)}); {remedy}"
         )
     converted = {
         name: _converted(name, ours[name], weights.tensors.get(theirs), release)
@@ -103,6 +109,19 @@ def from_released(
     model.load_state_dict(converted)
     _tell(found, origin)
     return model.eval()
+
+
+def _no_file(location: Location) -> str:
+    """What to say where a file should be and none is."""
+    names = [child.name for child in location.children()] if location.is_folder() else []
+    if ".metadata" in names:
+        return (
+            f"{location} is a folder of torch.distributed.checkpoint; make one file of it with "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE"
+        )
+    files = sorted((name for name in names if name.endswith(_ENDINGS)), key=lambda name: not name.endswith("json"))
+    such = f", such as {_some(files)} in this folder" if files else ""
+    return f"no checkpoint at {location}; give the path of a .safetensors or .pth file{such}"
 
 
 def _converted(name: str, ours: Tensor, theirs: Tensor | None, release: Release) -> Tensor:
@@ -190,6 +209,10 @@ def _load_own(location: Location, config: ModelConfig) -> FusionModel:
     model, _ = load_checkpoint(location)
     if model.config.name != config.name:
         raise UserError(f"{location} is of model {model.config.name!r}, not {config.name!r}; choose that model")
+    exact, state = FusionModel(model.config).state_dict(), model.state_dict()
+    for name in filter(is_constant, exact):  # the file may have been cast to half precision
+        if _same_but_rounded(exact[name], state[name], exact[name].dtype):
+            state[name].copy_(exact[name])
     return model
 
 

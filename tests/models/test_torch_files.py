@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.models.recognition import find_weights
 from altermoma_ray.models.state_files import StateFile, read_state
 from altermoma_ray.models.torch_files import StandIn, read_zip
 from altermoma_ray.storage import Location
@@ -306,6 +307,12 @@ def test_files_that_would_fill_the_memory(tmp_path):
     assert read(save({"weight": huge})).tensors["weight"].shape == (10**9, 10**9)
 
 
+def test_one_long_name_does_not_take_for_ever():
+    """Every part of a name may be the last of a prefix."""
+    found = read(save({"a." * 1_000_000 + "weight": torch.ones(1)}))
+    assert find_weights(found.tensors, ["fuser.0.weight"]) == []
+
+
 def edited(data: bytes, old: bytes, new: bytes) -> bytes:
     archive = zipfile.ZipFile(io.BytesIO(data))
     inside = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
@@ -381,6 +388,14 @@ OTHERS = {
     "big-endian": (
         lambda: edited_record(save({"weight": torch.ones(3)}), "byteorder", b"big"),
         "is written on a big-endian machine, which is not read; save it again on another",
+    ),
+    "web page": (
+        lambda: b"\n<!DOCTYPE html><html>Sign in</html>",
+        "is a web page and not the file itself; download",
+    ),
+    "Git LFS": (
+        lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n",
+        "is a pointer of Git LFS and not the file itself; run `git lfs pull` there",
     ),
     "json": (lambda: b'{"weights": 3}', "is no checkpoint: neither weights nor an index of shards with a `weight_map`"),
     "plain pickle": (
