@@ -24,6 +24,8 @@ _AVERAGED = re.compile(r"(^|[./_-])(ema|swa|avg|averaged?)([./_-]|$)|(^|[./_-])s
 _WRAPPERS = re.compile(r"(?<![^./])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of a name that PyTorch puts in its middle: compiled, sharded or recomputed submodules."""
 
+_MOST_SETS = 8
+"""Prefixes that are looked at, those with most names first."""
 _MOST_PARTS = 16
 """Parts, between dots, that a model's own names have at most."""
 
@@ -59,8 +61,8 @@ def find_weights(tensors: Mapping[str, Tensor], ours: Iterable[str], entries: Co
         names = {release.name(name): name for name in ours}
         needed = {theirs for theirs, name in names.items() if not is_optional(name)}
         prefixes = _prefixes(tensors, names)
-        most = max(prefixes.values(), default=0)
-        for prefix in (prefix for prefix, count in prefixes.items() if 2 * count > most):
+        likely = {prefix for prefix, _ in prefixes.most_common(_MOST_SETS)}
+        for prefix in filter(likely.__contains__, prefixes):
             found.append(_weight_set(tensors, release, prefix, needed, entries))
     best = max((weights.matches for weights in found), default=0)
     found = [weights for weights in found if weights.matches == best > 0]

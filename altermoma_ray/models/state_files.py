@@ -145,7 +145,7 @@ def _read_torch(data: bytes, location: Location) -> TorchFile:
         raise UserError(f"{location} is a gzip file; unpack it and give the file inside")
     if data.startswith(b"version https://git-lfs"):
         raise UserError(f"{location} is a pointer of Git LFS and not the file itself; run `git lfs pull` there")
-    if data.lstrip()[:1] == b"<":
+    if data[:256].lstrip()[:1] == b"<":
         raise UserError(f"{location} is a web page and not the file itself; download it again")
     if data[257:262] == b"ustar":
         raise UserError(

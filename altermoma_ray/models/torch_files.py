@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
@@ -170,6 +171,7 @@ class _Unpickler(pickle.Unpickler):
     """Every name that a pickle mentions passes :meth:`find_class`, and no module is looked into there."""
 
     def __init__(self, stream: io.BytesIO) -> None:
+        _check_memory(stream)
         super().__init__(stream, encoding="latin1")
         self.types: dict[str, torch.dtype] = {}
         self._classes: dict[tuple[str, str], type] = {}
@@ -201,6 +203,19 @@ class _Unpickler(pickle.Unpickler):
         key, _, _, *view = rest
         self.types.setdefault(str(key), first)
         return _Storage(first, str(key), view[0][1] if view and view[0] else 0)
+
+
+def _check_memory(stream: io.BytesIO) -> None:
+    """Look through a pickle's instructions for numbers of objects that Python would make room for at once.
+
+    Raises:
+        ValueError: there are more than the pickle's bytes can make, or the pickle is cut.
+    """
+    start = stream.tell()
+    for code, number, _ in pickletools.genops(stream):
+        if code.name.endswith("PUT") and number > stream.getbuffer().nbytes:
+            raise ValueError(f"object {number} in a smaller file")
+    stream.seek(start)
 
 
 class TorchFile:

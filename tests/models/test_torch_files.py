@@ -303,6 +303,9 @@ def test_files_that_would_fill_the_memory(tmp_path):
     names = b"".join(b"cm\nn%d\n0" % number for number in range(5000))
     with pytest.raises(UserError, match="is no checkpoint, or a damaged one"):
         read(packed(b"\x80\x02" + names + b"N.", archive=True))
+    for put in (b"r\xff\xff\xff\x7f", b"p2147483647\n"):  # Python would make room for as many objects
+        with pytest.raises(UserError, match="is no checkpoint, or a damaged one"):
+            read(packed(b"\x80\x02N" + put + b".", archive=True))
     huge = torch.ones(1).expand(10**9, 10**9)
     assert read(save({"weight": huge})).tensors["weight"].shape == (10**9, 10**9)
 
@@ -311,6 +314,11 @@ def test_one_long_name_does_not_take_for_ever():
     """Every part of a name may be the last of a prefix."""
     found = read(save({"a." * 1_000_000 + "weight": torch.ones(1)}))
     assert find_weights(found.tensors, ["fuser.0.weight"]) == []
+
+
+def test_many_prefixes_do_not_take_for_ever():
+    tensors = dict.fromkeys((f"x{number}.fuser.0.weight" for number in range(20_000)), torch.ones(1))
+    assert find_weights(tensors, ["fuser.0.weight"])[0].prefix == "x0."
 
 
 def edited(data: bytes, old: bytes, new: bytes) -> bytes:
