@@ -213,7 +213,7 @@ def _check_memory(stream: io.BytesIO) -> None:
     """
     start = stream.tell()
     for code, number, _ in pickletools.genops(stream):
-        if code.name.endswith("PUT") and number > stream.getbuffer().nbytes:
+        if code.name.endswith("PUT") and (number or 0) > stream.getbuffer().nbytes:
             raise ValueError(f"object {number} in a smaller file")
     stream.seek(start)
 

@@ -58,12 +58,9 @@ def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -
         raise UserError(_no_file(location))
     data = location.read_bytes()
     if is_safetensors(data) and not _is_of_others(data):
-        model = _load_own(location, config)
-    else:
-        file = read_state(data, location)
-        model = from_released(file.tensors, config, origin=str(location), entries=file.entries)
-    _check_numbers(model.state_dict(), str(location))
-    return model
+        return _load_own(location, config)
+    file = read_state(data, location)
+    return from_released(file.tensors, config, origin=str(location), entries=file.entries)
 
 
 def from_released(
@@ -78,7 +75,7 @@ def from_released(
         entries: names in the outermost dictionary of the file.
 
     Raises:
-        UserError: a tensor is missing, unknown or does not fit.
+        UserError: a tensor is missing, unknown, does not fit or holds what is no number.
     """
     model = FusionModel(config)
     ours = model.state_dict()
@@ -103,6 +100,7 @@ def from_released(
         name: _converted(name, ours[name], weights.tensors.get(theirs), release)
         for theirs, name in released_names.items()
     }
+    _check_numbers({theirs: converted[name] for theirs, name in released_names.items()}, origin)
     differing = [name for name in converted if is_constant(name) and not ours[name].equal(converted[name])]
     if differing:
         logger.warning("%s was made with other constants than model %r: %s", origin, config.name, _some(differing))
@@ -213,6 +211,7 @@ def _load_own(location: Location, config: ModelConfig) -> FusionModel:
     for name in filter(is_constant, exact):  # the file may have been cast to half precision
         if _same_but_rounded(exact[name], state[name], exact[name].dtype):
             state[name].copy_(exact[name])
+    _check_numbers(state, str(location))
     return model
 
 

@@ -265,7 +265,7 @@ def test_counters_and_constants_may_be_missing(ours, loaded):
 
 
 def broken(tensors: dict[str, Tensor], how: str) -> dict[str, Tensor]:
-    kernel, bias = MIT.name("decoder.backbone.blocks.0.0.weight"), MIT.name("fuser.1.bias")
+    kernel, bias = "encoders.camera.backbone.patch_embed.projection.weight", "fuser.1.bias"
     if how == "all":
         return {name: tensor * math.nan if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     if how == "some":
@@ -286,8 +286,8 @@ def broken(tensors: dict[str, Tensor], how: str) -> dict[str, Tensor]:
         ),
         (
             "some",
-            r"in 2 of \d{3} tensors \(fuser.1.bias has 1 NaN and 2 infinite of 48, "
-            r"decoder.backbone.blocks.0.0.weight has 1 NaN of [\d,]+\); its training had diverged: give a checkpoint",
+            r"in 2 of \d{3} tensors \(encoders.camera.backbone.patch_embed.projection.weight has 1 NaN of 1,536, "
+            r"fuser.1.bias has 1 NaN and 2 infinite of 48\); its training had diverged: give a checkpoint",
         ),
         ("overflow", r"in 1 of \d{3} tensors \(fuser.1.bias has 48 infinite of 48\); its training had diverged"),
     ],
