@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
@@ -70,6 +70,8 @@ class Location:
         """
         text = os.fspath(uri)
         address = without_credentials(text)
+        if "\0" in (unquote(text) if "://" in text else text):
+            raise UserError(f"cannot open {address!r}: it holds a null character; give a local path, s3:// or gs://")
         if "://" not in text:
             return cls(fs.LocalFileSystem(), Path(text).expanduser().absolute().as_posix())
         if address != text.rstrip("?&"):

@@ -179,6 +179,7 @@ def test_no_code_of_ours_runs_what_it_reads():
             name, given = ast.unparse(call.func), {word.arg: ast.unparse(word.value) for word in call.keywords}
             careless = name in CALLS or name.endswith(".extractall") or given.get("shell") == "True"
             careless |= name == "torch.load" and given.get("weights_only") != "True"
+            careless |= name in ("pickle.Unpickler", "super().find_class")  # these look names up in modules
             careless |= name in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False"
             if careless:
                 found.append(f"{file}:{call.lineno} {name}")

@@ -223,7 +223,7 @@ def plan_search(
     batch_size = recipe(config.name).batch_size
     if workers > batch_size:
         raise UserError(f"{workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
-    weights = load_weights(Location.parse(checkpoint or SHIPPED), config)
+    weights = load_weights(Location.parse(SHIPPED if checkpoint is None else checkpoint), config)
     sizes = _sizes(weights)
     totals = space.sparsity if parsed.searches_sparsity else (sparsity,)
     for total in sorted({task.setting.sparsity for task in grid}) or totals:

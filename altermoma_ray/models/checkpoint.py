@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.config import parse_configuration
 from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.models.state_files import shown
 from altermoma_ray.storage import Location
 
 FORMAT = "altermoma_ray/1"
@@ -54,11 +55,28 @@ def load_checkpoint(location: Location) -> tuple[FusionModel, dict[str, Any]]:
             f"{location} is no safetensors file or is damaged ({error}); give a checkpoint that `train` wrote"
         ) from error
     header = read_header(data)
-    if header.get("format") != FORMAT or "config" not in header:
-        raise UserError(f"{location} was not written by altermoma_ray: its header holds no configuration")
-    model = FusionModel(parse_configuration(header["config"], str(location)))
+    written = header.get("format", "")
+    if written != FORMAT and written.startswith(FORMAT.split("/")[0]):
+        raise UserError(
+            f"{location} was written by another version of altermoma_ray ({shown(written)}; this one reads {FORMAT}); "
+            "use that version, or write the checkpoint anew"
+        )
+    if written != FORMAT or "config" not in header:
+        raise UserError(
+            f"{location} was not written by altermoma_ray: its header holds no configuration; give a checkpoint that "
+            "`train` wrote"
+        )
+    config = parse_configuration(header["config"], str(location))
+    try:
+        metadata = json.loads(header.get("metadata", "{}"))
+        model = FusionModel(config)
+    except Exception as error:  # numbers that no layer can have fail anywhere in PyTorch
+        raise UserError(
+            f"{location} has a header that no model can be built from ({shown(str(error))}); it was edited or damaged: "
+            "copy it again, or give another checkpoint"
+        ) from error
     fit(model, tensors, str(location))
-    return model.eval(), json.loads(header.get("metadata", "{}"))
+    return model.eval(), metadata
 
 
 def read_header(data: bytes) -> dict[str, str]:
@@ -86,7 +104,14 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
         for name, value in expected.items()
         if name in tensors and tensors[name].shape != value.shape
     ]
+    problems += [
+        f"{name} holds {tensors[name].dtype} instead of {value.dtype}"
+        for name, value in expected.items()
+        if name in tensors and value.is_floating_point() and not tensors[name].is_floating_point()
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{origin} does not fit the model: {'; '.join(problems[:3])}{more}; check `--model`")
+        raise UserError(
+            f"{origin} does not fit the model: {'; '.join(map(shown, problems[:3]))}{more}; check `--model`"
+        )
     model.load_state_dict(dict(tensors))

@@ -283,7 +283,10 @@ def parse_configuration(text: str, origin: str) -> ModelConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "model"
-        raise UserError(f"{origin} holds no valid model configuration: {where}: {first['msg']}") from error
+        raise UserError(
+            f"{origin} holds no valid model configuration: {where}: {first['msg']}; it was written by another version "
+            "of altermoma_ray or edited: use that version, or another checkpoint"
+        ) from error
 
 
 def configuration(name: str) -> ModelConfig:

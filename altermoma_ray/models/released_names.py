@@ -103,6 +103,8 @@ class Release:
     def shapes(self, ours: str, tensor: Tensor) -> list[Size]:
         """The shapes that the released counterpart of our ``tensor`` may have."""
         shape = tensor.shape
+        if not self.rules:
+            return [shape]
         if _is_window_index(ours):
             return [Size([round(shape.numel() ** 0.5)] * 2)]
         if _is_sparse_kernel(tensor):
@@ -112,6 +114,8 @@ class Release:
     def convert(self, ours: str, tensor: Tensor, released: Tensor) -> Tensor:
         """A released tensor, of one of :meth:`shapes`, in layout and type of our ``tensor`` of name ``ours``."""
         released = released.to(tensor.dtype)
+        if not self.rules:
+            return released
         if _is_window_index(ours):
             return released.flatten()
         if _is_sparse_kernel(tensor):
@@ -125,9 +129,12 @@ class Release:
         return released
 
 
+OURS = Release(origin="altermoma_ray", rules=(), old_boxes=False)
+"""A bare ``state_dict()`` of our own model, laid out as it is."""
 MIT = Release(origin="mit-han-lab", rules=_MIT_RULES, old_boxes=True)
 MMDET3D = Release(origin="mmdetection3d", rules=_MIT_RULES + _MMDET3D_RULES, old_boxes=False)
 RELEASES = (MIT, MMDET3D)
+NAMINGS = (*RELEASES, OURS)
 
 
 def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,6 +145,11 @@ def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def is_constant(ours: str) -> bool:
     """Whether a tensor of our model follows from its configuration alone."""
     return _is_window_index(ours) or ours.endswith((".grid_step", ".grid_first_centre", ".grid_cells", ".frustum"))
+
+
+def is_optional(ours: str) -> bool:
+    """Whether a file may lack a tensor of our model: constants, and the counters that old versions did not keep."""
+    return is_constant(ours) or ours.endswith(".num_batches_tracked")
 
 
 def _is_window_index(ours: str) -> bool:

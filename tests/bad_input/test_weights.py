@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -70,6 +71,54 @@ def test_pickle_of_pythons_own(bench, check):
         "pickle of Python's own",
         bench.search("--checkpoint", bench.file("model.pkl", pickle.dumps(Payload(f"touch {bench.folder}/harm")))),
         r"model.pkl is a pickle that torch.save did not write, which is not read for safety;",
+    )
+
+
+def test_whole_model_instead_of_weights(bench, check):
+    torch.save({"epoch": 3, "model": torch.nn.Linear(2, 2)}, bench.folder / "whole.pth")
+    check(
+        "whole model instead of weights",
+        bench.search("--checkpoint", f"{bench.folder}/whole.pth"),
+        r"it holds a whole object of class \S+ under 'model'; save the weights alone with torch.save\(model.state",
+    )
+
+
+def test_weights_that_are_no_numbers(bench, check):
+    tensors = load_file(bench.checkpoint)
+    tensors["fuser.1.bias"] *= math.nan
+    save_file(tensors, bench.folder / "nan.safetensors", metadata=read_header(bench.checkpoint.read_bytes()))
+    check(
+        "weights that are no numbers",
+        bench.search("--checkpoint", f"{bench.folder}/nan.safetensors"),
+        r"that are no numbers, in 1 of \d+ tensors \(fuser.1.bias has 48 NaN of 48\); its training had diverged: give",
+    )
+
+
+def test_checkpoint_of_another_version(bench, check):
+    header = read_header(bench.checkpoint.read_bytes()) | {"format": "altermoma_ray/2"}
+    save_file(load_file(bench.checkpoint), bench.folder / "later.safetensors", metadata=header)
+    check(
+        "checkpoint of another version",
+        bench.search("--checkpoint", f"{bench.folder}/later.safetensors"),
+        r"was written by another version of altermoma_ray \(altermoma_ray/2; this one reads altermoma_ray/1\); use",
+    )
+
+
+def test_folder_as_checkpoint(bench, check):
+    (bench.folder / "run").mkdir()
+    (bench.folder / "run" / "last.pth").touch()
+    check(
+        "folder as checkpoint",
+        bench.search("--checkpoint", f"{bench.folder}/run"),
+        r"no checkpoint at \S+/run; give the path of a .safetensors or .pth file, such as last.pth in this folder$",
+    )
+
+
+def test_web_page_as_checkpoint(bench, check):
+    check(
+        "web page as checkpoint",
+        bench.search("--checkpoint", bench.file("page.pth", "<!DOCTYPE html><html>Sign in</html>")),
+        r"page.pth is a web page and not the file itself; download it again$",
     )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import safetensors.torch
 import torch
@@ -85,7 +87,62 @@ def test_pickle_is_not_read(model, location, tmp_path):
 
 def test_safetensors_of_another_project(location):
     location.write_bytes(safetensors.torch.save({"weight": torch.zeros(2)}))
-    with pytest.raises(UserError, match="was not written by altermoma_ray"):
+    with pytest.raises(UserError, match=r"was not written by altermoma_ray: .*; give a checkpoint that `train` wrote"):
+        load_checkpoint(location)
+
+
+def changed(**fields: object) -> dict[str, str]:
+    """A header whose configuration has other fields in its camera section."""
+    config = json.loads(configuration("bevfusion-mit-toy").model_dump_json())
+    config["camera"] |= fields
+    return {"format": "altermoma_ray/1", "config": json.dumps(config)}
+
+
+NO_MODEL = r"has a header that no model can be built from \(.*\); it was edited or damaged: copy it again, or give"
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            {"format": "altermoma_ray/2", "config": "{}"},
+            r"written by another version of altermoma_ray \(altermoma_ray/2; this one reads altermoma_ray/1\); use",
+        ),
+        ({"format": "altermoma_ray/1"}, "its header holds no configuration; give a checkpoint that `train` wrote"),
+        (
+            {"format": "altermoma_ray/1", "config": "{"},
+            "no valid model configuration: model: Invalid JSON: .*; it was",
+        ),
+        (
+            {"format": "altermoma_ray/1", "config": "null"},
+            "configuration: model: Input should be an object; it was",
+        ),
+        (
+            changed(later=3),
+            "configuration: camera.later: Extra inputs are not permitted; it was written by another version of "
+            "altermoma_ray or edited: use that version, or another checkpoint",
+        ),
+        (changed(embed=-1), NO_MODEL),
+        (changed(embed=0), NO_MODEL),
+        (changed(depth_bins=[1, 37, 0]), NO_MODEL),
+        (changed(depth_bins=[1, 37, 1e-12]), NO_MODEL),
+        (changed(neck=10**12), NO_MODEL),
+        (changed(neck=32), r"does not fit the model: encoders\S+ is \[64, .*\] instead of \[32, .*; check `--model`"),
+        (changed() | {"metadata": "{"}, NO_MODEL),
+    ],
+)
+def test_headers_of_other_versions_and_edited_ones(header, message, location, model):
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    location.write_bytes(safetensors.torch.save(tensors, metadata=header))
+    with pytest.raises(UserError, match=message) as said:
+        load_checkpoint(location)
+    assert "\n" not in str(said.value)
+
+
+def test_integers_are_no_weights(model, location):
+    write(location, model, lambda tensors: tensors.update({"fuser.1.bias": torch.zeros(48, dtype=torch.int64)}))
+    with pytest.raises(UserError, match=r"fuser.1.bias holds torch.int64 instead of torch.float32; check `--model`"):
         load_checkpoint(location)
 
 

@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
+from safetensors.torch import load, save
 from torch import Tensor
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.checkpoint import save_checkpoint
+from altermoma_ray.models.checkpoint import read_header, save_checkpoint
 from altermoma_ray.models.config import configuration
 from altermoma_ray.models.fusion import FusionModel
-from altermoma_ray.models.released_names import MIT, MMDET3D, RELEASES, Release
+from altermoma_ray.models.released_names import MIT, MMDET3D, RELEASES, Release, is_constant
 from altermoma_ray.models.weights import from_released, load_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.boxes import BevGrid, decode_boxes
@@ -303,8 +304,8 @@ def _saved(content: object) -> bytes:
         (_saved({"weight": torch.zeros(5000)})[:9000], "is no checkpoint, or a damaged one"),
         (pickle.dumps(Payload()), "is a pickle that torch.save did not write, which is not read for safety"),
         (_saved({"state_dict": {"weight": torch.zeros(1)}, "meta": Payload()}), r"more than weights \(\w+\.mkdir\)"),
-        (_saved([1, 2, 3]), "is a pickle, but not of weights by name"),
-        (_saved({"state_dict": {"weight": "heavy"}}), "is a pickle, but not of weights by name"),
+        (_saved([1, 2, 3]), "is a pickle, but not of weights by name: it holds a list of 3 items; save the weights"),
+        (_saved({"state_dict": {"weight": "heavy"}}), "is a pickle, but not of weights by name: it holds a dictionary"),
         (_saved({"resnet.conv.weight": torch.zeros(1)}), r"no BEVFusion weights \(its tensors: resnet.conv.weight\)"),
     ],
 )
@@ -317,6 +318,44 @@ def test_other_files_are_refused_and_never_executed(data, message, tmp_path, mon
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "owned").exists()
+
+
+def test_folders_say_what_is_in_them(tmp_path):
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    message = r"a .safetensors or .pth file, such as model.safetensors.index.json, model-00001\S+ in this folder$"
+    with pytest.raises(UserError, match=message):
+        load_weights(tmp_path, TOY)
+    (tmp_path / ".metadata").write_bytes(b"")
+    with pytest.raises(UserError, match=r"is a folder of torch.distributed.checkpoint; make one file of it with"):
+        load_weights(tmp_path, TOY)
+
+
+def test_a_shard_alone_asks_for_the_index(model, tmp_path):
+    torch.save(dict(list(released(model, MIT).items())[:50]), tmp_path / "pytorch_model-00001-of-00002.bin")
+    with pytest.raises(UserError, match=r"00002.bin does not fit .*; it is one of several shards: give their index$"):
+        load_weights(tmp_path / "pytorch_model-00001-of-00002.bin", TOY)
+
+
+def test_a_null_character_in_a_path():
+    for path in ("a\0b.pth", "file:///tmp/a%00b.pth"):
+        with pytest.raises(UserError, match=r"cannot open '.*': it holds a null character; give a local path"):
+            load_weights(path, TOY)
+
+
+def test_own_checkpoint_in_half_precision_keeps_constants(model, tmp_path):
+    """A tool that casts safetensors leaves the header as it is."""
+    save_checkpoint(Location.parse(tmp_path / "own.safetensors"), model, {})
+    data = (tmp_path / "own.safetensors").read_bytes()
+    half = {name: tensor.bfloat16() for name, tensor in load(data).items() if tensor.is_floating_point()}
+    (tmp_path / "half.safetensors").write_bytes(save(load(data) | half, metadata=read_header(data)))
+    loaded = load_weights(tmp_path / "half.safetensors", TOY).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        if is_constant(name):
+            assert torch.equal(loaded[name], tensor), name
+        else:
+            torch.testing.assert_close(loaded[name], tensor, rtol=1e-2, atol=1e-2)
 
 
 def test_missing_file_is_named(tmp_path):
