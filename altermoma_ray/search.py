@@ -18,13 +18,13 @@ from altermoma_ray.cli import (
 )
 from altermoma_ray.engine.dataset import DATASETS, find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search, resume_search
-from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.source import Part
 from altermoma_ray.engine.space import load_space
 from altermoma_ray.engine.workers import check_cluster
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.printing import print_table
 from altermoma_ray.tracking.tracker import Tracker
 

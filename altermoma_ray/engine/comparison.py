@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from altermoma_ray.engine.plan import Ablation, SearchPlan
-from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.trial import TrialTask, read_result
+from altermoma_ray.engine.trial import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.tracking.comparison import UNPRUNED
+from altermoma_ray.tracking.objective import Objective
 
 BETAS = tuple(0.25 * step for step in range(9))
 """β with α = 1 (AlterMOMA Fig. 4)."""
@@ -81,15 +81,19 @@ def champion_setting(plan: SearchPlan) -> PruningSetting:
     """What the best trial of a search did.
 
     Raises:
-        UserError: none of its trials has run to its end.
+        UserError: none of its trials has run to its end, or has an objective that is a finite number.
     """
-    job, objective = plan.trial_job(), Objective.parse(plan.objective)
-    results = [result for number in range(plan.trials) if (result := read_result(job, number)) is not None]
-    finished = [result for result in results if result.status == "finished"]
+    objective = Objective.parse(plan.objective)
+    finished = {result.number: result for result in plan.results() if result.status == "finished"}
     if not finished:
         raise UserError(f"search {plan.name!r} has no finished trial to compare; --resume it first")
-    best = max(finished, key=lambda result: (objective.values(result)[0], -result.number))
-    return PruningSetting.model_validate(best.configuration["setting"])
+    best = objective.best({number: objective.values(result) for number, result in finished.items()})
+    if best is None:
+        raise UserError(
+            f"search {plan.name!r} has no best trial to compare: {plan.objective} of its {len(finished)} finished "
+            "trials is no finite number; leave it out"
+        )
+    return PruningSetting.model_validate(finished[best].configuration["setting"])
 
 
 def grid(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from altermoma_ray.engine.dataset import DATASETS
 from altermoma_ray.engine.driver import check_undriven
 from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
-from altermoma_ray.engine.proposals import Grid, Objective, Proposals, Proposer
+from altermoma_ray.engine.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.space import SearchSpace
@@ -26,6 +26,7 @@ from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.models.weights import load_weights
 from altermoma_ray.pruning import check_ratio, group_weights, prunable_weights
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import without_credentials
 from altermoma_ray.tracking.tracker import check_name
@@ -189,7 +190,7 @@ def plan_search(
         model: named configuration; None for the toy on the synthetic set, else the published model.
         checkpoint: weights to prune; None for the shipped ones.
         space: what varies.
-        objective: see :meth:`altermoma_ray.engine.proposals.Objective.parse`.
+        objective: see :meth:`altermoma_ray.tracking.objective.Objective.parse`.
         sparsity: the total sparsity, where it is not an objective.
         trials: how many to run.
         seed: of everything drawn.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,57 +22,12 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trial import TrialTask, has_ended
-from altermoma_ray.errors import UserError
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-METRICS = ("map", "nds", "sparsity")
-"""What can be an objective, beside ``ap/<class>``; all are maximised."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a search maximises: one metric, or several for a Pareto search.
-
-    >>> Objective.parse("map,sparsity").is_pareto
-    True
-    """
-
-    names: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Objective:
-        """Read ``--objective``.
-
-        Raises:
-            UserError: a metric is unknown or named twice.
-        """
-        names = tuple(name.strip() for name in text.split(","))
-        unknown = [name for name in names if name not in METRICS and name.removeprefix("ap/") not in CLASSES]
-        if unknown or len(set(names)) < len(names):
-            raise UserError(
-                f"objective {text!r} must be distinct metrics out of {', '.join(METRICS)}, ap/<class>; "
-                f"for example map or map,sparsity"
-            )
-        return cls(names)
-
-    @property
-    def is_pareto(self) -> bool:
-        return len(self.names) > 1
-
-    @property
-    def searches_sparsity(self) -> bool:
-        """Whether the total sparsity is drawn for each trial instead of set."""
-        return "sparsity" in self.names
-
-    def values(self, result: TrialResult) -> list[float]:
-        """The objective's values of a finished trial."""
-        known = {**result.metrics, "sparsity": result.sparsity["total"]}
-        return [known[name] for name in self.names]
 
 
 class Proposer(Protocol):
@@ -137,6 +91,8 @@ class Proposals:
         seed: int,
     ) -> None:
         self._space, self._sizes, self._objective = space, dict(sizes), objective
+        self._metric = objective.metrics[0]
+        """What rungs compare."""
         self._sparsity = None if objective.searches_sparsity else sparsity
         self._rungs = 0 if objective.is_pareto else len(space.rungs)
         self._trials, self._lag, self._seed = trials, lag, seed
@@ -182,20 +138,20 @@ class Proposals:
     def _promotion(self, visible: int) -> _Leg | None:
         """The best trial that may go on from the highest rung; None when there is none."""
         for rung in reversed(range(self._rungs)):
-            values = {
-                leg.number: self._value_at(leg.number, rung)
+            gains = {
+                leg.number: self._metric.gain(self._value_at(leg.number, rung))
                 for leg in self._legs[:visible]
                 if (leg.until is None or leg.until >= rung) and len(self._results[leg.number].history) > rung
             }
-            best = sorted(values, key=lambda number: (-values[number], number))
-            for number in best[: int(len(values) / self._space.reduction)]:
-                if self._furthest[number] == rung and not _is_whole(self._results[number], rung):
+            best = sorted(gains, key=lambda number: (-gains[number], number))
+            for number in best[: int(len(gains) / self._space.reduction)]:
+                waits = self._furthest[number] == rung and not _is_whole(self._results[number], rung)
+                if waits and gains[number] > -math.inf:
                     return _Leg(number, rung + 1 if rung + 1 < self._rungs else None)
         return None
 
     def _value_at(self, number: int, rung: int) -> float:
-        value = self._results[number].history[rung].metrics[self._objective.names[0]]
-        return value if math.isfinite(value) else -math.inf
+        return self._objective.values(self._results[number], rung)[0]
 
     def _new_trial(self, visible: int) -> _Leg | None:
         number = len(self._settings)
@@ -210,7 +166,7 @@ class Proposals:
             return self._space.setting(draws, self._sizes, self._sparsity)  # the sampler cannot learn from it
         seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, self._trials // 4)))
-        study = optuna.create_study(directions=["maximize"] * len(self._objective.names), sampler=sampler)
+        study = optuna.create_study(directions=self._objective.directions, sampler=sampler)
         study.add_trials(self._seen(visible))
         if draws is not None:
             study.enqueue_trial(draws)
@@ -220,17 +176,22 @@ class Proposals:
         return setting
 
     def _seen(self, visible: int) -> list[FrozenTrial]:
-        """What the sampler learns: each trial as the visible legs left it. A failed one teaches nothing."""
+        """What the sampler learns: each trial as the visible legs left it.
+
+        A trial that failed, or whose objective is no finite number, teaches nothing: Optuna takes no NaN, and its own
+        samplers leave failed trials out.
+        """
         reached = {leg.number: leg.until for leg in self._legs[:visible] if leg.number in self._draws}
         seen = []
         for number, until in reached.items():
             result, (params, distributions) = self._results[number], self._draws[number]
             if until is None or _is_whole(result, until):
-                if result.status == "finished":
-                    values = self._objective.values(result)
+                values = self._objective.values(result)
+                if result.status == "finished" and self._objective.is_defined(values):
                     seen.append(create_trial(params=params, distributions=distributions, values=values))
             elif len(result.history) > until:
-                steps = {result.history[rung].step: self._value_at(number, rung) for rung in range(until + 1)}
+                gains = [self._metric.gain(self._value_at(number, rung)) for rung in range(until + 1)]
+                steps = {result.history[rung].step: self._metric.sign * gain for rung, gain in enumerate(gains)}
                 seen.append(
                     create_trial(
                         state=TrialState.PRUNED,

@@ -1,0 +1,34 @@
+"""A trial's figures as MLflow keeps them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from altermoma_ray.tracking.result import TrialResult
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+LONGEST_VALUE = 5000  # characters of a parameter or tag
+
+
+def as_text(value: object) -> str:
+    """A parameter's value as MLflow keeps it."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text[:LONGEST_VALUE]
+
+
+def trial_metrics(result: TrialResult) -> list[Metric]:
+    """Evaluations by step, the final one at the last step in place of that step's own, then what has no steps."""
+    from mlflow.entities import Metric
+
+    last = max((evaluation.step for evaluation in result.history), default=0)
+    values = {(key, entry.step): value for entry in result.history for key, value in entry.metrics.items()}
+    values |= {(key, last): value for key, value in result.metrics.items()}
+    values |= {(f"sparsity/{group}", 0): value for group, value in result.sparsity.items()}
+    values |= {(f"layer_sparsity/{layer}", 0): value for layer, value in result.layer_sparsity.items()}
+    values |= {(f"seconds/{stage}", 0): value for stage, value in result.seconds.items()}
+    counts = {"params_left": result.params_left, "params_total": result.params_total}
+    values |= {(key, 0): count for key, count in counts.items() if count is not None}
+    return [Metric(key, value, int(1000 * result.ended), step) for (key, step), value in values.items()]
