@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from altermoma_ray.engine.dataset import DATASETS
+from altermoma_ray.engine.distinct import number_of_settings
 from altermoma_ray.engine.driver import check_undriven
 from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
 from altermoma_ray.engine.proposals import Grid, Proposals, Proposer
@@ -67,6 +68,8 @@ class SearchPlan(BaseModel):
     """What a comparison varies of AlterMOMA; None compares criteria."""
     created: float = Field(default_factory=time.time)
     """Seconds since the epoch."""
+    repeat: bool | None = None
+    """Whether settings may be run again, see :class:`altermoma_ray.engine.proposals.Proposals`; None in older plans."""
     lag: int = Field(default=0, ge=0)
     """See :mod:`altermoma_ray.engine.proposals`; 0 until the cluster is known."""
 
@@ -148,6 +151,7 @@ class SearchPlan(BaseModel):
             trials=self.trials,
             lag=self.lag,
             seed=self.seed,
+            repeat=self.repeat,
         )
 
 
@@ -172,6 +176,7 @@ def plan_search(
     objective: str = "map",
     sparsity: float,
     trials: int,
+    repeat: bool = False,
     seed: int = 0,
     workers: int = 1,
     gpus_per_worker: float = 0.0,
@@ -192,7 +197,8 @@ def plan_search(
         space: what varies.
         objective: see :meth:`altermoma_ray.tracking.objective.Objective.parse`.
         sparsity: the total sparsity, where it is not an objective.
-        trials: how many to run.
+        trials: how many to run; the plan has fewer where the space has fewer different settings.
+        repeat: run so many all the same, settings again with other seeds.
         seed: of everything drawn.
         workers: Ray Train workers of one trial.
         gpus_per_worker: GPUs of each.
@@ -225,6 +231,8 @@ def plan_search(
     totals = space.sparsity if parsed.searches_sparsity else (sparsity,)
     for total in sorted({task.setting.sparsity for task in grid}) or totals:
         _check_sparsity(total, sizes, layers=len(prunable_weights(weights)))
+    if not grid and not repeat:
+        trials = number_of_settings(space, sizes, None if parsed.searches_sparsity else sparsity, trials)
     stored, digest = _store(weights, storage)
     return SearchPlan(
         name=name or _free_name(f"{dataset}-compare" if grid else dataset, taken),
@@ -238,6 +246,7 @@ def plan_search(
         objective=objective,
         sparsity=sparsity,
         trials=len(grid) or trials,
+        repeat=repeat,
         grid=tuple(grid),
         ablation=ablation,
         seed=seed,

@@ -9,10 +9,15 @@ What is proposed is a leg: a trial, and the rung it goes to. Legs run side by si
 search reproducible, and a resumed search equal to an undisturbed one, what leg n is never depends on that order: it
 follows from the results of legs 0 ... n − lag, all of which must have ended, and from nothing else. Replaying the
 results of a stopped search therefore proposes the same legs again.
+
+Two trials of one setting and one seed find the same. A setting that was proposed before is therefore drawn again, and
+where the sampler insists on it, taken out of those that are left (:mod:`altermoma_ray.engine.distinct`). A search that
+was asked to repeat settings runs them again with another seed each time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -22,12 +27,16 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from altermoma_ray.engine import distinct
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trial import TrialTask, has_ended
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_ATTEMPTS = 100
+"""How often a setting is drawn until it is one that has not come before: first by TPE, then at random."""
 
 
 class Proposer(Protocol):
@@ -77,6 +86,8 @@ class Proposals:
         trials: how many to propose.
         lag: leg n waits for the legs up to n − lag. At least the number of legs that run side by side.
         seed: of the sampler.
+        repeat: whether a setting may come again, with a seed of its own each time. None, as plans of before have it,
+            lets it come again with the same seed.
     """
 
     def __init__(
@@ -89,14 +100,18 @@ class Proposals:
         trials: int,
         lag: int,
         seed: int,
+        repeat: bool | None = None,
     ) -> None:
         self._space, self._sizes, self._objective = space, dict(sizes), objective
         self._metric = objective.metrics[0]
         """What rungs compare."""
         self._sparsity = None if objective.searches_sparsity else sparsity
         self._rungs = 0 if objective.is_pareto else len(space.rungs)
-        self._trials, self._lag, self._seed = trials, lag, seed
+        self._lag, self._seed, self._repeat = lag, seed, repeat
+        self._trials = distinct.number_of_settings(space, sizes, self._sparsity, trials) if repeat is False else trials
         self._settings: list[PruningSetting] = []
+        self._keys: list[str] = []
+        """Of the settings, see :func:`altermoma_ray.engine.distinct.key`."""
         self._draws: dict[int, tuple[dict[str, object], dict[str, BaseDistribution]]] = {}
         self._legs: list[_Leg] = []
         self._furthest: dict[int, int | None] = {}
@@ -124,7 +139,10 @@ class Proposals:
             return None
         self._legs.append(leg)
         self._furthest[leg.number] = leg.until
-        return TrialTask(number=leg.number, setting=self._settings[leg.number], until=leg.until)
+        before, own = self._keys[: leg.number], self._keys[leg.number]
+        times = before.count(own) if self._repeat else 0
+        seed = (self._seed + times) % 2**32 if times else None
+        return TrialTask(number=leg.number, setting=self._settings[leg.number], until=leg.until, seed=seed)
 
     def _have_ended(self, visible: int) -> bool:
         while self._ended < visible:
@@ -157,19 +175,42 @@ class Proposals:
         number = len(self._settings)
         if number == self._trials:
             return None
-        self._settings.append(self._suggest(number, visible))
+        setting = self._suggest(number, visible)
+        self._keys.append(distinct.key(setting))
+        self._settings.append(setting)
         return _Leg(number, 0 if self._rungs and number > 0 else None)
 
     def _suggest(self, number: int, visible: int) -> PruningSetting:
         draws = self._space.published(self._sparsity) if number == 0 else None
         if draws is not None and not self._space.holds(draws):
             return self._space.setting(draws, self._sizes, self._sparsity)  # the sampler cannot learn from it
-        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, self._trials // 4)))
+        seen = self._seen(visible)
+        for attempt in range(_ATTEMPTS):
+            setting = self._draw(number, attempt, seen, draws)
+            if self._repeat is not False or distinct.key(setting) not in self._keys:
+                return setting
+        with contextlib.suppress(distinct.EndlessError):
+            for draws, left in distinct.settings(self._space, self._sizes, self._sparsity):
+                if distinct.key(left) not in self._keys:
+                    return self._draw(number, 0, seen, draws)
+        return setting  # of an endless space whose settings hardly differ
+
+    def _draw(
+        self, number: int, attempt: int, seen: Sequence[FrozenTrial], draws: Mapping[str, object] | None = None
+    ) -> PruningSetting:
+        """Ask a sampler that has seen these trials for a setting, or have it note ``draws`` as its own."""
+        words = (self._seed, number, attempt) if attempt else (self._seed, number)
+        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
+        startup = max(4, min(10, self._trials // 4))
+        sampler = (
+            optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+            if attempt < _ATTEMPTS // 10
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
         study = optuna.create_study(directions=self._objective.directions, sampler=sampler)
-        study.add_trials(self._seen(visible))
+        study.add_trials(seen)
         if draws is not None:
-            study.enqueue_trial(draws)
+            study.enqueue_trial(dict(draws))
         trial = study.ask()
         setting = self._space.suggest(trial, self._sizes, self._sparsity)
         self._draws[number] = dict(trial.params), dict(trial.distributions)

@@ -10,7 +10,6 @@ Every call may be repeated: what is there already is neither logged nor register
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import time
