@@ -127,6 +127,31 @@ def resumes(options: argparse.Namespace, storage: Location) -> bool:
     return there
 
 
+def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of a plan, defaults left out, by the options' names.
+
+    Args:
+        parser: of the command.
+        options: the command line, parsed.
+
+    Raises:
+        UserError: the space file does not define a space.
+    """
+    from altermoma_ray.engine.dataset import DATASETS  # bring in Ray, which a mere leaderboard does without
+    from altermoma_ray.engine.space import load_space
+
+    blank = argparse.Namespace(**dict.fromkeys(vars(options)))
+    found = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
+    for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri"):  # these only say which one is meant
+        found.pop(option, None)
+    found["dataset"] = DATASETS.get(found["dataset"], found["dataset"])
+    if "dataroot" in found:
+        found["dataroot"] = str(Location.parse(found["dataroot"]))
+    if "space" in found:
+        found["space"] = load_space(None, found["space"])
+    return found
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options of all that prunes: the model, how, and where it is logged."""
     parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")

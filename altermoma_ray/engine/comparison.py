@@ -28,6 +28,7 @@ LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
 """Of the reactivation."""
 SCORING_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Batches of D."""
+_SEARCH_LABEL = "search "
 
 
 def criteria_settings(space: SearchSpace, criteria: Sequence[str], sparsities: Sequence[float]) -> list[PruningSetting]:
@@ -94,6 +95,25 @@ def champion_setting(plan: SearchPlan) -> PruningSetting:
             "trials is no finite number; leave it out"
         )
     return PruningSetting.model_validate(finished[best].configuration["setting"])
+
+
+def search_label(name: str) -> str:
+    """What a comparison calls the best trial of a search."""
+    return f"{_SEARCH_LABEL}{name}"
+
+
+def compared(plan: SearchPlan) -> dict[str, Any]:
+    """What a comparison was started with, by those options of its command that are no field of its plan."""
+    own = [task for task in plan.grid if task.label is None and task.setting.criterion != UNPRUNED]
+    labels = dict.fromkeys(task.label for task in plan.grid if task.label is not None)
+    return {
+        "criteria": list(dict.fromkeys(task.setting.criterion for task in own)),
+        "sparsities": list(dict.fromkeys(task.setting.sparsity for task in own)),
+        "seeds": len({task.seed for task in plan.grid}),
+        "budget": list(dict.fromkeys(task.fine_tune_epochs for task in plan.grid)),
+        "ablate": plan.ablation,
+        "search": [label.removeprefix(_SEARCH_LABEL) for label in labels],
+    }
 
 
 def grid(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -139,6 +139,11 @@ class SearchPlan(BaseModel):
         fields = self.model_dump(mode="json", exclude={"space", "source", "sizes", "grid"})
         return fields | {"dataroot": self.source.dataroot, "version": self.source.version}
 
+    @property
+    def drawn_sparsity(self) -> float | None:
+        """The total sparsity of all trials; None where each draws its own."""
+        return None if Objective.parse(self.objective).searches_sparsity else self.sparsity
+
     def proposer(self) -> Proposer:
         """Where the trials come from, from the first one on."""
         if self.grid:
@@ -258,7 +263,12 @@ def plan_search(
 
 
 def resume_search(
-    storage: Location, name: str | None, asked: Mapping[str, Any] = MappingProxyType({}), *, compares: bool = False
+    storage: Location,
+    name: str | None,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    compares: bool = False,
+    told: Callable[[SearchPlan], Mapping[str, Any]] = lambda plan: {},
 ) -> SearchPlan:
     """The plan of a search that was started before.
 
@@ -267,6 +277,7 @@ def resume_search(
         name: of the search; None for the latest one.
         asked: options that the user gave again, by the names of :func:`plan_search`.
         compares: whether a comparison is meant.
+        told: what a plan was started with, by options that are no field of it.
 
     Raises:
         UserError: there is no such search, it is of the other kind, another process drives it, or an option says
@@ -284,23 +295,37 @@ def resume_search(
         raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
     plan = max(plans, key=lambda plan: plan.created)
     check_undriven(plan.folder)
-    _refuse_changes(plan, {**asked, "storage": str(storage)})
+    _refuse_changes(plan, {**asked, "storage": str(storage)}, told(plan))
     return plan
 
 
-def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any]) -> None:
-    planned = {**dict(plan), **dict(plan.source), "dataset": plan.dataset}
+def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    planned = {**dict(plan), **dict(plan.source), "dataset": plan.dataset, **told}
     for option, value in asked.items():
         if option == "checkpoint":
             same = _digest(load_weights(Location.parse(value), configuration(plan.model))) == plan.checkpoint_hash
+        elif option == "trials" and plan.repeat is False:  # the plan holds what is left of them
+            same = number_of_settings(plan.space, plan.sizes, plan.drawn_sparsity, value) == plan.trials
+        elif isinstance(value, list):
+            same = set(planned[option]) == set(value)
         else:
             same = planned[option] == value
         if not same:
-            was = "" if option in ("checkpoint", "space") else f" {planned[option]}"
+            kind = "comparison" if plan.grid else "search"
             raise UserError(
-                f"search {plan.name!r} was started with another --{option.replace('_', '-')}{was}; "
-                "to --resume it leave that option out, or start a new search"
+                f"{kind} {plan.name!r} was started "
+                f"{_started_with(option, planned[option])}; to --resume it leave that option out, or start a new {kind}"
             )
+
+
+def _started_with(option: str, planned: object) -> str:
+    """An option of a plan, in the words of a refusal."""
+    name = f"--{option.replace('_', '-')}"
+    if planned is None or planned is False or planned == []:
+        return f"without {name}"
+    if option in ("checkpoint", "space"):  # a hash, and a page of text
+        return f"with another {name}"
+    return f"with another {name} {','.join(map(str, planned)) if isinstance(planned, list) else planned}"
 
 
 def _check_sparsity(total: float, sizes: Mapping[str, int], *, layers: int) -> None:
