@@ -21,13 +21,13 @@ from altermoma_ray.tracking.objective import Objective
 BETAS = tuple(0.25 * step for step in range(9))
 """β with α = 1 (AlterMOMA Fig. 4)."""
 RESIDUAL_BETAS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
-"""The same for :class:`altermoma_ray.pruning.criteria.ResidualAlterMOMA`; below 0 is the control."""
+"""β of :class:`altermoma_ray.pruning.criteria.ResidualAlterMOMA` with α = 1; values below 0 are a control."""
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""B."""
+"""Values of B, the number of reactivation steps."""
 LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
-"""Of the reactivation."""
+"""Learning rates of the reactivation."""
 SCORING_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-"""Batches of D."""
+"""Numbers of batches in D, the scoring data."""
 _SEARCH_LABEL = "search "
 
 
@@ -91,8 +91,8 @@ def champion_setting(plan: SearchPlan) -> PruningSetting:
     best = objective.best({number: objective.values(result) for number, result in finished.items()})
     if best is None:
         raise UserError(
-            f"search {plan.name!r} has no best trial to compare: {plan.objective} of its {len(finished)} finished "
-            "trials is no finite number; leave it out"
+            f"search {plan.name!r} has no best trial to compare: none of its {len(finished)} finished trials has a "
+            f"finite {plan.objective}; leave it out of --search"
         )
     return PruningSetting.model_validate(finished[best].configuration["setting"])
 

@@ -288,7 +288,7 @@ def resume_search(
     if name is not None and names:
         plans = [SearchPlan.load(storage, name)]
         if bool(plans[0].grid) != compares:
-            raise UserError(f"{name!r} is a {other}; go on with it by python -m altermoma_ray.{command} --resume")
+            raise UserError(f"{name!r} is a {other}; go on with it: python -m altermoma_ray.{command} --resume")
     else:
         plans = [plan for plan in (SearchPlan.load(storage, known) for known in names) if bool(plan.grid) == compares]
     if not plans:
