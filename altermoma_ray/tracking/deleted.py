@@ -24,7 +24,8 @@ def check_active(store: Store, experiment: Experiment) -> None:
     number = experiment.experiment_id
     remove = "have it removed for good by mlflow gc on the server"
     if not store.uri.startswith("http"):
-        remove = f"remove it for good: mlflow gc --backend-store-uri {_shown(store)} --experiment-ids {number}"
+        places = f"--tracking-uri {_shown(store)} --backend-store-uri {_shown(store)}"  # gc wants both
+        remove = f"remove it for good: mlflow gc {places} --experiment-ids {number}"
     raise UserError(
         f"experiment {experiment.name!r} was deleted in {store.name}; restore it: MLFLOW_TRACKING_URI={_shown(store)} "
         f"mlflow experiments restore --experiment-id {number}, or {remove}"
