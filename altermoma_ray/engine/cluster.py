@@ -16,6 +16,7 @@ import grpc
 from ray._private.services import get_ray_address_from_environment
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
 
 _ANSWER_SECONDS = 5
 _SHORT = "/tmp"
@@ -49,7 +50,7 @@ def check_cluster() -> None:
             "python -m jobs.submit, set HOST:PORT of the cluster (port 6379 unless it was started with another), or "
             "unset the variable to run on this machine"
         )
-    if "://" in address:
+    if address.startswith("ray://"):
         raise UserError(
             f"RAY_ADDRESS={address} is for Ray's client, from which no search can be driven; set HOST:PORT of the "
             "cluster (port 6379 unless it was started with another) on one of its nodes, or submit this command with "
@@ -64,7 +65,7 @@ def check_cluster() -> None:
         if address == "auto":
             return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) >= 2**16:
+    if not host or "://" in host or not port.isdecimal() or int(port) >= 2**16:
         raise UserError(
             f"RAY_ADDRESS={address} is no address of a cluster; set HOST:PORT (port 6379 unless it was started with "
             "another), auto for a cluster on this machine, or unset the variable"
@@ -94,12 +95,17 @@ def session_folder() -> str | None:
     """The folder for a session of Ray on this machine; None where Ray's own choice is short enough for its sockets.
 
     Raises:
-        UserError: ``RAY_TMPDIR`` is too long, or ``TMPDIR`` is and there is no short folder to take in its place.
+        UserError: the folder cannot be written or its name is too long; a ``TMPDIR`` that is too long is passed over
+            where there is a short folder to take in its place.
     """
     longest = _LONGEST_SOCKET - _OF_RAY
     name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     folder = os.environ.get(name, _SHORT)
     if _length(folder) <= longest:
+        try:
+            Location.parse(folder).check_writable()
+        except UserError as error:
+            raise UserError(f"Ray cannot work in {name}={folder}: {error}") from error
         return None
     if name == "TMPDIR" and os.access(_SHORT, os.W_OK):
         return _SHORT
