@@ -121,16 +121,18 @@ def _parser() -> argparse.ArgumentParser:
     add_data_options(parser)
     add_plan_options(parser, "comparison")
     add_worker_options(parser, workers_help="Ray Train workers of each trial (default: 1, in a reused process)")
-    parser.add_argument("--criteria", type=listed(str), help="which, by commas (default: all)")
+    parser.add_argument("--criteria", type=listed(str), help="criteria to compare, separated by commas (default: all)")
     parser.add_argument(
         "--sparsities",
         type=listed(ratio),
         default=[0.8, 0.85, 0.9, 0.95],
-        help="(default: 0.8,0.85,0.9,0.95)",
+        help="shares of weights to remove, separated by commas (default: 0.8,0.85,0.9,0.95)",
     )
-    parser.add_argument("--seeds", type=positive_int, default=3, help="how many (default: 3)")
     parser.add_argument(
-        "--budget", type=listed(positive), help="epochs of fine-tuning, one or several by commas (default: the space's)"
+        "--seeds", type=positive_int, default=3, help="how many seeds each setting is run with (default: 3)"
+    )
+    parser.add_argument(
+        "--budget", type=listed(positive), help="epochs of fine-tuning, separated by commas (default: the space's)"
     )
     parser.add_argument("--ablate", choices=get_args(Ablation), help="vary a part of AlterMOMA, not the criterion")
     parser.add_argument(

@@ -86,14 +86,18 @@ def _parser() -> argparse.ArgumentParser:
     add_data_options(parser)
     add_plan_options(parser, "search")
     add_worker_options(parser, workers_help="Ray Train workers of each trial (default: 1, in a reused process)")
-    parser.add_argument("--trials", type=positive_int, default=8, help="how many (default: 8)")
+    parser.add_argument("--trials", type=positive_int, default=8, help="how many trials to run (default: 8)")
     parser.add_argument(
         "--repeat",
         action="store_true",
-        help="run so many trials even if the space has fewer settings: a setting that comes again gets another seed",
+        help="run all trials even if the space has fewer settings; a setting that comes again gets another seed",
     )
     parser.add_argument("--sparsity", type=ratio, help=f"share of weights to remove (default: {SPARSITY})")
-    parser.add_argument("--objective", default="map", help="metric, or several for a Pareto search: map,sparsity")
+    parser.add_argument(
+        "--objective",
+        default="map",
+        help="metric to optimise (default: map), or several for a Pareto search: map,sparsity",
+    )
     parser.add_argument(
         "--validation-part", choices=get_args(Part), default="all", help="validation scenes to search on (default: all)"
     )

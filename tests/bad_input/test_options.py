@@ -337,7 +337,8 @@ def test_an_experiment_deleted_in_mlflow(bench, check, complaint):
     client.delete_experiment(number)
     pattern = r"experiment 'altermoma-nuscenes-bevfusion-mit-toy' was deleted in sqlite:.*mlflow.db; restore it: MLFLOW"
     check("experiment deleted in MLflow", bench.search("--name", "second"), pattern, TRACKED)
-    assert re.search(pattern, complaint(["leaderboard", "first", *bench.stored()]))
+    for line in (["leaderboard", "first", *bench.stored()], ["report", "redundancy", *bench.search()[1:]]):
+        assert re.search(pattern, complaint(line))
     bench.plan("planned")
     assert re.search(pattern, complaint(["search", "nusc", *bench.stored("--resume")]))
     client.restore_experiment(number)
@@ -347,6 +348,14 @@ def test_an_experiment_deleted_in_mlflow(bench, check, complaint):
         ["leaderboard", "first", *bench.stored()],
         r"search 'first' was deleted in sqlite:.*; restore it: .* mlflow runs restore --run-id \w+, or log it again",
         (*TRACKED, *PLANNED),
+    )
+
+
+def test_a_list_without_a_value(bench, check):
+    check(
+        "list without a value",
+        ["compare", *bench.search("--sparsities", ",")[1:]],
+        r"argument --sparsities: must have a value, or several between commas, but got ','; see --help$",
     )
 
 
