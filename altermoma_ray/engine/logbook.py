@@ -17,7 +17,7 @@ from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.objective import Objective
+from altermoma_ray.tracking.objective import METRICS, Objective
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import TrackingError, default_uri
 from altermoma_ray.tracking.tracker import Tracker
@@ -34,7 +34,7 @@ class OnlyInStorage(TrackingError):
         line = ["python", "-m", "altermoma_ray.leaderboard", plan.name, "--sync", "--storage", str(storage)]
         if store.uri != default_uri(storage):
             line += ["--tracking-uri", store.name]
-        search = f"search {plan.name!r}"
+        search = f"{'comparison' if plan.grid else 'search'} {plan.name!r}"
         what = {
             0: f"{search} is complete in storage and only its end is missing in MLflow",
             1: f"1 trial of {search} is only in storage",
@@ -58,7 +58,8 @@ class Logbook:
     def __init__(self, plan: SearchPlan, tracker: Tracker, *, resume: bool) -> None:
         self._plan, self._tracker, self._resume = plan, tracker, resume
         self._job, self._objective = plan.trial_job(), Objective.parse(plan.objective)
-        self._shown = Objective(tuple(metric for metric in self._objective.metrics if metric.name != "sparsity"))
+        shown = [metric for metric in self._objective.metrics if metric.name != "sparsity"]
+        self._shown = Objective(tuple(shown or METRICS[:1]))
         """What a trial's line tells beside the sparsity."""
         self._parent: str | None = None
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()

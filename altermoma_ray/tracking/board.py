@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 TRIAL_TAG = "altermoma.trial"
 STATUS_TAG = "altermoma.status"
+CHAMPION_TAG = "altermoma.champion"
+"""On a search's run: its champion's run id. On the champion's run: the version that it is registered as."""
+RULE_TAG = "altermoma.champion_rule"
+"""On a search's run: how its champion was chosen, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,15 @@ class Champion:
     """Of the registered model, such as ``version 1``; empty once another search has the champion."""
     rule: str
     """How the trial was chosen, in words."""
+
+
+def champion_of(search: Run, trials: Sequence[Run]) -> Champion | None:
+    """The registered champion of a search; None where it has none, or its run was deleted."""
+    run_id = search.data.tags.get(CHAMPION_TAG, "")
+    tags = {str(run.info.run_id): run.data.tags for run in trials}.get(run_id)
+    if tags is None:
+        return None
+    return Champion(int(tags[TRIAL_TAG]), run_id, tags.get(CHAMPION_TAG, ""), search.data.tags.get(RULE_TAG, ""))
 
 
 def metric_key(objective: str) -> str:

@@ -47,11 +47,13 @@ def check_not_deleted(store: Store, prefix: str, tag: str, name: str | None) -> 
     from mlflow.entities import ViewType
 
     experiments = store.client.search_experiments(ViewType.ALL, filter_string=f"name LIKE '{prefix}%'")
-    wanted = f"tags.`{tag}` != ''" if name is None else f"tags.`{tag}` = '{name}'"
     known = {experiment.experiment_id: experiment for experiment in experiments}
-    for run in store.client.search_runs(list(known), wanted, ViewType.DELETED_ONLY, max_results=1) if known else []:
-        check_active(store, known[run.info.experiment_id])
+    runs = store.client.search_runs(list(known), f"tags.`{tag}` != ''", ViewType.DELETED_ONLY) if known else []
+    for run in runs:
         search, run_id = run.data.tags[tag], run.info.run_id
+        if name not in (None, search):
+            continue
+        check_active(store, known[run.info.experiment_id])
         raise UserError(
             f"search {search!r} was deleted in {store.name}; restore it: MLFLOW_TRACKING_URI={_shown(store)} "
             f"mlflow runs restore --run-id {run_id}, or log it again out of storage: "

@@ -1,15 +1,17 @@
-"""A trial's figures as MLflow keeps them."""
+"""A trial as MLflow keeps it: its figures, and whether its run is complete."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from altermoma_ray.tracking.result import TrialResult
+from altermoma_ray.tracking.board import STATUS_TAG
+from altermoma_ray.tracking.result import Status, TrialResult
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
 
+RUN_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 LONGEST_VALUE = 5000  # characters of a parameter or tag
 
 
@@ -32,3 +34,9 @@ def trial_metrics(result: TrialResult) -> list[Metric]:
     counts = {"params_left": result.params_left, "params_total": result.params_total}
     values |= {(key, 0): count for key, count in counts.items() if count is not None}
     return [Metric(key, value, int(1000 * result.ended), step) for (key, step), value in values.items()]
+
+
+def is_complete(run: Run, ended: Status | None) -> bool:
+    """Whether a trial's run was logged to its end, and tells what the trial ended as (None: whatever it tells)."""
+    status = cast(Status, run.data.tags.get(STATUS_TAG))
+    return run.info.status == RUN_STATUS.get(status) and ended in (None, status)

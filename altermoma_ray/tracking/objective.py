@@ -44,16 +44,15 @@ class Metric:
         return self.sign * value if math.isfinite(value) else -math.inf
 
 
-METRICS = {
-    metric.name: metric for metric in (Metric("map", "mAP"), Metric("nds", "NDS"), Metric("sparsity", "sparsity"))
-}
+METRICS = (Metric("map", "mAP"), Metric("nds", "NDS"), Metric("sparsity", "sparsity"))
 """What can be an objective, beside ``ap/<class>``."""
 
 
 def metric_of(name: str) -> Metric:
     """The metric of a name; one that is not known here is taken to be better when it is higher."""
     kind, _, label = name.partition("/")
-    return METRICS.get(name) or Metric(name, f"AP of {label}" if kind == "ap" else name)
+    known = {metric.name: metric for metric in METRICS}
+    return known.get(name) or Metric(name, f"AP of {label}" if kind == "ap" else name)
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,11 @@ class Objective:
             UserError: a metric is unknown or named twice.
         """
         names = tuple(name.strip() for name in text.split(","))
-        unknown = [name for name in names if name not in METRICS and name.removeprefix("ap/") not in CLASSES]
-        if unknown or len(set(names)) < len(names):
+        known = [metric.name for metric in METRICS]
+        offered = {*known, *(f"ap/{name}" for name in CLASSES)}
+        if not offered.issuperset(names) or len(set(names)) < len(names):
             raise UserError(
-                f"objective {text!r} must be distinct metrics out of {', '.join(METRICS)}, ap/<class>; "
+                f"objective {text!r} must be distinct metrics out of {', '.join(known)}, ap/<class>; "
                 f"for example map or map,sparsity"
             )
         return cls(tuple(map(metric_of, names)))

@@ -15,20 +15,29 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking import artifacts as files
-from altermoma_ray.tracking.board import STATUS_TAG, TRIAL_TAG, Champion, Row, rank_runs
+from altermoma_ray.tracking.board import (
+    CHAMPION_TAG,
+    RULE_TAG,
+    STATUS_TAG,
+    TRIAL_TAG,
+    Champion,
+    Row,
+    champion_of,
+    rank_runs,
+)
 from altermoma_ray.tracking.deleted import check_active, check_not_deleted
-from altermoma_ray.tracking.figures import LONGEST_VALUE, as_text, trial_metrics
+from altermoma_ray.tracking.figures import LONGEST_VALUE, RUN_STATUS, as_text, is_complete, trial_metrics
 from altermoma_ray.tracking.pictures import search_picture
 from altermoma_ray.tracking.result import Status, TrialResult
 from altermoma_ray.tracking.store import Store, open_store
-from altermoma_ray.tracking.view import CHAMPION_TAG, RULE_TAG, saved_view
+from altermoma_ray.tracking.view import saved_view
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -38,7 +47,6 @@ _SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.object
 _PARENT_TAG = "mlflow.parentRunId"
 _EXPERIMENT_PREFIX = "altermoma-"
 _REFERENCE_PREFIX = "reference/"
-_RUN_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
 _PAGE_SIZE = 1000  # runs in one answer
 
@@ -168,7 +176,7 @@ class Tracker:
         with self._store.reported():
             search = self._client.get_run(parent)
             for run in self._trials(search, result.number):
-                if _is_complete(run, result.status):
+                if is_complete(run, result.status):
                     return str(run.info.run_id)
                 self._client.delete_run(run.info.run_id)
             tags = {_PARENT_TAG: parent, TRIAL_TAG: str(result.number), STATUS_TAG: result.status}
@@ -187,7 +195,7 @@ class Tracker:
             with self._store.reported():
                 self._log(run_id, metrics=trial_metrics(result), params=result.params)
                 self._client.log_artifacts(run_id, str(folder))
-                self._client.set_terminated(run_id, _RUN_STATUS[result.status], int(1000 * result.ended))
+                self._client.set_terminated(run_id, RUN_STATUS[result.status], int(1000 * result.ended))
         return run_id
 
     def sweep(self, parent: str, ended: Mapping[int, Status]) -> dict[int, str]:
@@ -203,7 +211,7 @@ class Tracker:
         with self._store.reported():
             for run in self._trials(self._client.get_run(parent)):
                 number = int(run.data.tags[TRIAL_TAG])
-                if number not in left and _is_complete(run, ended.get(number)):
+                if number not in left and is_complete(run, ended.get(number)):
                     left[number] = str(run.info.run_id)
                 else:
                     self._client.delete_run(run.info.run_id)
@@ -215,7 +223,7 @@ class Tracker:
             files.write_files(Path(folder), contents)
             self._client.log_artifacts(run_id, folder)
 
-    def register_champion(self, parent: str, run_id: str, *, rule: str = "") -> int:
+    def register_champion(self, parent: str, run_id: str, *, rule: str | None = None) -> int:
         """Make a trial's model the newest version of ``altermoma-<dataset>-<model>`` and its champion.
 
         Args:
@@ -236,8 +244,7 @@ class Tracker:
             of_run = f"name='{name}' and run_id='{run_id}'"
             if not self._client.search_model_versions(of_run):
                 source = f"runs:/{run_id}/{files.MODEL_FOLDER}"
-                described = f"trial chosen by: {rule}" if rule else None
-                self._client.create_model_version(name, source, run_id, description=described, await_creation_for=0)
+                self._client.create_model_version(name, source, run_id, description=rule, await_creation_for=0)
             version, *twins = sorted(int(found.version) for found in self._client.search_model_versions(of_run))
             for twin in twins:
                 self._client.delete_model_version(name, str(twin))
@@ -255,7 +262,7 @@ class Tracker:
         """Draw the Pareto picture and end the parent run; a ``stopped`` search (``--resume`` goes on) is KILLED."""
         self.draw_pareto(parent)
         with self._store.reported():
-            self._client.set_terminated(parent, "KILLED" if status == "stopped" else _RUN_STATUS[status])
+            self._client.set_terminated(parent, "KILLED" if status == "stopped" else RUN_STATUS[status])
 
     def draw_pareto(self, parent: str) -> None:
         """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one."""
@@ -294,19 +301,15 @@ class Tracker:
         return self._rows(self.find_search(name))
 
     def champion(self, name: str | None = None) -> Champion | None:
-        """The registered champion of a search (None: of the latest); None where it has none, or its run is deleted.
+        """The registered champion of a search (None: of the latest); None where it has none, or its run was deleted.
 
         Raises:
             UserError: there is no such search.
         """
         parent = self.find_search(name)
         with self._store.reported():
-            tags = self._client.get_run(parent).data.tags
-            run = self._client.get_run(tags[CHAMPION_TAG]) if CHAMPION_TAG in tags else None
-        if run is None or run.info.lifecycle_stage == "deleted":
-            return None
-        version = run.data.tags.get(CHAMPION_TAG, "")
-        return Champion(int(run.data.tags[TRIAL_TAG]), run.info.run_id, version, tags.get(RULE_TAG, ""))
+            search = self._client.get_run(parent)
+            return champion_of(search, self._trials(search))
 
     def _rows(self, parent: str) -> list[Row]:
         with self._store.reported():
@@ -317,7 +320,7 @@ class Tracker:
             for key, value in search.data.metrics.items()
             if key.startswith(_REFERENCE_PREFIX)
         }
-        logged = [run for run in runs if run.info.status in _RUN_STATUS.values()]
+        logged = [run for run in runs if run.info.status in RUN_STATUS.values()]
         objective = search.data.tags[_OBJECTIVE_TAG].split(",")[0]
         return rank_runs(logged, objective=objective, reference=reference)
 
@@ -392,9 +395,3 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", name):
         raise UserError(f"search name {name!r} must be letters, digits, '.', '_' and '-'; choose another --name")
-
-
-def _is_complete(run: Run, ended: Status | None) -> bool:
-    """Whether a trial's run was logged to its end, and tells what the trial ended as (None: whatever it tells)."""
-    status = cast(Status, run.data.tags.get(STATUS_TAG))
-    return run.info.status == _RUN_STATUS.get(status) and ended in (None, status)

@@ -10,13 +10,9 @@ import json
 import time
 from collections.abc import Sequence
 
-from altermoma_ray.tracking.board import STATUS_TAG, metric_key
+from altermoma_ray.tracking.board import CHAMPION_TAG, STATUS_TAG, metric_key
 from altermoma_ray.tracking.objective import metric_of
 
-CHAMPION_TAG = "altermoma.champion"
-"""On a search's run: its champion's run id. On the champion's run: the version that it is registered as."""
-RULE_TAG = "altermoma.champion_rule"
-"""On a search's run: how its champion was chosen, in words."""
 _VIEW_TAG = "mlflow.sharedViewState."
 _METRICS = ("map", "nds", "sparsity", "sparsity_camera", "sparsity_lidar", "sparsity_fusion")
 _PARAMS = ("criterion",)

@@ -116,6 +116,13 @@ def test_a_search_whose_trials_all_failed_says_so(search):
     assert tracker.champion("first") is None
 
 
+def test_a_search_for_sparsity_alone_tells_what_it_costs(search):
+    _, tracker, told = search("sparsity", [{"map": 0.5, "sparsity": 0.8}, {"map": 0.1, "sparsity": 0.9}])
+    assert "finished mAP 0.100 at sparsity 0.900 | best sparsity 0.900 (trial 1)" in told
+    tracker.store.client.delete_run(tracker.champion("first").run_id)
+    assert tracker.champion("first") is None
+
+
 def test_only_the_end_of_a_search_is_missing(search):
     plan, tracker, _ = search("map", [{"map": 0.5}])
     error = str(OnlyInStorage(plan, tracker, 0, TrackingError("the server sleeps")))

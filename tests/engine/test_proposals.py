@@ -146,7 +146,7 @@ def test_failed_trials_teach_nothing_and_stop_nothing():
     assert source.exhausted
 
 
-@pytest.mark.parametrize("text", ["speed", "map,map", "", "map,"])
+@pytest.mark.parametrize("text", ["speed", "map,map", "", "map,", "car", "ap/", "ap/ap/car"])
 def test_unknown_objectives_are_refused(text):
     with pytest.raises(UserError, match="must be distinct metrics out of map"):
         Objective.parse(text)
