@@ -91,6 +91,7 @@ def toy_plan(
         space=space,
         sparsity=0.85,
         trials=trials,
+        repeat=True,  # so many trials are measured, whatever their settings are
         seed=options.seed,
     )
 

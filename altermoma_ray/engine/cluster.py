@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-from ray._private.services import get_ray_address_from_environment
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -58,6 +57,8 @@ def check_cluster() -> None:
         )
     silent = f"no Ray cluster answers at RAY_ADDRESS={address}; start it or unset the variable"
     if address == "auto":
+        from ray._private.services import get_ray_address_from_environment
+
         try:
             address = get_ray_address_from_environment("auto", None)
         except ConnectionError as error:
