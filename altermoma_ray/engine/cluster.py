@@ -77,7 +77,7 @@ def check_cluster() -> None:
         raise UserError(silent) from error
     if not os.environ.get("RAY_USE_TLS") and not _speaks_grpc(address):
         raise UserError(
-            f"what answers at RAY_ADDRESS={address} is no Ray cluster; set HOST:PORT of the cluster, not of its "
+            f"the server at RAY_ADDRESS={address} is no Ray cluster; set HOST:PORT of the cluster, not of its "
             "dashboard (port 6379 unless it was started with another)"
         )
 

@@ -48,7 +48,7 @@ class Champion:
     trial: int
     run_id: str
     version: str
-    """Of the registered model, such as ``version 1``; empty once another search has the champion."""
+    """Of the registered model, such as ``version 1``."""
     rule: str
     """How the trial was chosen, in words."""
 

@@ -325,7 +325,7 @@ def test_a_server_that_is_no_cluster(bench, check, monkeypatch):
         threading.Thread(target=dashboard.serve_forever, daemon=True).start()
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{dashboard.server_address[1]}")
         check(
-            "server that is no cluster", bench.search(), r"what answers at RAY_ADDRESS=127.0.0.1:\d+ is no Ray cluster;"
+            "server that is no cluster", bench.search(), r"the server at RAY_ADDRESS=127.0.0.1:\d+ is no Ray cluster;"
         )
         dashboard.shutdown()
 
@@ -394,10 +394,26 @@ def test_a_comparison_resumed_with_another_option(option, value, was, bench, com
     assert complaint([*line, *same, option, value]) == found
 
 
+FEW = """from altermoma_ray.engine.space import SearchSpace
+
+SPACE = SearchSpace(scopes=("global",), criteria=("snip",), learning_rate=(1e-3, 1e-3))
+"""
+"""Four settings, one for each schedule; the paper's own is the fifth."""
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_a_space_of_few_settings_is_told_at_the_start(repeat, bench, answer):
+    bench.begin()
+    client = MlflowClient(f"sqlite:///{bench.storage}/mlflow.db")
+    client.delete_experiment(client.get_experiment_by_name("altermoma-nuscenes-bevfusion-mit-toy").experiment_id)
+    options = ["--space", bench.file("few.py", FEW), "--trials", "12", *(["--repeat"] if repeat else [])]
+    said = answer(*bench.search(*options))  # ends here, before data and Ray
+    line = "trials 5 instead of 12: the search space has no more different settings; --repeat runs settings again"
+    assert (line in said) == (not repeat)
+
+
 def test_a_search_that_was_cut_is_resumed_by_the_line_that_started_it(bench, complaint):
-    space = "SearchSpace(scopes=('global',), criteria=('snip',), learning_rate=(1e-3, 1e-3))"
-    text = f"from altermoma_ray.engine.space import SearchSpace\nSPACE = {space}\n"
-    file = bench.file("few.py", text)
+    file = bench.file("few.py", FEW)
     bench.plan("first", space=load_space(None, Path(file)), trials=12)
     plan = json.loads((bench.storage / "searches" / "first" / "search.json").read_text())
     assert (plan["trials"], plan["repeat"]) == (5, False)
