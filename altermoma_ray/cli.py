@@ -97,7 +97,7 @@ def add_worker_options(parser: argparse.ArgumentParser, *, workers_help: str) ->
 def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:
     """Options of a ``kind`` of work that is planned once, kept under a name, and can be gone on with."""
     add_model_options(parser)
-    parser.add_argument("--name", help=f"of the {kind} (default: the next free one)")
+    parser.add_argument("--name", help=f"name of the {kind} (default: the next free one)")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help=f"go on with the {kind} NAME, or the latest one")
     again.add_argument(
@@ -110,7 +110,7 @@ def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:
         type=amount,
         default=60.0,
         metavar="SECONDS",
-        help="after which a trial keeps its state again, to go on from when it dies (default: 60)",
+        help="seconds after which a trial saves its state again, from which it goes on when it dies (default: 60)",
     )
 
 
@@ -133,12 +133,37 @@ def resumes(options: argparse.Namespace, storage: Location) -> bool:
     return there
 
 
+def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of a plan, defaults left out, by the options' names.
+
+    Args:
+        parser: of the command.
+        options: the command line, parsed.
+
+    Raises:
+        UserError: the space file does not define a space.
+    """
+    from altermoma_ray.engine.dataset import DATASETS  # bring in Ray, which a mere leaderboard does without
+    from altermoma_ray.engine.space import load_space
+
+    blank = argparse.Namespace(**dict.fromkeys(vars(options)))
+    found = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
+    for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri"):  # these only say which one is meant
+        found.pop(option, None)
+    found["dataset"] = DATASETS.get(found["dataset"], found["dataset"])
+    if "dataroot" in found:
+        found["dataroot"] = str(Location.parse(found["dataroot"]))
+    if "space" in found:
+        found["space"] = load_space(None, found["space"])
+    return found
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options of all that prunes: the model, how, and where it is logged."""
     parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
     parser.add_argument("--checkpoint", help="weights to prune: our .safetensors, or a released BEVFusion .pth")
     parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
-    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all random draws (default: 0)")
     parser.add_argument("--space", type=Path, help="Python file that defines SPACE (default: search_spaces/nusc.py)")
 
 
@@ -170,10 +195,13 @@ def positive(text: str) -> float:
 
 
 def listed(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Values between commas, each as ``read`` takes it, for argparse."""
+    """Values between commas, each as ``read`` takes it and none twice, for argparse."""
 
     def read_all(text: str) -> list[Any]:
-        return [read(part.strip()) for part in text.split(",") if part.strip()]
+        values = [read(part.strip()) for part in text.split(",") if part.strip()]
+        if not values:
+            raise argparse.ArgumentTypeError(f"must have a value, or several between commas, but got {text!r}")
+        return list(dict.fromkeys(values))
 
     return read_all
 

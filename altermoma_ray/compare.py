@@ -10,6 +10,7 @@ from altermoma_ray.cli import (
     add_data_options,
     add_plan_options,
     add_worker_options,
+    given,
     listed,
     positive,
     positive_int,
@@ -22,9 +23,11 @@ from altermoma_ray.console import console
 from altermoma_ray.engine.comparison import (
     ablation_settings,
     champion_setting,
+    compared,
     criteria_settings,
     grid,
     published_parts,
+    search_label,
 )
 from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.logbook import OnlyInStorage
@@ -33,6 +36,7 @@ from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import load_space
 from altermoma_ray.engine.sync import REPORT_FOLDER, log_report, stored_reference
 from altermoma_ray.engine.workers import check_cluster
+from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.comparison_report import ablation_report, comparison_report, write_report
@@ -41,17 +45,19 @@ from altermoma_ray.tracking.tracker import Tracker
 
 def main() -> None:
     """Parse, plan the grid, run it, write the tables."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
     storage = Location.parse(options.storage)
     check_cluster()
     resume = resumes(options, storage)
     if resume:
-        plan = resume_search(storage, options.name, compares=True)
+        plan = resume_search(storage, options.name, given(parser, options), compares=True, told=compared)
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
         plan = _plan(options, storage)
         tracker = Tracker.open(options.tracking_uri, storage)
         tracker.check_free(plan.name)
+    tracker.check_open(plan.dataset, plan.model)
     prepare_data(plan.source)
     unlogged: OnlyInStorage | None = None
     try:
@@ -74,12 +80,15 @@ def main() -> None:
 
 def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
     space = load_space(options.dataset, options.space)
+    if options.ablate and options.criteria is not None:
+        raise UserError("an ablation varies AlterMOMA alone; leave --criteria or --ablate out")
     if options.ablate:
         settings = {"": ablation_settings(space, options.ablate, options.sparsities)}
     else:
-        settings = {"": criteria_settings(space, options.criteria, options.sparsities)}
+        criteria = list(CRITERIA) if options.criteria is None else options.criteria
+        settings = {"": criteria_settings(space, criteria, options.sparsities)}
     for name in options.search:
-        settings[f"search {name}"] = [champion_setting(SearchPlan.load(storage, name))]
+        settings[search_label(name)] = [champion_setting(SearchPlan.load(storage, name))]
     tasks = grid(
         settings,
         seeds=range(options.seed, options.seed + options.seeds),
@@ -112,16 +121,18 @@ def _parser() -> argparse.ArgumentParser:
     add_data_options(parser)
     add_plan_options(parser, "comparison")
     add_worker_options(parser, workers_help="Ray Train workers of each trial (default: 1, in a reused process)")
-    parser.add_argument("--criteria", type=listed(str), default=list(CRITERIA), help="which, by commas (default: all)")
+    parser.add_argument("--criteria", type=listed(str), help="criteria to compare, separated by commas (default: all)")
     parser.add_argument(
         "--sparsities",
         type=listed(ratio),
         default=[0.8, 0.85, 0.9, 0.95],
-        help="(default: 0.8,0.85,0.9,0.95)",
+        help="shares of weights to remove, separated by commas (default: 0.8,0.85,0.9,0.95)",
     )
-    parser.add_argument("--seeds", type=positive_int, default=3, help="how many (default: 3)")
     parser.add_argument(
-        "--budget", type=listed(positive), help="epochs of fine-tuning, one or several by commas (default: the space's)"
+        "--seeds", type=positive_int, default=3, help="how many seeds each setting is run with (default: 3)"
+    )
+    parser.add_argument(
+        "--budget", type=listed(positive), help="epochs of fine-tuning, separated by commas (default: the space's)"
     )
     parser.add_argument("--ablate", choices=get_args(Ablation), help="vary a part of AlterMOMA, not the criterion")
     parser.add_argument(

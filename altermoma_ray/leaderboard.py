@@ -21,7 +21,7 @@ def main() -> None:
         tracker = Tracker.open(options.tracking_uri, storage, create=False)
     parent = tracker.find_search(name)
     rows = tracker.leaderboard(name)
-    FORMATS[options.format](rows)
+    FORMATS[options.format](rows, tracker.champion(name))
     tracker.draw_pareto(parent)
     console.print(f"Pareto picture: pareto.png in run {parent}")
 

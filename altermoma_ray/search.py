@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, get_args
+from typing import get_args
 
 from altermoma_ray.cli import (
     Parser,
     add_data_options,
     add_plan_options,
     add_worker_options,
+    given,
     positive_int,
     ratio,
     reading_of,
     resumes,
     run,
 )
-from altermoma_ray.engine.dataset import DATASETS, find_data, prepare_data
+from altermoma_ray.console import console
+from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.plan import plan_search, resume_search
-from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.source import Part
 from altermoma_ray.engine.space import load_space
 from altermoma_ray.engine.workers import check_cluster
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.printing import print_table
 from altermoma_ray.tracking.tracker import Tracker
 
@@ -40,7 +42,7 @@ def main() -> None:
     check_cluster()
     resume = resumes(options, storage)
     if resume:
-        plan = resume_search(storage, options.name, _given(parser, options))
+        plan = resume_search(storage, options.name, given(parser, options))
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
         if options.sparsity is not None and Objective.parse(options.objective).searches_sparsity:
@@ -59,6 +61,7 @@ def main() -> None:
             objective=options.objective,
             sparsity=SPARSITY if options.sparsity is None else options.sparsity,
             trials=options.trials,
+            repeat=options.repeat,
             seed=options.seed,
             workers=options.workers or 1,
             gpus_per_worker=options.gpus_per_worker,
@@ -67,24 +70,15 @@ def main() -> None:
         )
         tracker = Tracker.open(options.tracking_uri, storage)
         tracker.check_free(plan.name)
+        if plan.trials < options.trials:
+            console.print(
+                f"[bold]trials[/] {plan.trials} instead of {options.trials}: the search space has no more different "
+                "settings; --repeat runs settings again, with other seeds"
+            )
+    tracker.check_open(plan.dataset, plan.model)
     prepare_data(plan.source)
     run_search(plan, tracker, resume=resume)
-    print_table(tracker.leaderboard(plan.name))
-
-
-def _given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of a search's plan, defaults left out, by the names of the plan's fields."""
-    blank = argparse.Namespace(**dict.fromkeys(vars(options)))
-    given = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
-    # these only say which search is meant
-    for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri"):
-        given.pop(option, None)
-    given["dataset"] = DATASETS.get(given["dataset"], given["dataset"])
-    if "dataroot" in given:
-        given["dataroot"] = str(Location.parse(given["dataroot"]))
-    if "space" in given:
-        given["space"] = load_space(None, given["space"])
-    return given
+    print_table(tracker.leaderboard(plan.name), tracker.champion(plan.name))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,9 +86,18 @@ def _parser() -> argparse.ArgumentParser:
     add_data_options(parser)
     add_plan_options(parser, "search")
     add_worker_options(parser, workers_help="Ray Train workers of each trial (default: 1, in a reused process)")
-    parser.add_argument("--trials", type=positive_int, default=8, help="how many (default: 8)")
+    parser.add_argument("--trials", type=positive_int, default=8, help="how many trials to run (default: 8)")
+    parser.add_argument(
+        "--repeat",
+        action="store_true",
+        help="run all trials even if the space has fewer settings; a setting that comes again gets another seed",
+    )
     parser.add_argument("--sparsity", type=ratio, help=f"share of weights to remove (default: {SPARSITY})")
-    parser.add_argument("--objective", default="map", help="metric, or several for a Pareto search: map,sparsity")
+    parser.add_argument(
+        "--objective",
+        default="map",
+        help="metric to optimise (default: map), or several for a Pareto search: map,sparsity",
+    )
     parser.add_argument(
         "--validation-part", choices=get_args(Part), default="all", help="validation scenes to search on (default: all)"
     )

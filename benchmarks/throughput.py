@@ -29,10 +29,11 @@ from pydantic import PrivateAttr
 from altermoma_ray.cli import positive_int, run
 from altermoma_ray.console import console
 from altermoma_ray.engine.plan import SearchPlan
-from altermoma_ray.engine.proposals import Objective, Proposals
+from altermoma_ray.engine.proposals import Proposals
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace, load_space
 from altermoma_ray.engine.trial import TrialTask, read_result
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.tracker import Tracker
 from benchmarks.recipe import pruning_trial, pruning_work, recipe_session, run_recipe

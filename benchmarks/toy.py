@@ -32,5 +32,6 @@ def toy_plan(
         space=space,
         sparsity=0.85,
         trials=trials,
+        repeat=True,  # so many trials are measured, whatever their settings are
         seed=options.seed,
     )

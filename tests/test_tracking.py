@@ -6,6 +6,7 @@ import http.server
 import json
 import math
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -366,3 +368,70 @@ print(json.dumps([kept, total, model.training, all(bool(value.isfinite().all()) 
     assert 1 - kept / total == pytest.approx(row.sparsity, abs=1e-12)
     assert finite
     assert not training
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_trial_without_a_finite_objective_comes_last_among_the_ended_ones(value, tracker):
+    parent = start(tracker)
+    tracker.log_trial(parent, make_result(0, metrics={"map": value, "nds": value}, history=[]), {})
+    tracker.log_trial(parent, make_result(1, metrics={"map": 0.1, "nds": 0.2}, history=[]), {})
+    rows = tracker.leaderboard()
+    assert [(row.trial, row.map, row.nds) for row in rows] == [(1, 0.1, 0.2), (0, None, None)]
+
+
+def run_mlflow(line):
+    """Runs a line of MLflow's own command line that a message told."""
+    from click.testing import CliRunner
+    from mlflow.cli import cli
+
+    [address, line] = line.split(" mlflow ") if line.startswith("MLFLOW_TRACKING_URI=") else ["", line[7:]]
+    environment = dict([shlex.split(address)[0].split("=", 1)]) if address else {}
+    done = CliRunner().invoke(cli, shlex.split(line), env=environment, catch_exceptions=False)
+    mlflow.set_tracking_uri(None)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_deleted_experiment_is_told_with_lines_that_work(tracker):
+    parent = start(tracker)
+    tracker.log_trial(parent, make_result(), {})
+    client = MlflowClient(tracker.store.uri)
+    number = client.get_run(parent).info.experiment_id
+    tracker.check_open("nusc", "toy")
+
+    def told(call):
+        with pytest.raises(
+            UserError, match=rf"experiment '{MODEL_NAME}' was deleted in sqlite:.*mlflow.db; restore it: "
+        ) as caught:
+            call()
+        assert not isinstance(caught.value, TrackingError)
+        return str(caught.value).split("restore it: ")[1].split(", or remove it for good: ")
+
+    client.delete_experiment(number)
+    calls = [
+        lambda: tracker.check_open("nusc", "toy"),
+        lambda: start(tracker, "second"),
+        lambda: start(tracker, resume=True),
+    ]
+    calls += [lambda: tracker.find_search("first"), lambda: tracker.leaderboard(), lambda: tracker.champion("first")]
+    lines = [told(call) for call in calls]
+    assert all(line == lines[0] for line in lines)
+    assert f"--experiment-id {number}" in lines[0][0]
+
+    run_mlflow(lines[0][0])
+    assert [row.trial for row in tracker.leaderboard("first")] == [0]
+    client.delete_experiment(number)
+    run_mlflow(lines[0][1])
+    tracker.check_open("nusc", "toy")
+    assert start(tracker) != parent
+    with pytest.raises(UserError, match=r"no search 'third' in .*; known: first"):
+        tracker.find_search("third")
+
+
+def test_a_deleted_search_is_told_with_a_line_that_works(tracker):
+    parent = start(tracker)
+    client = MlflowClient(tracker.store.uri)
+    client.delete_run(parent)
+    with pytest.raises(UserError, match=r"search 'first' was deleted in .*; restore it: .* --sync$") as caught:
+        tracker.leaderboard("first")
+    run_mlflow(str(caught.value).split("restore it: ")[1].split(", or log it again")[0])
+    assert tracker.leaderboard("first") == []

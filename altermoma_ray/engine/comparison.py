@@ -11,23 +11,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from altermoma_ray.engine.plan import Ablation, SearchPlan
-from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.trial import TrialTask, read_result
+from altermoma_ray.engine.trial import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.tracking.comparison import UNPRUNED
+from altermoma_ray.tracking.objective import Objective
 
 BETAS = tuple(0.25 * step for step in range(9))
 """β with α = 1 (AlterMOMA Fig. 4)."""
 RESIDUAL_BETAS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
-"""The same for :class:`altermoma_ray.pruning.criteria.ResidualAlterMOMA`; below 0 is the control."""
+"""β of :class:`altermoma_ray.pruning.criteria.ResidualAlterMOMA` with α = 1; values below 0 are a control."""
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""B."""
+"""Values of B, the number of reactivation steps."""
 LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
-"""Of the reactivation."""
+"""Learning rates of the reactivation."""
 SCORING_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-"""Batches of D."""
+"""Numbers of batches in D, the scoring data."""
+_SEARCH_LABEL = "search "
 
 
 def criteria_settings(space: SearchSpace, criteria: Sequence[str], sparsities: Sequence[float]) -> list[PruningSetting]:
@@ -81,15 +82,38 @@ def champion_setting(plan: SearchPlan) -> PruningSetting:
     """What the best trial of a search did.
 
     Raises:
-        UserError: none of its trials has run to its end.
+        UserError: none of its trials has run to its end, or has an objective that is a finite number.
     """
-    job, objective = plan.trial_job(), Objective.parse(plan.objective)
-    results = [result for number in range(plan.trials) if (result := read_result(job, number)) is not None]
-    finished = [result for result in results if result.status == "finished"]
+    objective = Objective.parse(plan.objective)
+    finished = {result.number: result for result in plan.results() if result.status == "finished"}
     if not finished:
         raise UserError(f"search {plan.name!r} has no finished trial to compare; --resume it first")
-    best = max(finished, key=lambda result: (objective.values(result)[0], -result.number))
-    return PruningSetting.model_validate(best.configuration["setting"])
+    best = objective.best({number: objective.values(result) for number, result in finished.items()})
+    if best is None:
+        raise UserError(
+            f"search {plan.name!r} has no best trial to compare: none of its {len(finished)} finished trials has a "
+            f"finite {plan.objective}; leave it out of --search"
+        )
+    return PruningSetting.model_validate(finished[best].configuration["setting"])
+
+
+def search_label(name: str) -> str:
+    """What a comparison calls the best trial of a search."""
+    return f"{_SEARCH_LABEL}{name}"
+
+
+def compared(plan: SearchPlan) -> dict[str, Any]:
+    """What a comparison was started with, by those options of its command that are no field of its plan."""
+    own = [task for task in plan.grid if task.label is None and task.setting.criterion != UNPRUNED]
+    labels = dict.fromkeys(task.label for task in plan.grid if task.label is not None)
+    return {
+        "criteria": list(dict.fromkeys(task.setting.criterion for task in own)),
+        "sparsities": list(dict.fromkeys(task.setting.sparsity for task in own)),
+        "seeds": len({task.seed for task in plan.grid}),
+        "budget": list(dict.fromkeys(task.fine_tune_epochs for task in plan.grid)),
+        "ablate": plan.ablation,
+        "search": [label.removeprefix(_SEARCH_LABEL) for label in labels],
+    }
 
 
 def grid(

@@ -14,10 +14,10 @@ from rich.markup import escape
 
 from altermoma_ray.console import console
 from altermoma_ray.engine.plan import SearchPlan
-from altermoma_ray.engine.proposals import Objective
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.objective import METRICS, Objective
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import TrackingError, default_uri
 from altermoma_ray.tracking.tracker import Tracker
@@ -34,11 +34,12 @@ class OnlyInStorage(TrackingError):
         line = ["python", "-m", "altermoma_ray.leaderboard", plan.name, "--sync", "--storage", str(storage)]
         if store.uri != default_uri(storage):
             line += ["--tracking-uri", store.name]
-        what = {0: "no trial but the end", 1: "1 trial"}.get(trials, f"{trials} trials")
-        super().__init__(
-            f"{what} of search {plan.name!r} {'are' if trials > 1 else 'is'} only in storage "
-            f"({store.trouble() or error}); when MLflow works again, run: {shlex.join(line)}"
-        )
+        search = f"{'comparison' if plan.grid else 'search'} {plan.name!r}"
+        what = {
+            0: f"{search} is complete in storage and only its end is missing in MLflow",
+            1: f"1 trial of {search} is only in storage",
+        }.get(trials, f"{trials} trials of {search} are only in storage")
+        super().__init__(f"{what} ({store.trouble() or error}); when MLflow works again, run: {shlex.join(line)}")
 
 
 class Logbook:
@@ -57,11 +58,15 @@ class Logbook:
     def __init__(self, plan: SearchPlan, tracker: Tracker, *, resume: bool) -> None:
         self._plan, self._tracker, self._resume = plan, tracker, resume
         self._job, self._objective = plan.trial_job(), Objective.parse(plan.objective)
+        shown = [metric for metric in self._objective.metrics if metric.name != "sparsity"]
+        self._shown = Objective(tuple(shown or METRICS[:1]))
+        """What a trial's line tells beside the sparsity."""
         self._parent: str | None = None
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()
         self._thread = threading.Thread(target=self._log_all, name="mlflow", daemon=True)
         self._runs: dict[int, str] = {}
-        self._best: tuple[float, int] | None = None
+        self._finished: dict[int, list[float]] = {}
+        """The objective's values, by trial."""
         self._ended: set[int] = set()
         self._known = 0
         self._started = time.monotonic()
@@ -126,11 +131,8 @@ class Logbook:
                 self._runs = self._tracker.sweep(parent, ended)
             if reference is not None:
                 self._tracker.log_reference(parent, reference)
-            finished = [result for result in results if result.status == "finished"]
-            if whole and finished and not self._plan.grid:  # a comparison measures; it has no model to ship
-                best = max(finished, key=lambda result: (self._objective.values(result)[0], -result.number))
-                version = self._tracker.register_champion(parent, self._runs[best.number])
-                console.print(f"[bold]champion[/] trial {best.number}, registered as version {version}")
+            if whole and results and not self._plan.grid:  # a comparison measures; it has no model to ship
+                self._choose_champion(parent, results)
             self._tracker.finish_search(parent, "finished" if whole else "stopped")
         except TrackingError as error:
             raise OnlyInStorage(self._plan, self._tracker, len(missing), error) from error
@@ -156,6 +158,24 @@ class Logbook:
             )
         return self._parent
 
+    def _choose_champion(self, parent: str, results: Sequence[TrialResult]) -> None:
+        objective = self._objective
+        finished = {result.number: objective.values(result) for result in results if result.status == "finished"}
+        best = objective.best(finished)
+        if best is not None:
+            version = self._tracker.register_champion(parent, self._runs[best], rule=objective.rule)
+            figures = f"{objective.text(finished[best])}, {objective.rule}"
+            console.print(f"[bold]champion[/] trial {best} ({figures}), registered as version {version}")
+        elif finished:
+            console.print(
+                f"[yellow]no champion[/]: none of the {len(finished)} finished trials has a finite "
+                f"{' and '.join(metric.title for metric in objective.metrics)}, so no model is registered"
+            )
+        else:
+            console.print(
+                f"[yellow]no champion[/]: none of the {len(results)} trials finished, so no model is registered"
+            )
+
     def _finish_queue(self) -> None:
         self._queue.put(None)
         if self._thread.is_alive():
@@ -163,18 +183,19 @@ class Logbook:
 
     def _take(self, result: TrialResult) -> None:
         self._ended.add(result.number)
-        if result.status == "finished" and (self._best is None or result.metrics["map"] > self._best[0]):
-            self._best = (result.metrics["map"], result.number)
+        if result.status == "finished":
+            self._finished[result.number] = self._objective.values(result)
         if result.status != "stopped":
             self._queue.put(result)
 
     def _line(self, result: TrialResult) -> str:
-        outcome = (
-            f"failed: {escape(str(result.reason))}"
-            if result.status == "failed"
-            else f"{result.status:8} mAP {result.metrics['map']:.3f} at sparsity {result.sparsity['total']:.3f}"
-        )
-        best = "" if self._best is None else f" | best {self._best[0]:.3f} (trial {self._best[1]})"
+        if result.status == "failed":
+            outcome = f"failed: {escape(str(result.reason))}"
+        else:
+            outcome = f"{result.status:8} {self._shown.text(self._shown.values(result))}"
+            outcome += f" at sparsity {result.sparsity['total']:.3f}"
+        number = self._objective.best(self._finished)
+        best = "" if number is None else f" | best {self._objective.text(self._finished[number])} (trial {number})"
         passed, ended = time.monotonic() - self._started, len(self._ended)
         to_do = self._plan.trials - ended  # how many are promoted then, nobody knows
         left = f" | {_duration(passed / max(1, ended - self._known) * to_do)} left" if to_do else ""

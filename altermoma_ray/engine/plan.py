@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -12,9 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from altermoma_ray.engine.dataset import DATASETS
+from altermoma_ray.engine.distinct import number_of_settings
 from altermoma_ray.engine.driver import check_undriven
 from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
-from altermoma_ray.engine.proposals import Grid, Objective, Proposals, Proposer
+from altermoma_ray.engine.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.space import SearchSpace
@@ -26,6 +27,7 @@ from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.models.weights import load_weights
 from altermoma_ray.pruning import check_ratio, group_weights, prunable_weights
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import without_credentials
 from altermoma_ray.tracking.tracker import check_name
@@ -66,6 +68,8 @@ class SearchPlan(BaseModel):
     """What a comparison varies of AlterMOMA; None compares criteria."""
     created: float = Field(default_factory=time.time)
     """Seconds since the epoch."""
+    repeat: bool | None = None
+    """Whether settings may be run again, see :class:`altermoma_ray.engine.proposals.Proposals`; None in older plans."""
     lag: int = Field(default=0, ge=0)
     """See :mod:`altermoma_ray.engine.proposals`; 0 until the cluster is known."""
 
@@ -139,6 +143,11 @@ class SearchPlan(BaseModel):
         """Records that the data's index does not hold, by kind, as flat names and values; empty for whole data."""
         return {f"left_out/{kind}": number for kind, number in self.source.index().left_out.items()}
 
+    @property
+    def drawn_sparsity(self) -> float | None:
+        """The total sparsity of all trials; None where each draws its own."""
+        return None if Objective.parse(self.objective).searches_sparsity else self.sparsity
+
     def proposer(self) -> Proposer:
         """Where the trials come from, from the first one on."""
         if self.grid:
@@ -151,6 +160,7 @@ class SearchPlan(BaseModel):
             trials=self.trials,
             lag=self.lag,
             seed=self.seed,
+            repeat=self.repeat,
         )
 
 
@@ -175,6 +185,7 @@ def plan_search(
     objective: str = "map",
     sparsity: float,
     trials: int,
+    repeat: bool = False,
     seed: int = 0,
     workers: int = 1,
     gpus_per_worker: float = 0.0,
@@ -193,9 +204,10 @@ def plan_search(
         model: named configuration; None for the toy on the synthetic set, else the published model.
         checkpoint: weights to prune; None for the shipped ones.
         space: what varies.
-        objective: see :meth:`altermoma_ray.engine.proposals.Objective.parse`.
+        objective: see :meth:`altermoma_ray.tracking.objective.Objective.parse`.
         sparsity: the total sparsity, where it is not an objective.
-        trials: how many to run.
+        trials: how many to run; the plan has fewer where the space has fewer different settings.
+        repeat: run so many all the same, settings again with other seeds.
         seed: of everything drawn.
         workers: Ray Train workers of one trial.
         gpus_per_worker: GPUs of each.
@@ -228,6 +240,8 @@ def plan_search(
     totals = space.sparsity if parsed.searches_sparsity else (sparsity,)
     for total in sorted({task.setting.sparsity for task in grid}) or totals:
         _check_sparsity(total, sizes, layers=len(prunable_weights(weights)))
+    if not grid and not repeat:
+        trials = number_of_settings(space, sizes, None if parsed.searches_sparsity else sparsity, trials)
     stored, digest = _store(weights, storage)
     return SearchPlan(
         name=name or _free_name(f"{dataset}-compare" if grid else dataset, taken),
@@ -241,6 +255,7 @@ def plan_search(
         objective=objective,
         sparsity=sparsity,
         trials=len(grid) or trials,
+        repeat=repeat,
         grid=tuple(grid),
         ablation=ablation,
         seed=seed,
@@ -252,7 +267,12 @@ def plan_search(
 
 
 def resume_search(
-    storage: Location, name: str | None, asked: Mapping[str, Any] = MappingProxyType({}), *, compares: bool = False
+    storage: Location,
+    name: str | None,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    compares: bool = False,
+    told: Callable[[SearchPlan], Mapping[str, Any]] = lambda plan: {},
 ) -> SearchPlan:
     """The plan of a search that was started before.
 
@@ -261,6 +281,7 @@ def resume_search(
         name: of the search; None for the latest one.
         asked: options that the user gave again, by the names of :func:`plan_search`.
         compares: whether a comparison is meant.
+        told: what a plan was started with, by options that are no field of it.
 
     Raises:
         UserError: there is no such search, it is of the other kind, another process drives it, or an option says
@@ -271,30 +292,44 @@ def resume_search(
     if name is not None and names:
         plans = [SearchPlan.load(storage, name)]
         if bool(plans[0].grid) != compares:
-            raise UserError(f"{name!r} is a {other}; go on with it by python -m altermoma_ray.{command} --resume")
+            raise UserError(f"{name!r} is a {other}; go on with it: python -m altermoma_ray.{command} --resume")
     else:
         plans = [plan for plan in (SearchPlan.load(storage, known) for known in names) if bool(plan.grid) == compares]
     if not plans:
         raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
     plan = max(plans, key=lambda plan: plan.created)
     check_undriven(plan.folder)
-    _refuse_changes(plan, {**asked, "storage": str(storage)})
+    _refuse_changes(plan, {**asked, "storage": str(storage)}, told(plan))
     return plan
 
 
-def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any]) -> None:
-    planned = {**dict(plan), **dict(plan.source), **dict(plan.source.reading), "dataset": plan.dataset}
+def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    planned = {**dict(plan), **dict(plan.source), **dict(plan.source.reading), "dataset": plan.dataset, **told}
     for option, value in asked.items():
         if option == "checkpoint":
             same = _digest(load_weights(Location.parse(value), configuration(plan.model))) == plan.checkpoint_hash
+        elif option == "trials" and plan.repeat is False:  # the plan holds what is left of them
+            same = number_of_settings(plan.space, plan.sizes, plan.drawn_sparsity, value) == plan.trials
+        elif isinstance(value, list):
+            same = set(planned[option]) == set(value)
         else:
             same = planned[option] == value
         if not same:
-            was = "" if option in ("checkpoint", "space") else f" {planned[option]}"
+            kind = "comparison" if plan.grid else "search"
             raise UserError(
-                f"search {plan.name!r} was started with another --{option.replace('_', '-')}{was}; "
-                "to --resume it leave that option out, or start a new search"
+                f"{kind} {plan.name!r} was started "
+                f"{_started_with(option, planned[option])}; to --resume it leave that option out, or start a new {kind}"
             )
+
+
+def _started_with(option: str, planned: object) -> str:
+    """An option of a plan, in the words of a refusal."""
+    name = f"--{option.replace('_', '-')}"
+    if planned is None or planned is False or planned == []:
+        return f"without {name}"
+    if option in ("checkpoint", "space"):  # a hash, and a page of text
+        return f"with another {name}"
+    return f"with another {name} {','.join(map(str, planned)) if isinstance(planned, list) else planned}"
 
 
 def _check_sparsity(total: float, sizes: Mapping[str, int], *, layers: int) -> None:

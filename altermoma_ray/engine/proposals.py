@@ -9,13 +9,17 @@ What is proposed is a leg: a trial, and the rung it goes to. Legs run side by si
 search reproducible, and a resumed search equal to an undisturbed one, what leg n is never depends on that order: it
 follows from the results of legs 0 ... n − lag, all of which must have ended, and from nothing else. Replaying the
 results of a stopped search therefore proposes the same legs again.
+
+Two trials of one setting and one seed find the same. A setting that was proposed before is therefore drawn again, and
+where the sampler insists on it, taken out of those that are left (:mod:`altermoma_ray.engine.distinct`). A search that
+was asked to repeat settings runs them again with another seed each time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,57 +27,16 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from altermoma_ray.data.batch import CLASSES
+from altermoma_ray.engine import distinct
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trial import TrialTask, has_ended
-from altermoma_ray.errors import UserError
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-METRICS = ("map", "nds", "sparsity")
-"""What can be an objective, beside ``ap/<class>``; all are maximised."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a search maximises: one metric, or several for a Pareto search.
-
-    >>> Objective.parse("map,sparsity").is_pareto
-    True
-    """
-
-    names: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Objective:
-        """Read ``--objective``.
-
-        Raises:
-            UserError: a metric is unknown or named twice.
-        """
-        names = tuple(name.strip() for name in text.split(","))
-        unknown = [name for name in names if name not in METRICS and name.removeprefix("ap/") not in CLASSES]
-        if unknown or len(set(names)) < len(names):
-            raise UserError(
-                f"objective {text!r} must be distinct metrics out of {', '.join(METRICS)}, ap/<class>; "
-                f"for example map or map,sparsity"
-            )
-        return cls(names)
-
-    @property
-    def is_pareto(self) -> bool:
-        return len(self.names) > 1
-
-    @property
-    def searches_sparsity(self) -> bool:
-        """Whether the total sparsity is drawn for each trial instead of set."""
-        return "sparsity" in self.names
-
-    def values(self, result: TrialResult) -> list[float]:
-        """The objective's values of a finished trial."""
-        known = {**result.metrics, "sparsity": result.sparsity["total"]}
-        return [known[name] for name in self.names]
+_ATTEMPTS = 100
+"""How often a setting is drawn until it is one that has not come before: first by TPE, then at random."""
 
 
 class Proposer(Protocol):
@@ -123,6 +86,8 @@ class Proposals:
         trials: how many to propose.
         lag: leg n waits for the legs up to n − lag. At least the number of legs that run side by side.
         seed: of the sampler.
+        repeat: whether a setting may come again, with a seed of its own each time. None, as plans of before have it,
+            lets it come again with the same seed.
     """
 
     def __init__(
@@ -135,12 +100,18 @@ class Proposals:
         trials: int,
         lag: int,
         seed: int,
+        repeat: bool | None = None,
     ) -> None:
         self._space, self._sizes, self._objective = space, dict(sizes), objective
+        self._metric = objective.metrics[0]
+        """What rungs compare."""
         self._sparsity = None if objective.searches_sparsity else sparsity
         self._rungs = 0 if objective.is_pareto else len(space.rungs)
-        self._trials, self._lag, self._seed = trials, lag, seed
+        self._lag, self._seed, self._repeat = lag, seed, repeat
+        self._trials = distinct.number_of_settings(space, sizes, self._sparsity, trials) if repeat is False else trials
         self._settings: list[PruningSetting] = []
+        self._keys: list[str] = []
+        """Of the settings, see :func:`altermoma_ray.engine.distinct.key`."""
         self._draws: dict[int, tuple[dict[str, object], dict[str, BaseDistribution]]] = {}
         self._legs: list[_Leg] = []
         self._furthest: dict[int, int | None] = {}
@@ -168,7 +139,10 @@ class Proposals:
             return None
         self._legs.append(leg)
         self._furthest[leg.number] = leg.until
-        return TrialTask(number=leg.number, setting=self._settings[leg.number], until=leg.until)
+        before, own = self._keys[: leg.number], self._keys[leg.number]
+        times = before.count(own) if self._repeat else 0
+        seed = (self._seed + times) % 2**32 if times else None
+        return TrialTask(number=leg.number, setting=self._settings[leg.number], until=leg.until, seed=seed)
 
     def _have_ended(self, visible: int) -> bool:
         while self._ended < visible:
@@ -182,55 +156,83 @@ class Proposals:
     def _promotion(self, visible: int) -> _Leg | None:
         """The best trial that may go on from the highest rung; None when there is none."""
         for rung in reversed(range(self._rungs)):
-            values = {
-                leg.number: self._value_at(leg.number, rung)
+            gains = {
+                leg.number: self._metric.gain(self._value_at(leg.number, rung))
                 for leg in self._legs[:visible]
                 if (leg.until is None or leg.until >= rung) and len(self._results[leg.number].history) > rung
             }
-            best = sorted(values, key=lambda number: (-values[number], number))
-            for number in best[: int(len(values) / self._space.reduction)]:
-                if self._furthest[number] == rung and not _is_whole(self._results[number], rung):
+            best = sorted(gains, key=lambda number: (-gains[number], number))
+            for number in best[: int(len(gains) / self._space.reduction)]:
+                waits = self._furthest[number] == rung and not _is_whole(self._results[number], rung)
+                if waits and gains[number] > -math.inf:
                     return _Leg(number, rung + 1 if rung + 1 < self._rungs else None)
         return None
 
     def _value_at(self, number: int, rung: int) -> float:
-        value = self._results[number].history[rung].metrics[self._objective.names[0]]
-        return value if math.isfinite(value) else -math.inf
+        return self._objective.values(self._results[number], rung)[0]
 
     def _new_trial(self, visible: int) -> _Leg | None:
         number = len(self._settings)
         if number == self._trials:
             return None
-        self._settings.append(self._suggest(number, visible))
+        setting = self._suggest(number, visible)
+        self._keys.append(distinct.key(setting))
+        self._settings.append(setting)
         return _Leg(number, 0 if self._rungs and number > 0 else None)
 
     def _suggest(self, number: int, visible: int) -> PruningSetting:
         draws = self._space.published(self._sparsity) if number == 0 else None
         if draws is not None and not self._space.holds(draws):
             return self._space.setting(draws, self._sizes, self._sparsity)  # the sampler cannot learn from it
-        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, self._trials // 4)))
-        study = optuna.create_study(directions=["maximize"] * len(self._objective.names), sampler=sampler)
-        study.add_trials(self._seen(visible))
+        seen = self._seen(visible)
+        for attempt in range(_ATTEMPTS):
+            setting = self._draw(number, attempt, seen, draws)
+            if self._repeat is not False or distinct.key(setting) not in self._keys:
+                return setting
+        with contextlib.suppress(distinct.EndlessError):
+            for draws, left in distinct.settings(self._space, self._sizes, self._sparsity):
+                if distinct.key(left) not in self._keys:
+                    return self._draw(number, 0, seen, draws)
+        return setting  # of an endless space whose settings hardly differ
+
+    def _draw(
+        self, number: int, attempt: int, seen: Sequence[FrozenTrial], draws: Mapping[str, object] | None = None
+    ) -> PruningSetting:
+        """Ask a sampler that has seen these trials for a setting, or have it note ``draws`` as its own."""
+        words = (self._seed, number, attempt) if attempt else (self._seed, number)
+        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
+        startup = max(4, min(10, self._trials // 4))
+        sampler = (
+            optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+            if attempt < _ATTEMPTS // 10
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
+        study = optuna.create_study(directions=self._objective.directions, sampler=sampler)
+        study.add_trials(seen)
         if draws is not None:
-            study.enqueue_trial(draws)
+            study.enqueue_trial(dict(draws))
         trial = study.ask()
         setting = self._space.suggest(trial, self._sizes, self._sparsity)
         self._draws[number] = dict(trial.params), dict(trial.distributions)
         return setting
 
     def _seen(self, visible: int) -> list[FrozenTrial]:
-        """What the sampler learns: each trial as the visible legs left it. A failed one teaches nothing."""
+        """What the sampler learns: each trial as the visible legs left it.
+
+        A trial that failed, or whose objective is no finite number, teaches nothing: Optuna takes no NaN, and its own
+        samplers leave failed trials out.
+        """
         reached = {leg.number: leg.until for leg in self._legs[:visible] if leg.number in self._draws}
         seen = []
         for number, until in reached.items():
             result, (params, distributions) = self._results[number], self._draws[number]
             if until is None or _is_whole(result, until):
-                if result.status == "finished":
-                    values = self._objective.values(result)
+                values = self._objective.values(result)
+                if result.status == "finished" and self._objective.is_defined(values):
                     seen.append(create_trial(params=params, distributions=distributions, values=values))
             elif len(result.history) > until:
-                steps = {result.history[rung].step: self._value_at(number, rung) for rung in range(until + 1)}
+                gains = [self._metric.gain(self._value_at(number, rung)) for rung in range(until + 1)]
+                steps = {result.history[rung].step: self._metric.sign * gain for rung, gain in enumerate(gains)}
                 seen.append(
                     create_trial(
                         state=TrialState.PRUNED,

@@ -42,7 +42,7 @@ from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection import DetectionTask
 
 LEAST_TRAINING_BATCHES = 64
-"""Drawn for criteria that train on the way, which go through them again and again."""
+"""Least number of batches for a criterion that trains while it scores; it goes through these batches several times."""
 
 
 def score(

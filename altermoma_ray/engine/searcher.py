@@ -61,7 +61,9 @@ class ProposalSearcher(Searcher):
             self.mistake = self.mistake or (result or {}).get(MISTAKE)
             if self.mistake is not None:
                 return
-            ended = record_failure(self._job, task, "its process died again and again; see Ray's logs")
+            ended = record_failure(
+                self._job, task, "its process died more often than a trial is started again; see Ray's logs"
+            )
         self._proposals.complete(ended)
         self._on_end(ended)
 

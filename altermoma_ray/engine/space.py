@@ -203,7 +203,7 @@ class SearchSpace(BaseModel):
             "reactivation_steps": max(self.reactivation_steps),
             "reactivation_learning_rate": min(self.reactivation_learning_rates, key=lambda rate: abs(rate - 1e-4)),
             "schedule": "one-shot",
-            "learning_rate": (low * high) ** 0.5,
+            "learning_rate": min(max((low * high) ** 0.5, low), high),
         }
         if sparsity is None:
             draws["sparsity"] = min(max(0.8, self.sparsity[0]), self.sparsity[1])

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from altermoma_ray.console import console
+from altermoma_ray.engine.cluster import check_cluster, cluster_address, short_folders
 from altermoma_ray.engine.progress import ProgressBar
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -55,7 +55,7 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even when it is told to be silent
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     check_cluster()
-    cluster = os.environ.get("RAY_ADDRESS")
+    cluster = cluster_address()
     with contextlib.nullcontext() if cluster else _switched_off(_NOT_NEEDED_LOCALLY):
         _start_ray(cluster)
         try:
@@ -64,11 +64,15 @@ def ray_session() -> Iterator[None]:
             ray.shutdown()
 
 
-def _start_ray(cluster: str | None) -> None:
+def _start_ray(cluster: str) -> None:
     local: dict[str, Any] = {} if cluster else {"include_dashboard": False, "object_store_memory": 1 << 30}
     told_to_stop = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+        with contextlib.nullcontext() if cluster else short_folders() as folder:
+            if folder is not None:
+                console.print(f"[yellow]Ray[/] works in {folder}: the name in TMPDIR is too long for its sockets")
+                local["_temp_dir"] = folder
+            ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
         if callable(told_to_stop):  # Ray's own aborts the process after 3 seconds, whatever is being tidied up
             signal.signal(signal.SIGTERM, told_to_stop)
     except Exception as error:
@@ -91,22 +95,6 @@ def _switched_off(names: Sequence[str]) -> Iterator[None]:
     finally:
         for name in unset:
             os.environ.pop(name, None)
-
-
-def check_cluster() -> None:
-    """Find out within seconds whether the cluster that ``RAY_ADDRESS`` names answers; Ray itself tries for minutes.
-
-    Raises:
-        UserError: it does not.
-    """
-    address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdecimal():  # "auto", "local" and the like
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except OSError as error:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}; start it or unset the variable") from error
 
 
 def worker_slots(gpus_per_worker: float) -> int:
@@ -136,7 +124,7 @@ def check_room(workers: int, gpus_per_worker: float) -> None:
     Raises:
         UserError: it does not, and a job would wait for ever.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address():
         return
     resources = ray.cluster_resources()
     for name, each in (("CPU", 1.0), ("GPU", gpus_per_worker)):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from altermoma_ray.tracking.objective import metric_of
 from altermoma_ray.tracking.result import Status
 
 if TYPE_CHECKING:
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 TRIAL_TAG = "altermoma.trial"
 STATUS_TAG = "altermoma.status"
+CHAMPION_TAG = "altermoma.champion"
+"""On a search's run: its champion's run id. On the champion's run: the version that it is registered as."""
+RULE_TAG = "altermoma.champion_rule"
+"""On a search's run: how its champion was chosen, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,27 @@ class Row:
     """mAP less the unpruned model's."""
 
 
+@dataclass(frozen=True)
+class Champion:
+    """The trial whose model is registered."""
+
+    trial: int
+    run_id: str
+    version: str
+    """Of the registered model, such as ``version 1``."""
+    rule: str
+    """How the trial was chosen, in words."""
+
+
+def champion_of(search: Run, trials: Sequence[Run]) -> Champion | None:
+    """The registered champion of a search; None where it has none, or its run was deleted."""
+    run_id = search.data.tags.get(CHAMPION_TAG, "")
+    tags = {str(run.info.run_id): run.data.tags for run in trials}.get(run_id)
+    if tags is None:
+        return None
+    return Champion(int(tags[TRIAL_TAG]), run_id, tags.get(CHAMPION_TAG, ""), search.data.tags.get(RULE_TAG, ""))
+
+
 def metric_key(objective: str) -> str:
     """The MLflow metric that an objective (a :class:`Row` field or a metric's own name) stands for.
 
@@ -47,41 +74,42 @@ def metric_key(objective: str) -> str:
 
 
 def rank_runs(runs: Sequence[Run], *, objective: str, reference: Mapping[str, float]) -> list[Row]:
-    """Order trial runs by falling objective, then by number: finished ones, then those stopped early, then failed ones.
+    """Order trial runs, the best objective first, then by number: finished ones, those stopped early, failed ones.
 
-    A stopped trial's last evaluation was an intermediate one, which compares with no final one.
+    A stopped trial's last evaluation was an intermediate one, which compares with no final one. Runs without a finite
+    objective come last.
 
     Args:
         runs: child runs that were logged completely.
-        objective: what was maximised, see :func:`metric_key`.
+        objective: the metric that was optimised, see :func:`metric_key`.
         reference: the unpruned model's metrics.
     """
-    key = metric_key(objective)
+    key, metric = metric_key(objective), metric_of(objective)
 
     def order(run: Run) -> tuple[bool, bool, float, int]:
-        value = None if _failed(run) else _finite(run.data.metrics, key)
+        value = None if _failed(run) else finite(run.data.metrics, key)
         stopped = run.data.tags[STATUS_TAG] != "finished"
-        return value is None, stopped, -(value or 0.0), int(run.data.tags[TRIAL_TAG])
+        return value is None, stopped, 0.0 if value is None else -metric.gain(value), int(run.data.tags[TRIAL_TAG])
 
-    unpruned = _finite(reference, "map")
+    unpruned = finite(reference, "map")
     return [_row(rank, run, unpruned) for rank, run in enumerate(sorted(runs, key=order), start=1)]
 
 
 def _row(rank: int, run: Run, unpruned: float | None) -> Row:
     # A failed trial may have logged evaluations before it failed: they are no result.
     metrics = {} if _failed(run) else run.data.metrics
-    score, left = _finite(metrics, "map"), _finite(metrics, "params_left")
+    score, left = finite(metrics, "map"), finite(metrics, "params_left")
     return Row(
         rank=rank,
         trial=int(run.data.tags[TRIAL_TAG]),
         run_id=run.info.run_id,
         status=cast(Status, run.data.tags[STATUS_TAG]),
         map=score,
-        nds=_finite(metrics, "nds"),
-        sparsity=_finite(metrics, "sparsity/total"),
-        sparsity_camera=_finite(metrics, "sparsity/camera"),
-        sparsity_lidar=_finite(metrics, "sparsity/lidar"),
-        sparsity_fusion=_finite(metrics, "sparsity/fusion"),
+        nds=finite(metrics, "nds"),
+        sparsity=finite(metrics, "sparsity/total"),
+        sparsity_camera=finite(metrics, "sparsity/camera"),
+        sparsity_lidar=finite(metrics, "sparsity/lidar"),
+        sparsity_fusion=finite(metrics, "sparsity/fusion"),
         params_left=None if left is None else int(left),
         delta_map=None if score is None or unpruned is None else score - unpruned,
     )
@@ -91,6 +119,7 @@ def _failed(run: Run) -> bool:
     return bool(run.data.tags[STATUS_TAG] == "failed")
 
 
-def _finite(metrics: Mapping[str, float], key: str) -> float | None:
+def finite(metrics: Mapping[str, float], key: str) -> float | None:
+    """A run's metric; None where it has none or not a finite one: MLflow keeps ±inf as the greatest number there is."""
     value = metrics.get(key, math.nan)
-    return value if math.isfinite(value) else None
+    return value if abs(value) < sys.float_info.max else None

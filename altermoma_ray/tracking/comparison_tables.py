@@ -221,7 +221,10 @@ def _missing(results: Sequence[TrialResult]) -> str:
     for trial in results:
         if not has_result(trial):
             names = [text(name, parameter(trial, name)) for name in ("label", "sparsity")]
-            reason = " ".join((trial.reason or "").split()) or "no final mAP"
+            score = trial.metrics.get("map") if trial.status == "finished" else None
+            reason = " ".join((trial.reason or "").split()) or (
+                "no final mAP" if score is None else f"its mAP is {score}"
+            )
             names.append(f"seed {trial.params.get('seed')}")
             lines.append(f"- trial {trial.number} ({', '.join(names)}) {trial.status}: {reason}")
     return "\n".join(["Trials without a result, left out of every mean:", "", *lines] if lines else [])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from altermoma_ray.tracking.board import Row
     from altermoma_ray.tracking.result import Histogram
 
 Point = tuple[float, float]
@@ -26,6 +27,25 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
         if not front or point[1] > front[-1][1]:
             front.append(point)
     return front[::-1]
+
+
+def search_picture(name: str, rows: Sequence[Row], champion: str | None, reference: float | None) -> bytes:
+    """A search's trials by mAP and sparsity.
+
+    Args:
+        name: of the search.
+        rows: its leaderboard; rows without finite figures are left out.
+        champion: run id of the registered champion.
+        reference: the unpruned model's mAP.
+    """
+    points: dict[str, list[Point]] = {"finished": [], "stopped": []}
+    marked = None
+    for row in rows:
+        if row.map is not None and row.sparsity is not None:
+            points[row.status].append((row.sparsity, row.map))
+            if row.run_id == champion:
+                marked = points[row.status][-1]
+    return pareto_picture(name, points["finished"], points["stopped"], champion=marked, reference=reference)
 
 
 def pareto_picture(

@@ -10,24 +10,34 @@ Every call may be repeated: what is there already is neither logged nor register
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking import artifacts as files
-from altermoma_ray.tracking.board import STATUS_TAG, TRIAL_TAG, Row, rank_runs
-from altermoma_ray.tracking.pictures import pareto_picture
+from altermoma_ray.tracking.board import (
+    CHAMPION_TAG,
+    RULE_TAG,
+    STATUS_TAG,
+    TRIAL_TAG,
+    Champion,
+    Row,
+    champion_of,
+    rank_runs,
+)
+from altermoma_ray.tracking.deleted import check_active, check_not_deleted
+from altermoma_ray.tracking.figures import LONGEST_VALUE, RUN_STATUS, as_text, is_complete, trial_metrics
+from altermoma_ray.tracking.pictures import search_picture
 from altermoma_ray.tracking.result import Status, TrialResult
 from altermoma_ray.tracking.store import Store, open_store
-from altermoma_ray.tracking.view import CHAMPION_TAG, saved_view
+from altermoma_ray.tracking.view import saved_view
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -37,10 +47,8 @@ _SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.object
 _PARENT_TAG = "mlflow.parentRunId"
 _EXPERIMENT_PREFIX = "altermoma-"
 _REFERENCE_PREFIX = "reference/"
-_RUN_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
 _PAGE_SIZE = 1000  # runs in one answer
-_LONGEST_VALUE = 5000  # characters of a parameter or tag
 
 
 class Tracker:
@@ -81,6 +89,17 @@ class Tracker:
         if taken:
             raise UserError(f"search {name!r} is already in {self._store.name}; --resume it or choose another --name")
 
+    def check_open(self, dataset: str, model: str) -> None:
+        """Find out whether MLflow takes runs of a model on a data set.
+
+        Raises:
+            UserError: their experiment was deleted.
+        """
+        with self._store.reported():
+            experiment = self._client.get_experiment_by_name(experiment_name(dataset, model))
+        if experiment is not None:
+            check_active(self._store, experiment)
+
     def start_search(
         self,
         name: str,
@@ -97,7 +116,7 @@ class Tracker:
             name: unique in the store.
             dataset: names, with ``model``, the experiment and the registered model.
             model: see ``dataset``.
-            objective: metrics to maximise; the first one orders the leaderboard.
+            objective: metrics that it optimises; the first one orders the leaderboard.
             params: the search's options; on ``resume`` those of its first start stay.
             resume: go on with the search of this name, or start it when there is none.
 
@@ -157,12 +176,12 @@ class Tracker:
         with self._store.reported():
             search = self._client.get_run(parent)
             for run in self._trials(search, result.number):
-                if _is_complete(run, result.status):
+                if is_complete(run, result.status):
                     return str(run.info.run_id)
                 self._client.delete_run(run.info.run_id)
             tags = {_PARENT_TAG: parent, TRIAL_TAG: str(result.number), STATUS_TAG: result.status}
             if result.reason is not None:
-                tags[_REASON_TAG] = result.reason[:_LONGEST_VALUE]
+                tags[_REASON_TAG] = result.reason[:LONGEST_VALUE]
             run = self._client.create_run(
                 search.info.experiment_id, int(1000 * result.started), tags, f"trial-{result.number:03d}"
             )
@@ -174,9 +193,9 @@ class Tracker:
             if model is not None:
                 files.write_model(folder, model(), run_id)
             with self._store.reported():
-                self._log(run_id, metrics=_trial_metrics(result), params=result.params)
+                self._log(run_id, metrics=trial_metrics(result), params=result.params)
                 self._client.log_artifacts(run_id, str(folder))
-                self._client.set_terminated(run_id, _RUN_STATUS[result.status], int(1000 * result.ended))
+                self._client.set_terminated(run_id, RUN_STATUS[result.status], int(1000 * result.ended))
         return run_id
 
     def sweep(self, parent: str, ended: Mapping[int, Status]) -> dict[int, str]:
@@ -192,7 +211,7 @@ class Tracker:
         with self._store.reported():
             for run in self._trials(self._client.get_run(parent)):
                 number = int(run.data.tags[TRIAL_TAG])
-                if number not in left and _is_complete(run, ended.get(number)):
+                if number not in left and is_complete(run, ended.get(number)):
                     left[number] = str(run.info.run_id)
                 else:
                     self._client.delete_run(run.info.run_id)
@@ -204,8 +223,14 @@ class Tracker:
             files.write_files(Path(folder), contents)
             self._client.log_artifacts(run_id, folder)
 
-    def register_champion(self, parent: str, run_id: str) -> int:
-        """Make a trial's model the newest version of ``altermoma-<dataset>-<model>`` and its champion."""
+    def register_champion(self, parent: str, run_id: str, *, rule: str | None = None) -> int:
+        """Make a trial's model the newest version of ``altermoma-<dataset>-<model>`` and its champion.
+
+        Args:
+            parent: the search's run id.
+            run_id: the trial's.
+            rule: how it was chosen, in words; kept with the search's run and as the version's description.
+        """
         from mlflow.exceptions import MlflowException
 
         with self._store.reported():
@@ -219,7 +244,7 @@ class Tracker:
             of_run = f"name='{name}' and run_id='{run_id}'"
             if not self._client.search_model_versions(of_run):
                 source = f"runs:/{run_id}/{files.MODEL_FOLDER}"
-                self._client.create_model_version(name, source, run_id, await_creation_for=0)
+                self._client.create_model_version(name, source, run_id, description=rule, await_creation_for=0)
             version, *twins = sorted(int(found.version) for found in self._client.search_model_versions(of_run))
             for twin in twins:
                 self._client.delete_model_version(name, str(twin))
@@ -229,30 +254,23 @@ class Tracker:
                 self._client.delete_tag(former.info.run_id, CHAMPION_TAG)
             self._client.set_tag(run_id, CHAMPION_TAG, f"version {version}")
             self._client.set_tag(parent, CHAMPION_TAG, run_id)
+            if rule:
+                self._client.set_tag(parent, RULE_TAG, rule)
         return version
 
     def finish_search(self, parent: str, status: Status = "finished") -> None:
         """Draw the Pareto picture and end the parent run; a ``stopped`` search (``--resume`` goes on) is KILLED."""
         self.draw_pareto(parent)
         with self._store.reported():
-            self._client.set_terminated(parent, "KILLED" if status == "stopped" else _RUN_STATUS[status])
+            self._client.set_terminated(parent, "KILLED" if status == "stopped" else RUN_STATUS[status])
 
     def draw_pareto(self, parent: str) -> None:
         """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one."""
         rows = self._rows(parent)
         with self._store.reported():
             run = self._client.get_run(parent)
-            points: dict[str, list[tuple[float, float]]] = {"finished": [], "stopped": []}
-            champion = None
-            for row in rows:
-                if row.map is not None and row.sparsity is not None:
-                    points[row.status].append((row.sparsity, row.map))
-                    if row.run_id == run.data.tags.get(CHAMPION_TAG, rows[0].run_id):
-                        champion = (row.sparsity, row.map)
             reference = run.data.metrics.get(f"{_REFERENCE_PREFIX}map")
-            picture = pareto_picture(
-                run.info.run_name, points["finished"], points["stopped"], champion=champion, reference=reference
-            )
+            picture = search_picture(run.info.run_name, rows, run.data.tags.get(CHAMPION_TAG), reference)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, "pareto.png")
                 file.write_bytes(picture)
@@ -262,13 +280,14 @@ class Tracker:
         """The parent run id of a search, of the latest one by default.
 
         Raises:
-            UserError: there is no such search; names those there are.
+            UserError: there is no such search, or it was deleted; names those there are.
         """
         with self._store.reported():
             found = self._find(name)
             if found is not None:
                 return str(found.info.run_id)
             known = sorted(run.data.tags[_SEARCH_TAG] for run in self._searches())
+            check_not_deleted(self._store, _EXPERIMENT_PREFIX, _SEARCH_TAG, name)
         if not known:
             raise UserError(f"no search in {self._store.name}; start one with python -m altermoma_ray.search")
         raise UserError(f"no search {name!r} in {self._store.name}; known: {', '.join(known)}")
@@ -281,6 +300,17 @@ class Tracker:
         """
         return self._rows(self.find_search(name))
 
+    def champion(self, name: str | None = None) -> Champion | None:
+        """The registered champion of a search (None: of the latest); None where it has none, or its run was deleted.
+
+        Raises:
+            UserError: there is no such search.
+        """
+        parent = self.find_search(name)
+        with self._store.reported():
+            search = self._client.get_run(parent)
+            return champion_of(search, self._trials(search))
+
     def _rows(self, parent: str) -> list[Row]:
         with self._store.reported():
             search = self._client.get_run(parent)
@@ -290,7 +320,7 @@ class Tracker:
             for key, value in search.data.metrics.items()
             if key.startswith(_REFERENCE_PREFIX)
         }
-        logged = [run for run in runs if run.info.status in _RUN_STATUS.values()]
+        logged = [run for run in runs if run.info.status in RUN_STATUS.values()]
         objective = search.data.tags[_OBJECTIVE_TAG].split(",")[0]
         return rank_runs(logged, objective=objective, reference=reference)
 
@@ -299,8 +329,7 @@ class Tracker:
         if experiment is None:
             root = self._store.artifacts
             return str(self._client.create_experiment(name, None if root is None else str(root.join(name))))
-        if experiment.lifecycle_stage == "deleted":
-            raise UserError(f"experiment {name!r} of {self._store.name} was deleted; restore it in MLflow")
+        check_active(self._store, experiment)
         return str(experiment.experiment_id)
 
     def _find(self, name: str | None) -> Run | None:
@@ -347,7 +376,7 @@ class Tracker:
         """Log in as few requests as MLflow allows."""
         from mlflow.entities import Param
 
-        named = [Param(key, _text(value)) for key, value in (params or {}).items()]
+        named = [Param(key, as_text(value)) for key, value in (params or {}).items()]
         while metrics or named:
             self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
             metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]
@@ -366,29 +395,3 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", name):
         raise UserError(f"search name {name!r} must be letters, digits, '.', '_' and '-'; choose another --name")
-
-
-def _is_complete(run: Run, ended: Status | None) -> bool:
-    """Whether a trial's run was logged to its end, and tells what the trial ended as (None: whatever it tells)."""
-    status = cast(Status, run.data.tags.get(STATUS_TAG))
-    return run.info.status == _RUN_STATUS.get(status) and ended in (None, status)
-
-
-def _text(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text[:_LONGEST_VALUE]
-
-
-def _trial_metrics(result: TrialResult) -> list[Metric]:
-    """Evaluations by step, the final one at the last step in place of that step's own, then what has no steps."""
-    from mlflow.entities import Metric
-
-    last = max((evaluation.step for evaluation in result.history), default=0)
-    values = {(key, entry.step): value for entry in result.history for key, value in entry.metrics.items()}
-    values |= {(key, last): value for key, value in result.metrics.items()}
-    values |= {(f"sparsity/{group}", 0): value for group, value in result.sparsity.items()}
-    values |= {(f"layer_sparsity/{layer}", 0): value for layer, value in result.layer_sparsity.items()}
-    values |= {(f"seconds/{stage}", 0): value for stage, value in result.seconds.items()}
-    counts = {"params_left": result.params_left, "params_total": result.params_total}
-    values |= {(key, 0): count for key, count in counts.items() if count is not None}
-    return [Metric(key, value, int(1000 * result.ended), step) for (key, step), value in values.items()]

@@ -10,10 +10,9 @@ import json
 import time
 from collections.abc import Sequence
 
-from altermoma_ray.tracking.board import STATUS_TAG, metric_key
+from altermoma_ray.tracking.board import CHAMPION_TAG, STATUS_TAG, metric_key
+from altermoma_ray.tracking.objective import metric_of
 
-CHAMPION_TAG = "altermoma.champion"
-"""On a search's run: its champion's run id. On the champion's run: the version that it is registered as."""
 _VIEW_TAG = "mlflow.sharedViewState."
 _METRICS = ("map", "nds", "sparsity", "sparsity_camera", "sparsity_lidar", "sparsity_fusion")
 _PARAMS = ("criterion",)
@@ -26,7 +25,7 @@ def saved_view(name: str, parent: str, objective: Sequence[str]) -> tuple[str, s
     Args:
         name: of the search.
         parent: its run id.
-        objective: what it maximises; the first one orders the rows.
+        objective: the metrics that it optimises; the first one orders the rows.
     """
     metrics = dict.fromkeys(metric_key(metric) for metric in (*objective, *_METRICS))
     ranked = [f"metrics.`{metric}`" for metric in metrics]
@@ -34,7 +33,7 @@ def saved_view(name: str, parent: str, objective: Sequence[str]) -> tuple[str, s
     state = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
         "orderByKey": ranked[0],
-        "orderByAsc": False,
+        "orderByAsc": metric_of(objective[0]).direction == "minimize",
         "selectedColumns": columns,
         "columnOrder": columns,
         "columnWidths": {column: max(80, 7 * len(column.split("`")[1]) + 10) for column in columns},  # pixels

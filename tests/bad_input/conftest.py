@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -66,8 +67,8 @@ class Bench:
         change(records)
         file.write_text(json.dumps(records))
 
-    def plan(self, name: str, tracking_uri: str | None = None) -> None:
-        """Leave a search of that name behind, planned and not begun."""
+    def plan(self, name: str, tracking_uri: str | None = None, **options: Any) -> None:
+        """Leave a search of that name behind, planned and not begun; ``options`` are those of :func:`plan_search`."""
         plan = plan_search(
             name=name,
             dataset="nusc",
@@ -75,10 +76,9 @@ class Bench:
             synthetic=False,
             model="bevfusion-mit-toy",
             checkpoint=str(self.checkpoint),
-            space=SearchSpace(),
             sparsity=0.85,
-            trials=8,
             tracking_uri=tracking_uri,
+            **{"space": SearchSpace(), "trials": 8, **options},
         )
         plan.save()
 

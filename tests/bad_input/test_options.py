@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import re
 import socket
+import threading
+from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
+from altermoma_ray.engine.comparison import criteria_settings, grid
 from altermoma_ray.engine.driver import Driver
+from altermoma_ray.engine.space import SearchSpace, load_space
 
 TRACKED = ("checkpoints", "mlflow.db")
 PLANNED = ("checkpoints", "searches")
@@ -270,3 +277,150 @@ def test_more_than_the_machine_has_is_refused_instead_of_waited_for(bench, compl
     found = complaint(bench.search("--gpus-per-worker", "1000", "--name", "first"))
     assert re.search(r"this machine has \d+ GPUs, but the workers need 1000; take fewer --workers or --gpus-per", found)
     assert not (bench.storage / "searches").exists()  # so that the name is still free
+
+
+@pytest.mark.parametrize(
+    ("what", "variable", "value", "pattern"),
+    [
+        (
+            "address of a dashboard",
+            "RAY_ADDRESS",
+            "http://127.0.0.1:8265",
+            r"is the address of a dashboard, which takes",
+        ),
+        (
+            "address of Ray's client",
+            "RAY_ADDRESS",
+            "ray://127.0.0.1:10001",
+            r"is for Ray's client, from which no search",
+        ),
+        (
+            "cluster without a port",
+            "RAY_ADDRESS",
+            "head",
+            r"RAY_ADDRESS=head is no address of a cluster; set HOST:PORT",
+        ),
+        (
+            "folder too long for Ray",
+            "RAY_TMPDIR",
+            "/scratch" + 7 * "/folder",
+            r"bytes and may have 39; set RAY_TMPDIR to",
+        ),
+        (
+            "unwritable folder for Ray",
+            "RAY_TMPDIR",
+            "/proc/a",
+            r"Ray cannot work in RAY_TMPDIR=/proc/a: cannot write to",
+        ),
+    ],
+)
+def test_what_ray_is_told(what, variable, value, pattern, bench, check, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    check(what, bench.search(), pattern)
+    assert not bench.storage.exists()
+
+
+def test_a_server_that_is_no_cluster(bench, check, monkeypatch):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as dashboard:
+        threading.Thread(target=dashboard.serve_forever, daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{dashboard.server_address[1]}")
+        check(
+            "server that is no cluster", bench.search(), r"the server at RAY_ADDRESS=127.0.0.1:\d+ is no Ray cluster;"
+        )
+        dashboard.shutdown()
+
+
+def test_an_experiment_deleted_in_mlflow(bench, check, complaint):
+    bench.begin()
+    client = MlflowClient(f"sqlite:///{bench.storage}/mlflow.db")
+    [number] = [found.experiment_id for found in client.search_experiments(filter_string="name LIKE 'altermoma%'")]
+    client.delete_experiment(number)
+    pattern = r"experiment 'altermoma-nuscenes-bevfusion-mit-toy' was deleted in sqlite:.*mlflow.db; restore it: MLFLOW"
+    check("experiment deleted in MLflow", bench.search("--name", "second"), pattern, TRACKED)
+    for line in (["leaderboard", "first", *bench.stored()], ["report", "redundancy", *bench.search()[1:]]):
+        assert re.search(pattern, complaint(line))
+    bench.plan("planned")
+    assert re.search(pattern, complaint(["search", "nusc", *bench.stored("--resume")]))
+    client.restore_experiment(number)
+    client.delete_run(client.search_runs([number])[0].info.run_id)
+    check(
+        "leaderboard of a search that was deleted in MLflow",
+        ["leaderboard", "first", *bench.stored()],
+        r"search 'first' was deleted in sqlite:.*; restore it: .* mlflow runs restore --run-id \w+, or log it again",
+        (*TRACKED, *PLANNED),
+    )
+
+
+def test_a_list_without_a_value(bench, check):
+    check(
+        "list without a value",
+        ["compare", *bench.search("--sparsities", ",")[1:]],
+        r"argument --sparsities: must have a value, or several between commas, but got ','; see --help$",
+    )
+
+
+def test_an_ablation_of_another_criterion(bench, check):
+    check(
+        "ablation of another criterion",
+        ["compare", *bench.search("--ablate", "beta", "--criteria", "snip")[1:]],
+        r"an ablation varies AlterMOMA alone; leave --criteria or --ablate out$",
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "was"),
+    [
+        ("--criteria", "synflow", "with another --criteria snip,taylor"),
+        ("--sparsities", "0.8", "with another --sparsities 0.8,0.9"),
+        ("--seeds", "3", "with another --seeds 2"),
+        ("--budget", "1", "with another --budget 0.5"),
+        ("--ablate", "beta", "without --ablate"),
+        ("--search", "other", "without --search"),
+        ("--seed", "7", "with another --seed 0"),
+        ("--workers", "2", "with another --workers 1"),
+    ],
+)
+def test_a_comparison_resumed_with_another_option(option, value, was, bench, complaint, documented):
+    settings = criteria_settings(SearchSpace(), ["snip", "taylor"], [0.8, 0.9])
+    bench.plan("first", grid=grid({"": settings}, seeds=[0, 1], budgets=[0.5]))
+    line = ["compare", "nusc", *bench.stored("--resume")]
+    pattern = rf"comparison 'first' was started {was}; to --resume it leave that option out, or start a new comparison$"
+    assert re.search(pattern, found := complaint([*line, option, value])), found
+    if option == "--criteria":
+        assert documented["comparison resumed with another option"] == found
+    # options that say what the plan says are passed over: the one that does not is named
+    same = ["--criteria", "taylor,snip", "--sparsities", "0.9,0.8", "--seeds", "2", "--budget", "0.5", "--seed", "0"]
+    same = [text for pair in zip(same[::2], same[1::2], strict=True) if pair[0] != option for text in pair]
+    assert complaint([*line, *same, option, value]) == found
+
+
+FEW = """from altermoma_ray.engine.space import SearchSpace
+
+SPACE = SearchSpace(scopes=("global",), criteria=("snip",), learning_rate=(1e-3, 1e-3))
+"""
+"""Four settings, one for each schedule; the paper's own is the fifth."""
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_a_space_of_few_settings_is_told_at_the_start(repeat, bench, answer):
+    bench.begin()
+    client = MlflowClient(f"sqlite:///{bench.storage}/mlflow.db")
+    client.delete_experiment(client.get_experiment_by_name("altermoma-nuscenes-bevfusion-mit-toy").experiment_id)
+    options = ["--space", bench.file("few.py", FEW), "--trials", "12", *(["--repeat"] if repeat else [])]
+    said = answer(*bench.search(*options))  # ends here, before data and Ray
+    line = "trials 5 instead of 12: the search space has no more different settings; --repeat runs settings again"
+    assert (line in said) == (not repeat)
+
+
+def test_a_search_that_was_cut_is_resumed_by_the_line_that_started_it(bench, complaint):
+    file = bench.file("few.py", FEW)
+    bench.plan("first", space=load_space(None, Path(file)), trials=12)
+    plan = json.loads((bench.storage / "searches" / "first" / "search.json").read_text())
+    assert (plan["trials"], plan["repeat"]) == (5, False)
+    again = bench.search("--resume", "--space", file)
+    assert "was started with another --seed 0; to" in complaint([*again, "--trials", "12", "--seed", "1"])
+    assert "was started with another --trials 5; to" in complaint([*again, "--trials", "4"])
+    assert "was started without --repeat; to" in complaint(bench.search("--resume", "--repeat"))
+    bench.plan("second", space=load_space(None, Path(file)), trials=12, repeat=True)
+    plan = json.loads((bench.storage / "searches" / "second" / "search.json").read_text())
+    assert (plan["trials"], plan["repeat"]) == (12, True)

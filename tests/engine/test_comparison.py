@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from altermoma_ray.cli import listed
 from altermoma_ray.engine.comparison import BETAS, ablation_settings, criteria_settings, grid
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA
+from altermoma_ray.tracking.comparison_report import comparison_report
+from altermoma_ray.tracking.result import TrialResult
 
 SPACE = SearchSpace()
 
@@ -57,3 +62,38 @@ def test_trials_of_one_seed_are_pairs_and_follow_each_other():
     assert [task.seed for task in tasks] == [3] * 6 + [4] * 6
     assert [task.fine_tune_epochs for task in tasks[:6]] == [0.1] * 3 + [0.2] * 3
     assert [task.label for task in tasks[:3]] == [None, None, "search first"]
+
+
+def test_values_that_are_named_twice_count_once():
+    assert listed(str)("snip, deci,snip") == ["snip", "deci"]
+    assert listed(float)("0.8,0.80,0.9") == [0.8, 0.9]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_trials_without_a_finite_figure_are_left_out_of_every_mean_and_named(value):
+    figures = {("unpruned", 0): 0.8, ("unpruned", 1): 0.8, ("snip", 0): value, ("snip", 1): value, ("deci", 0): 0.4}
+    figures[("deci", 1)] = value
+    results = [
+        TrialResult(
+            number=number,
+            status="finished",
+            metrics={"map": score, "nds": score},
+            sparsity={"total": 0.8},
+            params={
+                "criterion": name,
+                "sparsity": 0.0 if name == "unpruned" else 0.8,
+                "seed": seed,
+                "fine_tune_epochs": 1,
+            },
+            started=0,
+            ended=1,
+        )
+        for number, ((name, seed), score) in enumerate(figures.items())
+    ]
+    text = comparison_report(results, {"map": 0.9, "nds": 0.5}).text
+    assert "| SNIP | – (0 of 2) | 0 |" in text
+    assert "**.400 ± –** (1 of 2)" in text
+    for number in (2, 3, 5):
+        assert f"- trial {number} (" in text
+        assert f"finished: its mAP is {value}" in text
+    assert str(value) not in text.split("Trials without a result")[0]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 
+from altermoma_ray.engine.distinct import number_of_settings
 from altermoma_ray.engine.proposals import Objective, Proposals
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.trial import has_ended
@@ -13,10 +15,9 @@ from altermoma_ray.tracking.result import Evaluation, TrialResult
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 
 
-def proposals(trials=20, lag=4, objective="map", **space):
-    return Proposals(
-        SearchSpace(**space), SIZES, Objective.parse(objective), sparsity=0.9, trials=trials, lag=lag, seed=7
-    )
+def proposals(trials=20, lag=4, objective="map", repeat=None, **space):
+    figures = {"sparsity": 0.9, "trials": trials, "lag": lag, "seed": 7, "repeat": repeat}
+    return Proposals(SearchSpace(**space), SIZES, Objective.parse(objective), **figures)
 
 
 def run(source, order_seed, known=()):
@@ -145,7 +146,107 @@ def test_failed_trials_teach_nothing_and_stop_nothing():
     assert source.exhausted
 
 
-@pytest.mark.parametrize("text", ["speed", "map,map", "", "map,"])
+@pytest.mark.parametrize("text", ["speed", "map,map", "", "map,", "car", "ap/", "ap/ap/car"])
 def test_unknown_objectives_are_refused(text):
     with pytest.raises(UserError, match="must be distinct metrics out of map"):
         Objective.parse(text)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("objective", ["map", "map,sparsity"])
+def test_a_trial_whose_objective_is_no_number_is_neither_promoted_nor_learnt_from(objective, value):
+    def result(task, broken):
+        found = outcome(task)
+        if task.number not in broken:
+            return found
+        history = [entry.model_copy(update={"metrics": {"map": value}}) for entry in found.history]
+        return found.model_copy(update={"metrics": {"map": value}, "history": history})
+
+    def search(broken):
+        source, tasks = proposals(objective=objective, lag=1), []
+        while (task := source.next()) is not None:
+            tasks.append(task)
+            source.complete(result(task, broken))
+        assert source.exhausted
+        return tasks
+
+    broken = set(range(0, 20, 2))
+    tasks = search(broken)
+    assert {task.number for task in tasks} == set(range(20))
+    assert len({task.setting.model_dump_json() for task in tasks}) == 20
+    if objective == "map":
+        promoted = set(numbers(tasks, None)) - {0}
+        assert promoted
+        assert not promoted & broken
+        assert numbers(search(set(range(20))), None) == [0]  # all of them: none goes on, and the search ends
+
+
+FEW = {
+    "scopes": ("global",),
+    "criteria": ("snip",),
+    "schedules": ("one-shot", "linear", "cubic"),
+    "learning_rate": (1e-3, 1e-3),
+}
+"""Three settings; the paper's own is none of them."""
+
+
+def distinct_settings(tasks):
+    return {task.setting.model_dump_json() for task in tasks}
+
+
+def test_settings_of_a_finite_space_are_counted():
+    def count(most=1000, sparsity=0.9, **space):
+        return number_of_settings(SearchSpace(**space), SIZES, sparsity, most)
+
+    assert count(**FEW) == 4
+    assert count(most=3, **FEW) == 3
+    own = {"criteria": ("altermoma",), "beta": (1.0, 1.0), "reactivation_learning_rates": (1e-4,)}
+    assert count(**FEW | own) == 3  # the paper's own is one of them
+    assert count(**FEW | own | {"reactivation_steps": (1, 2, 4)}) == 9
+    unread = {"criteria": ("altermoma",), "beta": (0.0, 0.0), "reactivation_steps": (1, 2, 4)}
+    assert count(**FEW | unread) == 4  # with β = 0 nothing is reactivated, whatever B is
+    even = {"scopes": ("global", "group"), "preference": (0.5, 0.5)}
+    assert count(**FEW | even) == 7
+    for endless in ({"learning_rate": (1e-4, 1e-3)}, {"scopes": ("global", "group")}, {"criteria": ("altermoma",)}):
+        assert count(**FEW | endless) == 1000
+    assert count(sparsity=None, **FEW) == 1000
+
+
+def test_each_setting_is_run_once_in_the_same_order_whatever_ends_first():
+    runs = [run(proposals(trials=12, repeat=False, **FEW), order) for order in range(4)]
+    assert all(other == runs[0] for other in runs[1:])
+    assert numbers(runs[0], 0) == [1, 2, 3]
+    assert len(distinct_settings(runs[0])) == 4
+    assert {task.seed for task in runs[0]} == {None}
+
+
+def test_settings_that_are_repeated_get_a_seed_of_their_own():
+    tasks = [task for task in run(proposals(trials=12, repeat=True, **FEW), 0) if task.until == 0 or task.number == 0]
+    assert len(tasks) == 12
+    assert len({(task.setting.model_dump_json(), task.seed) for task in tasks}) == 12
+    assert tasks == [t for t in run(proposals(trials=12, repeat=True, **FEW), 1) if t.until == 0 or t.number == 0]
+
+
+def test_a_plan_of_before_proposes_what_it_did():
+    tasks = run(proposals(trials=12, **FEW), 0)
+    assert {task.number for task in tasks} == set(range(12))
+    assert len(distinct_settings(tasks)) == 4
+    assert {task.seed for task in tasks} == {None}
+    endless = [run(proposals(repeat=repeat), 0) for repeat in (None, False, True)]
+    assert endless[0] == endless[1] == endless[2]  # where nothing comes twice, nothing changes
+
+
+@pytest.mark.parametrize("stopped_after", range(1, 24, 4))
+def test_a_resumed_search_of_few_settings_proposes_what_an_undisturbed_one_does(stopped_after):
+    space = FEW | {"criteria": ("snip", "deci"), "reactivation_steps": (1, 2), "learning_rate": (1e-3, 1e-3)}
+    space |= {"scopes": ("global", "group"), "preference": (0.0, 0.0)}
+    whole = run(proposals(trials=50, repeat=False, **space), 0)
+    assert len(distinct_settings(whole)) == len({task.number for task in whole}) == 13
+    known = {task.number: outcome(task) for task in whole[:stopped_after]}
+    assert run(proposals(trials=50, repeat=False, **space), 1, known.values()) == whole
+
+
+def test_a_space_of_which_a_part_is_finite_never_repeats_either():
+    space = FEW | {"scopes": ("global", "group")}
+    tasks = run(proposals(trials=40, repeat=False, **space), 0)
+    assert len(distinct_settings(tasks)) == 40

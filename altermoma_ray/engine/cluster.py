@@ -1,0 +1,139 @@
+"""Where Ray is: the cluster that ``RAY_ADDRESS`` names, or this machine and the folder of its session.
+
+Ray itself tries for minutes to reach a wrong address, and fails with a traceback where its folder's name is too long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+
+_ANSWER_SECONDS = 5
+_SHORT = "/tmp"
+_LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""Bytes of a socket's path; the system takes no more."""
+_OF_RAY = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_OF_PYTHON = len("/pymp-12345678/listener-12345678")
+"""What is added to the folder: by Ray, and by the processes that load data ahead."""
+
+
+def cluster_address() -> str:
+    """What ``RAY_ADDRESS`` names; empty where Ray is to be started on this machine."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return "" if address == "local" else address
+
+
+def check_cluster() -> None:
+    """Find out within seconds whether Ray can be joined or started.
+
+    Raises:
+        UserError: ``RAY_ADDRESS`` is no cluster's address or none answers there; or Ray would be started on this
+            machine in a folder whose name is too long.
+    """
+    address = cluster_address()
+    if not address:
+        session_folder()
+        return
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS={address} is the address of a dashboard, which takes jobs only; submit this command with "
+            "python -m jobs.submit, set HOST:PORT of the cluster (port 6379 unless it was started with another), or "
+            "unset the variable to run on this machine"
+        )
+    if address.startswith("ray://"):
+        raise UserError(
+            f"RAY_ADDRESS={address} is for Ray's client, from which no search can be driven; set HOST:PORT of the "
+            "cluster (port 6379 unless it was started with another) on one of its nodes, or submit this command with "
+            "python -m jobs.submit"
+        )
+    silent = f"no Ray cluster answers at RAY_ADDRESS={address}; start it or unset the variable"
+    if address == "auto":
+        from ray._private.services import get_ray_address_from_environment
+
+        try:
+            address = get_ray_address_from_environment("auto", None)
+        except ConnectionError as error:
+            raise UserError(silent) from error
+        if address == "auto":
+            return
+    host, _, port = address.rpartition(":")
+    if not host or "://" in host or not port.isdecimal() or int(port) >= 2**16:
+        raise UserError(
+            f"RAY_ADDRESS={address} is no address of a cluster; set HOST:PORT (port 6379 unless it was started with "
+            "another), auto for a cluster on this machine, or unset the variable"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise UserError(silent) from error
+    if not os.environ.get("RAY_USE_TLS") and not _speaks_grpc(address):
+        raise UserError(
+            f"the server at RAY_ADDRESS={address} is no Ray cluster; set HOST:PORT of the cluster, not of its "
+            "dashboard (port 6379 unless it was started with another)"
+        )
+
+
+def _speaks_grpc(address: str) -> bool:
+    """Whether a server answers as a cluster's head does; another one makes Ray wait for minutes."""
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
+
+
+def session_folder() -> str | None:
+    """The folder for a session of Ray on this machine; None where Ray's own choice is short enough for its sockets.
+
+    Raises:
+        UserError: the folder cannot be written or its name is too long; a ``TMPDIR`` that is too long is passed over
+            where there is a short folder to take in its place.
+    """
+    longest = _LONGEST_SOCKET - _OF_RAY
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name, _SHORT)
+    if _length(folder) <= longest:
+        try:
+            Location.parse(folder).check_writable()
+        except UserError as error:
+            raise UserError(f"Ray cannot work in {name}={folder}: {error}") from error
+        return None
+    if name == "TMPDIR" and os.access(_SHORT, os.W_OK):
+        return _SHORT
+    raise UserError(
+        f"{name}={folder} is too long for Ray, whose sockets lie in it: the name has {_length(folder)} bytes and may "
+        f"have {longest}; set RAY_TMPDIR to a shorter folder, such as {_SHORT}"
+    )
+
+
+@contextlib.contextmanager
+def short_folders() -> Iterator[str | None]:
+    """Let the processes that are started meanwhile put their sockets into a short folder, if they must.
+
+    Yields:
+        Ray's folder, where it is not Ray's own choice.
+    """
+    folder = session_folder()
+    given = os.environ.get("TMPDIR")
+    too_long = given is not None and _length(given) > _LONGEST_SOCKET - _OF_PYTHON
+    if too_long or folder is not None:
+        os.environ["TMPDIR"] = _SHORT
+    try:
+        yield None if folder is None else str(Path(folder, "ray"))
+    finally:
+        if given is not None:
+            os.environ["TMPDIR"] = given
+
+
+def _length(folder: str) -> int:
+    return len(os.fsencode(folder))

@@ -1,0 +1,181 @@
+"""What a search optimises: metrics with a direction, and which trial is the best by them.
+
+A trial's *gains* are its objective's values turned so that more is better; a value that is no finite number (NaN, ±inf)
+or is missing has the gain −inf. A trial with a gain of −inf is shown with its value, but is never promoted, never the
+champion, and Optuna learns nothing from its end.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from altermoma_ray.data.batch import CLASSES
+from altermoma_ray.errors import UserError
+from altermoma_ray.tracking.result import TrialResult
+
+Direction = Literal["maximize", "minimize"]
+"""Optuna's words."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a trial, and which way it is better.
+
+    >>> Metric("loss", "loss", "minimize").gain(0.25)
+    -0.25
+    """
+
+    name: str
+    """In :attr:`altermoma_ray.tracking.result.TrialResult.metrics`, or ``sparsity``."""
+    title: str
+    """In what is printed."""
+    direction: Direction = "maximize"
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.direction == "maximize" else -1
+
+    def gain(self, value: float) -> float:
+        """The value, turned so that more is better; −inf where it is no finite number."""
+        return self.sign * value if math.isfinite(value) else -math.inf
+
+
+METRICS = (Metric("map", "mAP"), Metric("nds", "NDS"), Metric("sparsity", "sparsity"))
+"""What can be an objective, beside ``ap/<class>``."""
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of a name; one that is not known here is taken to be better when it is higher."""
+    kind, _, label = name.partition("/")
+    known = {metric.name: metric for metric in METRICS}
+    return known.get(name) or Metric(name, f"AP of {label}" if kind == "ap" else name)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a search optimises: one metric, or several for a Pareto search.
+
+    >>> Objective.parse("map,sparsity").is_pareto
+    True
+    """
+
+    metrics: tuple[Metric, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """Read ``--objective``.
+
+        Raises:
+            UserError: a metric is unknown or named twice.
+        """
+        names = tuple(name.strip() for name in text.split(","))
+        known = [metric.name for metric in METRICS]
+        offered = {*known, *(f"ap/{name}" for name in CLASSES)}
+        if not offered.issuperset(names) or len(set(names)) < len(names):
+            raise UserError(
+                f"objective {text!r} must be distinct metrics out of {', '.join(known)}, ap/<class>; "
+                f"for example map or map,sparsity"
+            )
+        return cls(tuple(map(metric_of, names)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(metric.name for metric in self.metrics)
+
+    @property
+    def directions(self) -> list[Direction]:
+        return [metric.direction for metric in self.metrics]
+
+    @property
+    def is_pareto(self) -> bool:
+        return len(self.metrics) > 1
+
+    @property
+    def searches_sparsity(self) -> bool:
+        """Whether the total sparsity is drawn for each trial instead of set."""
+        return "sparsity" in self.names
+
+    @property
+    def rule(self) -> str:
+        """How the champion is chosen out of the finished trials, in words."""
+        if not self.is_pareto:
+            metric = self.metrics[0]
+            return f"the {'highest' if metric.direction == 'maximize' else 'lowest'} {metric.title}"
+        titles = [metric.title for metric in self.metrics]
+        return (
+            f"the knee of the Pareto front of {', '.join(titles[:-1])} and {titles[-1]}: its trial nearest to the best "
+            "value of each, all scaled to their ranges on the front"
+        )
+
+    def values(self, result: TrialResult, evaluation: int | None = None) -> list[float]:
+        """The objective's values of a trial, at its end or at one of its evaluations; NaN where it has none."""
+        metrics = result.metrics if evaluation is None else result.history[evaluation].metrics
+        known = {**metrics, "sparsity": result.sparsity.get("total", math.nan)}
+        return [known.get(name, math.nan) for name in self.names]
+
+    def is_defined(self, values: Sequence[float]) -> bool:
+        """Whether each of the values is a finite number."""
+        return all(map(math.isfinite, values))
+
+    def best(self, values: Mapping[int, Sequence[float]]) -> int | None:
+        """The best of some trials, by number: the champion, once all of them have finished.
+
+        One objective: the trial of the best value. Several: the knee of the Pareto front, see :func:`knee`. Of equals
+        the lowest number is taken.
+
+        Args:
+            values: the objective's values of each trial; one that is not defined in all of them is left out.
+
+        Returns:
+            The trial's number, or None where no trial is defined.
+        """
+        gains = {
+            number: tuple(metric.gain(value) for metric, value in zip(self.metrics, entry, strict=True))
+            for number, entry in values.items()
+            if self.is_defined(entry)
+        }
+        return knee(gains) if gains else None
+
+    def text(self, values: Sequence[float]) -> str:
+        """The values with their names.
+
+        >>> Objective.parse("map,sparsity").text([0.5, 0.9])
+        'mAP 0.500, sparsity 0.900'
+        """
+        return ", ".join(f"{metric.title} {value:.3f}" for metric, value in zip(self.metrics, values, strict=True))
+
+
+def knee(points: Mapping[int, tuple[float, ...]]) -> int:
+    """The point of the Pareto front that is nearest to the best value of each coordinate (the *utopia point*).
+
+    Each coordinate is scaled so that the front's worst value is 0 and its best is 1; a coordinate in which the front
+    does not differ counts for nothing. Of points at equal distances, as the two of a front of two always are, the one
+    of the greater first coordinate is taken, then of the second and so on, then the lowest number.
+
+    >>> knee({0: (0.9, 0.5), 1: (0.85, 0.85), 2: (0.3, 0.97), 3: (0.8, 0.8)})
+    1
+
+    Args:
+        points: finite coordinates by number, more is better; at least one point.
+    """
+    front: dict[int, tuple[float, ...]] = {}
+    for number, point in sorted(points.items(), key=lambda entry: (entry[1], -entry[0]), reverse=True):
+        # Only a point that comes before it in this order can beat it, and of those one on the front does.
+        if not any(all(map(operator.ge, other, point)) for other in front.values()):
+            front[number] = point
+    ranges = [(min(axis), max(axis)) for axis in zip(*front.values(), strict=True)]
+
+    def order(number: int) -> tuple[float, tuple[float, ...], int]:
+        short = [
+            (high - value) / (high - low)
+            for value, (low, high) in zip(front[number], ranges, strict=True)
+            if high > low
+        ]
+        # Rounded, so that distances that are equal in exact arithmetic tie on every machine.
+        return round(math.hypot(*short), 9), tuple(-value for value in front[number]), number
+
+    return min(front, key=order)

@@ -1,0 +1,86 @@
+"""Objectives: directions, figures that are no numbers, and the champion of a Pareto search."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from altermoma_ray.tracking.objective import METRICS, Metric, Objective, knee, metric_of
+from altermoma_ray.tracking.result import TrialResult
+
+MAP, PARETO = Objective.parse("map"), Objective.parse("map,sparsity")
+LOSS = Objective((Metric("loss", "loss", "minimize"),))
+
+
+def test_one_objective_takes_the_best_value_and_the_lowest_number_of_equals():
+    values = {3: [0.5], 1: [0.7], 2: [0.7], 0: [0.1]}
+    assert MAP.best(values) == 1
+    assert LOSS.best(values) == 0
+
+
+@pytest.mark.parametrize("undefined", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_no_finite_number_never_wins(undefined):
+    for objective in (MAP, LOSS):
+        assert objective.best({0: [undefined], 1: [0.2], 2: [undefined]}) == 1
+        assert objective.best({0: [undefined], 1: [undefined]}) is None
+        assert objective.metrics[0].gain(undefined) == -math.inf
+    assert PARETO.best({0: [undefined, 0.9], 1: [0.1, undefined], 2: [0.1, 0.1]}) == 2
+
+
+def test_what_a_trial_lacks_is_no_number_either():
+    result = TrialResult(number=0, status="failed", reason="no", started=0, ended=1)
+    assert all(map(math.isnan, PARETO.values(result)))
+    assert PARETO.best({}) is None
+
+
+def test_the_champion_of_a_pareto_search_is_the_knee_not_an_end():
+    values = {0: [0.92, 0.50], 1: [0.90, 0.85], 2: [0.60, 0.90], 3: [0.05, 0.97], 4: [0.89, 0.84]}
+    assert PARETO.best(values) == 1
+    assert PARETO.best({**values, 5: [math.nan, 0.99]}) == 1
+
+
+def test_the_knee_against_its_definition():
+    rng = random.Random(0)
+    for size in (2, 3):
+        for _ in range(200):
+            points = {n: tuple(rng.randrange(6) / 5 for _ in range(size)) for n in range(rng.randrange(1, 12))}
+            front = {
+                n: p
+                for n, p in points.items()
+                if not any(q != p and all(b >= a for a, b in zip(p, q, strict=True)) for q in points.values())
+            }
+            low = [min(axis) for axis in zip(*front.values(), strict=True)]
+            high = [max(axis) for axis in zip(*front.values(), strict=True)]
+
+            def distance(point, low=low, high=high):
+                return sum(((h - x) / (h - a)) ** 2 for x, a, h in zip(point, low, high, strict=True) if h > a)
+
+            found = knee(points)
+            assert found in front
+            assert distance(front[found]) == pytest.approx(min(map(distance, front.values())))
+            equals = [n for n, p in front.items() if p == front[found]]
+            assert found == min(equals)
+
+
+def test_the_knee_of_one_and_of_two():
+    assert knee({7: (0.5, 0.5)}) == 7
+    assert knee({0: (0.2, 0.9), 1: (0.8, 0.5)}) == 1  # the two ends are equally far: the first objective decides
+    assert knee({5: (0.5, 0.5), 2: (0.5, 0.5), 4: (0.4, 0.4)}) == 2
+
+
+def test_every_metric_has_a_direction_and_unknown_ones_are_maximised():
+    assert {metric.direction for metric in METRICS} == {"maximize"}
+    assert metric_of("ap/car") == Metric("ap/car", "AP of car")
+    assert metric_of("speed") == Metric("speed", "speed", "maximize")
+    assert Objective.parse("nds, ap/bus").names == ("nds", "ap/bus")
+
+
+def test_how_the_champion_is_chosen_is_said():
+    assert MAP.rule == "the highest mAP"
+    assert LOSS.rule == "the lowest loss"
+    assert PARETO.rule.startswith(
+        "the knee of the Pareto front of mAP and sparsity: its trial nearest to the best value"
+    )
+    assert PARETO.text([math.nan, 0.9]) == "mAP nan, sparsity 0.900"
