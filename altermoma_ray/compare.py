@@ -52,7 +52,7 @@ def main() -> None:
         plan = _plan(options, storage)
         tracker = Tracker.open(options.tracking_uri, storage)
         tracker.check_free(plan.name)
-    prepare_data(plan.source)
+    prepare_data(plan.source, plan.inputs)
     unlogged: OnlyInStorage | None = None
     try:
         run_search(plan, tracker, resume=resume)

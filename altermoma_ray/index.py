@@ -5,6 +5,7 @@ from __future__ import annotations
 from altermoma_ray import cli
 from altermoma_ray.data.dataroot import check_files
 from altermoma_ray.data.index import open_index
+from altermoma_ray.data.rig import check_rig
 from altermoma_ray.storage import Location
 
 
@@ -14,14 +15,16 @@ def main() -> None:
     parser.add_argument("dataset", choices=["nusc"], help="the data set: nuScenes, or the synthetic one in its layout")
     parser.add_argument("--dataroot", required=True, help="folder or URI (s3://, gs://) that holds `v1.0-...`")
     parser.add_argument("--version", default="v1.0-trainval", help="nuScenes version (default: %(default)s)")
+    cli.add_reading_options(parser)
     cli.add_storage_option(parser)
     options = parser.parse_args()
     storage = Location.parse(options.storage)
     storage.check_writable()
-    index = open_index(Location.parse(options.dataroot), options.version, storage)
-    check_files(index.dataroot, *index.sensor_files())
+    index = open_index(Location.parse(options.dataroot), options.version, storage, cli.reading_of(options))
+    check_rig(index)
+    check_files(index.dataroot, *index.sensor_files(), index.reading)
     splits = ", ".join(f"{name} {count}" for name, count in sorted(index.splits.items()))
-    print(f"{index.file}: {len(index)} keyframes ({splits}), built {index.created}")
+    print(f"{index.file}: {len(index)} keyframes ({splits}), {index.rig}, built {index.created}")
 
 
 if __name__ == "__main__":

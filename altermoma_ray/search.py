@@ -67,7 +67,7 @@ def main() -> None:
         )
         tracker = Tracker.open(options.tracking_uri, storage)
         tracker.check_free(plan.name)
-    prepare_data(plan.source)
+    prepare_data(plan.source, plan.inputs)
     run_search(plan, tracker, resume=resume)
     print_table(tracker.leaderboard(plan.name))
 

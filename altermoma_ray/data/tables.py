@@ -17,8 +17,9 @@ import pyarrow as pa
 from rich.progress import Progress
 
 from altermoma_ray.console import console
-from altermoma_ray.data.batch import CAMERAS, CLASSES
+from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.data.dataroot import check_dataroot, check_name
+from altermoma_ray.data.rig import Rig, channels_of, find_rig
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -88,6 +89,8 @@ SCHEMA = pa.schema(
 def read_tables(dataroot: Location, version: str, *, progress: bool = True) -> pa.Table:
     """All keyframes of a version, in the order of the ``scene`` table and of time; see ``SCHEMA``.
 
+    The table's metadata hold the data set's sensors, under ``rig``.
+
     Raises:
         UserError: the dataroot or version is missing, or a table is broken.
     """
@@ -96,8 +99,9 @@ def read_tables(dataroot: Location, version: str, *, progress: bool = True) -> p
         nusc = _open_devkit(tables, Path(folder), version)
     batches = []
     try:
-        reader = _Reader(nusc, version)
         samples = [sample for scene in nusc.scene for sample in _samples(nusc, scene)]
+        rig = find_rig(channels_of(nusc, samples))
+        reader = _Reader(nusc, version, rig)
         with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
             for start in bar.track(range(0, len(samples), _CHUNK), description="indexing keyframes"):
                 rows = [reader.row(sample) for sample in samples[start : start + _CHUNK]]
@@ -110,7 +114,7 @@ def read_tables(dataroot: Location, version: str, *, progress: bool = True) -> p
         raise UserError(
             f"the tables in {dataroot.join(version)} hold values that nuScenes does not ({error}); {_COPY}"
         ) from error
-    return pa.Table.from_batches(batches, schema=SCHEMA)
+    return pa.Table.from_batches(batches, schema=SCHEMA).replace_schema_metadata({"rig": rig.model_dump_json()})
 
 
 def _open_devkit(tables: dict[str, Location], folder: Path, version: str) -> NuScenes:
@@ -154,11 +158,11 @@ def _samples(nusc: NuScenes, scene: dict[str, Any]) -> Iterator[dict[str, Any]]:
 class _Reader:
     """Turns the devkit's records into rows of ``SCHEMA``."""
 
-    def __init__(self, nusc: NuScenes, version: str) -> None:
+    def __init__(self, nusc: NuScenes, version: str, rig: Rig) -> None:
         from nuscenes.eval.detection.utils import category_to_detection_name
         from nuscenes.utils.splits import create_splits_scenes
 
-        self.nusc = nusc
+        self.nusc, self.rig = nusc, rig
         splits = create_splits_scenes()
         self.splits = {name: split for split in SPLITS.get(version, ("train", "val")) for name in splits[split]}
         self.labels = {
@@ -169,7 +173,7 @@ class _Reader:
     def row(self, sample: dict[str, Any]) -> dict[str, Any]:
         scene = self.nusc.get("scene", sample["scene_token"])
         data = {channel: self.nusc.get("sample_data", token) for channel, token in sample["data"].items()}
-        sweeps = [data["LIDAR_TOP"]]
+        sweeps = [data[self.rig.lidar]]
         while sweeps[-1]["prev"] and len(sweeps) <= PREVIOUS_SWEEPS:
             sweeps.append(self.nusc.get("sample_data", sweeps[-1]["prev"]))
         lidar = [self._frame(sweep) for sweep in sweeps]
@@ -180,7 +184,7 @@ class _Reader:
             "split": self.splits.get(scene["name"], "other"),
             "timestamp": sample["timestamp"],
             "location": self.nusc.get("log", scene["log_token"])["location"],
-            "cameras": [self._camera(channel, data[channel]) for channel in CAMERAS if channel in data],
+            "cameras": [self._camera(channel, data[channel]) for channel in self.rig.cameras if channel in data],
             "lidar": lidar,
             "radars": [
                 {"channel": channel, **self._frame(record)}

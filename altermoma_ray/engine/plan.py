@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.engine.dataset import DATASETS
 from altermoma_ray.engine.driver import check_undriven
 from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
@@ -72,6 +73,11 @@ class SearchPlan(BaseModel):
     @property
     def folder(self) -> Location:
         return search_folder(self.source.storage_location, self.name)
+
+    @property
+    def inputs(self) -> InputConfig:
+        """What the model is fed."""
+        return configuration(self.model).inputs
 
     def save(self) -> None:
         self.folder.join("search.json").write_text(self.model_dump_json(indent=2))
@@ -279,7 +285,7 @@ def resume_search(
 
 
 def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any]) -> None:
-    planned = {**dict(plan), **dict(plan.source), "dataset": plan.dataset}
+    planned = {**dict(plan), **dict(plan.source), **dict(plan.source.reading), "dataset": plan.dataset}
     for option, value in asked.items():
         if option == "checkpoint":
             same = _digest(load_weights(Location.parse(value), configuration(plan.model))) == plan.checkpoint_hash
