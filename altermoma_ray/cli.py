@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
 from altermoma_ray.addresses import redacted
 from altermoma_ray.console import console
 from altermoma_ray.data.reading import Reading
@@ -61,6 +63,25 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partial", action="store_true", help="leave out scenes without files, and do without missing LiDAR sweeps"
     )
+    parser.add_argument(
+        "--lidar-columns",
+        type=_lidar_columns,
+        metavar="NAMES",
+        help="float32 columns of a LiDAR file, _ for one to ignore (default: x,y,z,intensity,ring)",
+    )
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="follow links out of the dataroot wherever they are below it (default: only those directly below it)",
+    )
+
+
+def _lidar_columns(text: str) -> tuple[str, ...] | None:
+    """Names between commas as :class:`Reading` takes them, for argparse."""
+    try:
+        return Reading(lidar_columns=tuple(part.strip() for part in text.split(","))).lidar_columns
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(str(error.errors()[0]["ctx"]["error"])) from None
 
 
 def reading_of(options: argparse.Namespace) -> Reading:

@@ -58,7 +58,7 @@ def main() -> None:
         tracker = Tracker.open(options.tracking_uri, storage)
         tracker.check_free(plan.name)
     tracker.check_open(plan.dataset, plan.model)
-    prepare_data(plan.source)
+    prepare_data(plan.source, plan.inputs)
     unlogged: OnlyInStorage | None = None
     try:
         run_search(plan, tracker, resume=resume)

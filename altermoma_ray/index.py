@@ -6,6 +6,7 @@ from altermoma_ray import cli
 from altermoma_ray.data.dataroot import check_files
 from altermoma_ray.data.index import open_index
 from altermoma_ray.data.leaving_out import left_out_text
+from altermoma_ray.data.rig import check_rig
 from altermoma_ray.storage import Location
 
 
@@ -22,9 +23,10 @@ def main() -> None:
     storage.check_writable()
     reading = cli.reading_of(options)
     index = open_index(Location.parse(options.dataroot), options.version, storage, reading, look=reading.partial)
-    check_files(index.dataroot, *index.sensor_files())
+    check_rig(index)
+    check_files(index.dataroot, *index.sensor_files(), index.reading)
     splits = ", ".join(f"{name} {count}" for name, count in sorted(index.splits.items()))
-    print(f"{index.file}: {len(index)} keyframes ({splits}), built {index.created}")
+    print(f"{index.file}: {len(index)} keyframes ({splits}), {index.rig}, built {index.created}")
     if index.left_out:
         print(f"left out: {left_out_text(index.left_out)}")
 

@@ -51,7 +51,7 @@ def main() -> None:
     pruned = Location.parse(options.pruned) if options.pruned else None
     tracker = ReportTracker.open(options.tracking_uri, plan.source.storage_location)
     tracker.check_open(plan.dataset, plan.model)
-    prepare_data(plan.source)
+    prepare_data(plan.source, plan.inputs)
     job = plan_report(plan, options.criterion, pruned, options.sparsity)
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)

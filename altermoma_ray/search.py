@@ -76,7 +76,7 @@ def main() -> None:
                 "settings; --repeat runs settings again, with other seeds"
             )
     tracker.check_open(plan.dataset, plan.model)
-    prepare_data(plan.source)
+    prepare_data(plan.source, plan.inputs)
     run_search(plan, tracker, resume=resume)
     print_table(tracker.leaderboard(plan.name), tracker.champion(plan.name))
 

@@ -36,7 +36,7 @@ def main() -> None:
         target.parent.check_writable()
     check_cluster()
     source = find_data(options.dataset, options.dataroot, options.version, options.storage, reading_of(options))
-    prepare_data(source)
+    prepare_data(source, config.inputs)
     data = source.index().fingerprint[:8]
     folder = source.storage_location.join("training", f"{model}-{data}-seed{options.seed}")
     with ray_session():

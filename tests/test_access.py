@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from altermoma_ray.data.dataroot import check_files, read_picture, read_points
+from altermoma_ray.data.reading import Reading
 from altermoma_ray.engine.plan import SHIPPED
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.config import configuration
@@ -71,16 +72,36 @@ def test_a_traversal_in_the_tables_ends_the_command(dataroot, answer):
     )
 
 
-@pytest.mark.parametrize("linked", ["file", "folder", "folder above"])
+@pytest.mark.parametrize("linked", ["file", "folder"])
 def test_a_link_does_not_leave_the_dataroot(linked, dataroot, tmp_path):
     picture = min(dataroot.glob("samples/CAM_FRONT/*"))
     name = picture.relative_to(dataroot).as_posix()
-    target = {"file": picture, "folder": picture.parent, "folder above": picture.parents[1]}[linked]
+    target = {"file": picture, "folder": picture.parent}[linked]
     target.rename(tmp_path / "outside")
     target.symlink_to(tmp_path / "outside")
     root = Location.parse(dataroot)
     for attempt in (lambda: read_picture(root, name, 400, 225), lambda: check_files(root, [name], [])):
-        with pytest.raises(UserError, match=r"samples.* is a link out of dataroot .*; put the files themselves there"):
+        with pytest.raises(UserError, match=r"samples.* is a link out of dataroot .*, or give --follow-links if"):
+            attempt()
+    follow = Reading(follow_links=True)
+    check_files(root, [name], [], follow)
+    assert read_picture(root, name, 400, 225, follow).size == (400, 225)
+    with pytest.raises(UserError, match=r"name '\.\./a\.jpg' leaves its folder"):
+        read_picture(root, "../a.jpg", 400, 225, follow)
+
+
+def test_a_folder_directly_below_the_dataroot_may_be_a_link_and_is_not_left_by_a_deeper_one(dataroot, tmp_path):
+    picture = min(dataroot.glob("samples/CAM_FRONT/*"))
+    name = picture.relative_to(dataroot).as_posix()
+    (dataroot / "samples").rename(tmp_path / "disk")
+    (dataroot / "samples").symlink_to(tmp_path / "disk")
+    root = Location.parse(dataroot)
+    check_files(root, [name], [])
+    assert read_picture(root, name, 400, 225).size == (400, 225)
+    (tmp_path / "disk" / "CAM_FRONT").rename(tmp_path / "elsewhere")
+    (tmp_path / "disk" / "CAM_FRONT").symlink_to(tmp_path / "elsewhere")
+    for attempt in (lambda: read_picture(root, name, 400, 225), lambda: check_files(root, [name], [])):
+        with pytest.raises(UserError, match=r"samples/CAM_FRONT.* is a link out of dataroot .* --follow-links"):
             attempt()
 
 

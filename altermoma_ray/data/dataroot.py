@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from altermoma_ray.console import console
+from altermoma_ray.data.clouds import check_size, decode_points
+from altermoma_ray.data.reading import AS_PUBLISHED, Reading
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -34,7 +37,7 @@ TABLES = (
     "sensor",
     "visibility",
 )
-_POINT_BYTES = 20  # x, y, z, intensity, ring as float32
+_OPENED = 8  # LiDAR files of each folder whose numbers are looked at before anything costly begins
 _PICTURE_FORMATS = ("JPEG", "PNG")  # Pillow starts Ghostscript for some others
 
 
@@ -79,15 +82,15 @@ def describe(table: Location, known: list[Any] | None = None) -> list[Any]:
     return [info.size, info.mtime_ns, state.hexdigest()]
 
 
-def sensor_file(dataroot: Location, name: str) -> Location:
+def sensor_file(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) -> Location:
     """The file that a table names.
 
     Raises:
-        UserError: the name leads out of the dataroot, by itself or through a link.
+        UserError: the name leads out of the dataroot, by itself or through a link that is not followed.
     """
     check_name(dataroot, name)
     file = dataroot.join(name)
-    if dataroot.is_local:
+    if dataroot.is_local and not reading.follow_links:
         _check_link(dataroot, name, os.path.realpath(dataroot.path))
     return file
 
@@ -113,22 +116,28 @@ def _sizes(dataroot: Location, names: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def check_files(dataroot: Location, pictures: Sequence[str], clouds: Sequence[str]) -> None:
-    """Look at the sizes of sensor files without opening any: folders are listed, so a whole data set takes seconds.
+def check_files(
+    dataroot: Location, pictures: Sequence[str], clouds: Sequence[str], reading: Reading = AS_PUBLISHED
+) -> None:
+    """Look at the sizes of sensor files, and into eight LiDAR files of each folder, spread over it.
+
+    Folders are listed, so a whole data set takes seconds.
 
     Args:
         dataroot: the folder that names are relative to.
         pictures: camera files.
         clouds: LiDAR files.
+        reading: the LiDAR files' columns, and which links are followed.
 
     Raises:
-        UserError: some are missing, empty or (LiDAR) cut short, or a name leads out of the dataroot.
+        UserError: some are missing, empty or (LiDAR) cut short or of another layout, or a name leads out of the
+            dataroot.
     """
     names = [*dict.fromkeys([*pictures, *clouds])]
     for name in names:
         check_name(dataroot, name)
     sizes = _sizes(dataroot, names)
-    if dataroot.is_local:
+    if dataroot.is_local and not reading.follow_links:
         _check_links(dataroot, names)
     missing = [name for name in names if name not in sizes]
     if missing:
@@ -140,7 +149,14 @@ def check_files(dataroot: Location, pictures: Sequence[str], clouds: Sequence[st
         if not sizes[name]:
             raise UserError(f"picture {dataroot.join(name)} is empty; copy it from nuScenes again")
     for name in clouds:
-        _check_points(dataroot.join(name), sizes[name])
+        check_size(dataroot.join(name), sizes[name], reading.lidar_columns)
+    brightest: list[float] = []
+    for folder in dict.fromkeys(map(posixpath.dirname, clouds)):
+        inside = [name for name in dict.fromkeys(clouds) if posixpath.dirname(name) == folder]
+        for position in np.unique(np.linspace(0, len(inside) - 1, _OPENED).round().astype(int)):
+            brightest.append(read_points(dataroot, inside[position], reading)[:, 3].max(initial=0))
+    if 0 < max(brightest, default=0) <= 1:
+        console.print("  LiDAR intensities lie in 0..1; nuScenes has 0..255, on which released weights were trained")
 
 
 def check_name(dataroot: Location, name: str) -> None:
@@ -169,20 +185,25 @@ def _check_links(dataroot: Location, names: Sequence[str]) -> None:
 
 
 def _check_link(dataroot: Location, name: str, root: str) -> None:
+    """Take what lies in the dataroot, or below the target of a link directly below it, such as ``samples``."""
     target = os.path.realpath(os.path.join(root, name))
-    if os.path.commonpath([root, target]) != root:
+    folder = os.path.realpath(os.path.join(root, name.partition("/")[0]))
+    if all(os.path.commonpath([place, target]) != place for place in (root, folder)):
         raise UserError(
-            f"{dataroot.join(name)} is a link out of dataroot {dataroot}; put the files themselves there, or mount them"
+            f"{dataroot.join(name)} is a link out of dataroot {dataroot}; put the files themselves there, mount them, "
+            "or give --follow-links if the link is yours"
         )
 
 
-def read_picture(dataroot: Location, name: str, width: int, height: int) -> Image.Image:
+def read_picture(
+    dataroot: Location, name: str, width: int, height: int, reading: Reading = AS_PUBLISHED
+) -> Image.Image:
     """An RGB picture of the size that the tables give.
 
     Raises:
         UserError: the file is missing, broken, cut short, no JPEG or PNG, or of another size.
     """
-    file = sensor_file(dataroot, name)
+    file = sensor_file(dataroot, name, reading)
     try:
         image = Image.open(io.BytesIO(_read(file)), formats=_PICTURE_FORMATS)
         if image.size == (width, height):  # a picture of any other size is not decoded
@@ -197,24 +218,14 @@ def read_picture(dataroot: Location, name: str, width: int, height: int) -> Imag
     )
 
 
-def read_points(dataroot: Location, name: str) -> np.ndarray:
-    """[P, 5] float32 of a LiDAR file: x, y, z (m, lidar frame), intensity (0..255), ring; read-only.
+def read_points(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) -> np.ndarray:
+    """[P, 5] float32 of a LiDAR file: x, y, z (m, lidar frame), intensity (0..255), ring; it may be read-only.
 
     Raises:
-        UserError: the file is missing, empty or cut short.
+        UserError: the file is missing, empty, cut short, or holds other columns.
     """
-    file = sensor_file(dataroot, name)
-    data = _read(file)
-    _check_points(file, len(data))
-    return np.frombuffer(data, dtype="<f4").reshape(-1, 5)
-
-
-def _check_points(file: Location, size: int) -> None:
-    if not size or size % _POINT_BYTES:
-        raise UserError(
-            f"LiDAR file {file} has {size} bytes, no whole number of {_POINT_BYTES}-byte points; "
-            "copy it from nuScenes again"
-        )
+    file = sensor_file(dataroot, name, reading)
+    return decode_points(file, _read(file), reading.lidar_columns)
 
 
 def _read(file: Location) -> bytes:

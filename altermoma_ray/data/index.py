@@ -23,6 +23,7 @@ import pyarrow as pa
 from altermoma_ray.data.dataroot import check_dataroot, describe
 from altermoma_ray.data.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.records import BoxTable, CameraFrame, LidarSweep, RadarFrame, SampleRecord
+from altermoma_ray.data.rig import Rig
 from altermoma_ray.data.splits import FILE as SPLITS_FILE
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -34,17 +35,18 @@ FORMAT = "1"
 class Index:
     """The keyframes of one nuScenes version. Cheap to open, and to send to a process, which maps the file itself."""
 
-    def __init__(self, file: Location, dataroot: Location) -> None:
+    def __init__(self, file: Location, dataroot: Location, reading: Reading = AS_PUBLISHED) -> None:
         """Map an index file.
 
         Args:
             file: made by :func:`build_index`; a remote file is first copied to a local cache.
             dataroot: the folder that its file names are relative to.
+            reading: how its sensors' files are read.
 
         Raises:
             UserError: there is no such file, or it is not an index of this version of the layout.
         """
-        self.file, self.dataroot = file, dataroot
+        self.file, self.dataroot, self.reading = file, dataroot, reading
         try:
             self._batch = pa.ipc.open_file(pa.memory_map(str(_local_copy(file)))).get_batch(0)
         except (OSError, pa.ArrowInvalid) as error:
@@ -52,6 +54,10 @@ class Index:
         facts = {key.decode(): value.decode() for key, value in (self._batch.schema.metadata or {}).items()}
         if facts.get("format") != FORMAT:
             raise UserError(f"{file} has index format {facts.get('format')}, not {FORMAT}; build it with `index nusc`")
+        if "rig" not in facts:  # it may lack cameras that are in the tables
+            raise UserError(f"{file} does not say which sensors the data have; build it with `index nusc`")
+        self.rig = Rig.model_validate_json(facts["rig"])
+        """The data set's sensors."""
         self.version = facts["version"]
         self.fingerprint = facts["fingerprint"]
         """Hash of the tables' content and the layout, for cache keys; sensor files do not enter."""
@@ -69,8 +75,8 @@ class Index:
     def __len__(self) -> int:
         return int(self._batch.num_rows)
 
-    def __reduce__(self) -> tuple[type[Index], tuple[Location, Location]]:
-        return Index, (self.file, self.dataroot)
+    def __reduce__(self) -> tuple[type[Index], tuple[Location, Location, Reading]]:
+        return Index, (self.file, self.dataroot, self.reading)
 
     @property
     def splits(self) -> dict[str, int]:
@@ -101,6 +107,10 @@ class Index:
     def scenes(self) -> list[str]:
         """The scene tokens of all rows."""
         return list(self._batch.column("scene_token").to_pylist())
+
+    def cameras(self) -> list[list[str]]:
+        """The channels of the cameras of which each row has a picture."""
+        return [self._nested["cameras"].get(row, "channel") for row in range(len(self))]
 
     def sensor_files(self) -> tuple[list[str], list[str]]:
         """Names of all pictures, and of all LiDAR files, earlier sweeps included; a name may occur twice."""
@@ -173,7 +183,7 @@ def open_index(
     file = index_file(dataroot, version, storage, reading)
     if file.exists():
         try:
-            index = Index(file, dataroot)
+            index = Index(file, dataroot, reading)
         except UserError:  # of an older layout, or damaged
             pass
         else:
@@ -183,7 +193,7 @@ def open_index(
                 return index
     build_index(dataroot, version, file, reading, progress=progress)
     _local_copy(file, renew=True)
-    return Index(file, dataroot)
+    return Index(file, dataroot, reading)
 
 
 def index_file(dataroot: Location, version: str, storage: Location, reading: Reading = AS_PUBLISHED) -> Location:
@@ -224,6 +234,7 @@ def build_index(
     table, listing = read.rows.combine_chunks(), listing_of(dataroot, read.folders)
     facts = {
         "format": FORMAT,
+        "rig": read.rig.model_dump_json(),
         "version": version,
         "fingerprint": _fingerprint(version, sources, reading, listing),
         "left_out": json.dumps(read.left_out),

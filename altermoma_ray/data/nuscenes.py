@@ -14,6 +14,7 @@ from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.dataroot import read_picture, read_points
 from altermoma_ray.data.index import Index
 from altermoma_ray.data.records import SampleRecord, camera_to_lidar, sweep_to_keyframe
+from altermoma_ray.data.rig import choose_cameras
 from altermoma_ray.data.transforms import (
     ImageView,
     InputConfig,
@@ -68,9 +69,13 @@ class NuScenesDataset(Dataset[Sample]):
             inputs: the figures of the transforms.
             augment: whether to draw random transforms; otherwise those of evaluation are used.
             seed: of the random transforms.
+
+        Raises:
+            UserError: the data set lacks a camera that ``inputs`` name.
         """
         self.index, self.rows, self.inputs = index, list(rows), inputs
         self.augment, self.seed, self.epoch = augment, seed, 0
+        self.cameras = choose_cameras(inputs, index)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,20 +91,20 @@ class NuScenesDataset(Dataset[Sample]):
             UserError: a sensor's file is missing or broken.
         """
         record = self.index.record(self.rows[position])
-        missing = [camera for camera in self.inputs.cameras if camera not in record.cameras]
+        missing = [camera for camera in self.cameras if camera not in record.cameras]
         if missing:
-            raise UserError(f"sample {record.token} has no picture of {missing[0]}; leave that camera out of `cameras`")
+            raise UserError(f"sample {record.token} has no picture of {missing[0]}; take it out of the tables")
         rng = np.random.default_rng((self.seed, self.epoch, position)) if self.augment else None
         scene = lidar_augmentation(self.inputs, rng)
-        images, views = zip(*(self._picture(record, camera, rng) for camera in self.inputs.cameras), strict=True)
+        images, views = zip(*(self._picture(record, camera, rng) for camera in self.cameras), strict=True)
         boxes, labels = self._boxes(record, scene)
-        cameras = [record.cameras[camera] for camera in self.inputs.cameras]
+        cameras = [record.cameras[camera] for camera in self.cameras]
         return Sample(
             token=record.token,
             images=torch.stack(images),
             points=torch.from_numpy(self._points(record, scene, rng)),
             camera_intrinsics=_tensor([camera.intrinsic for camera in cameras]),
-            camera_to_lidar=_tensor([camera_to_lidar(record, camera) for camera in self.inputs.cameras]),
+            camera_to_lidar=_tensor([camera_to_lidar(record, camera) for camera in self.cameras]),
             image_augmentation=_tensor(views),
             lidar_augmentation=_tensor(scene),
             boxes=boxes,
@@ -109,7 +114,7 @@ class NuScenesDataset(Dataset[Sample]):
     def _picture(self, record: SampleRecord, camera: str, rng: np.random.Generator | None) -> tuple[Tensor, np.ndarray]:
         frame = record.cameras[camera]
         view = ImageView.draw(self.inputs, frame.width, frame.height, rng)
-        picture = read_picture(self.index.dataroot, frame.file, frame.width, frame.height)
+        picture = read_picture(self.index.dataroot, frame.file, frame.width, frame.height, self.index.reading)
         return normalise(view.apply(picture), self.inputs), view.matrix()
 
     def _points(self, record: SampleRecord, scene: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -117,7 +122,7 @@ class NuScenesDataset(Dataset[Sample]):
         clouds = []
         chosen = choose_sweeps(len(record.sweeps), self.inputs.sweeps - 1, rng)
         for sweep in [record.lidar, *(record.sweeps[position] for position in chosen)]:
-            points = read_points(self.index.dataroot, sweep.file)
+            points = read_points(self.index.dataroot, sweep.file, self.index.reading)
             if sweep is record.lidar:
                 cloud = transform_points(points, scene)
             else:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+
+PUBLISHED_COLUMNS = ("x", "y", "z", "intensity", "ring")
+"""The float32 columns of a LiDAR file of nuScenes."""
+_COLUMNS = (*PUBLISHED_COLUMNS, "time")
+_IGNORED = ("-", "_")
 
 
 class Reading(BaseModel):
@@ -19,9 +24,25 @@ class Reading(BaseModel):
     partial: bool = False
     """Leave out scenes whose files are missing, and do without missing sweeps."""
     lidar_columns: tuple[str, ...] | None = None
-    """Names of the float32 columns of a LiDAR file, in their order; None for nuScenes' x, y, z, intensity, ring."""
+    """Names of the float32 columns of a LiDAR file, in their order; None for nuScenes' x, y, z, intensity, ring.
+
+    ``_`` or ``-`` stands for a column to ignore. Without an intensity it is 0; a ring and a time are read by nothing.
+    """
     follow_links: bool = False
     """Follow links out of the dataroot wherever they lie below it, not only those directly below it."""
+
+    @field_validator("lidar_columns")
+    @classmethod
+    def _check_columns(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in columns or ():
+            if name not in (*_COLUMNS, *_IGNORED):
+                raise ValueError(f"unknown column {name!r}; choose out of {', '.join(_COLUMNS)}, and _ for any other")
+            if name not in _IGNORED and columns.count(name) > 1:
+                raise ValueError(f"column {name!r} occurs twice; name each column once, and _ what is to be ignored")
+        missing = [axis for axis in "xyz" if columns is not None and axis not in columns]
+        if missing:
+            raise ValueError(f"LiDAR columns need x, y and z, but {', '.join(missing)} is missing; name all columns")
+        return None if columns == PUBLISHED_COLUMNS else columns
 
     @property
     def is_default(self) -> bool:

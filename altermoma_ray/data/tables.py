@@ -20,11 +20,12 @@ import pyarrow as pa
 from rich.progress import Progress
 
 from altermoma_ray.console import console
-from altermoma_ray.data.batch import CAMERAS, CLASSES
+from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.data.checks import Fault, Tables, check_chains, check_records, describe_fault, find_faults
 from altermoma_ray.data.dataroot import check_dataroot, check_name, existing_files
 from altermoma_ray.data.leaving_out import LeftOut, leave_out_faulty, leave_out_missing, left_out_text
 from altermoma_ray.data.reading import AS_PUBLISHED, Reading
+from altermoma_ray.data.rig import Rig, channels_of, find_rig
 from altermoma_ray.data.splits import FILE as SPLITS_FILE
 from altermoma_ray.data.splits import scene_splits
 from altermoma_ray.errors import UserError
@@ -97,6 +98,8 @@ class KeyframeTable:
 
     rows: pa.Table
     """A row for each keyframe; see ``SCHEMA``."""
+    rig: Rig
+    """The data set's sensors."""
     left_out: LeftOut
     """How many records are not in it, by kind."""
     folders: list[str]
@@ -133,8 +136,9 @@ def read_tables(
         nusc = _open_devkit(tables, Path(folder), version, sift)
     batches = []
     try:
-        reader = _Reader(nusc, splits)
         samples = [sample for scene in nusc.scene for sample in _samples(nusc, scene)]
+        rig = find_rig(channels_of(nusc, samples))
+        reader = _Reader(nusc, splits, rig)
         with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
             for start in bar.track(range(0, len(samples), _CHUNK), description="indexing keyframes"):
                 rows = [reader.row(sample) for sample in samples[start : start + _CHUNK]]
@@ -147,7 +151,8 @@ def read_tables(
         raise UserError(
             f"the tables in {dataroot.join(version)} hold values that nuScenes does not ({error}); {_COPY}"
         ) from error
-    return KeyframeTable(rows=pa.Table.from_batches(batches, schema=SCHEMA), left_out=left_out, folders=folders)
+    rows = pa.Table.from_batches(batches, schema=SCHEMA)
+    return KeyframeTable(rows=rows, rig=rig, left_out=left_out, folders=folders)
 
 
 def _sift(tables: Tables, place: str, reading: Reading, existing: Callable[[Sequence[str]], set[str]]) -> LeftOut:
@@ -231,10 +236,10 @@ def _samples(nusc: NuScenes, scene: dict[str, Any]) -> Iterator[dict[str, Any]]:
 class _Reader:
     """Turns the devkit's records into rows of ``SCHEMA``."""
 
-    def __init__(self, nusc: NuScenes, splits: dict[str, str]) -> None:
+    def __init__(self, nusc: NuScenes, splits: dict[str, str], rig: Rig) -> None:
         from nuscenes.eval.detection.utils import category_to_detection_name
 
-        self.nusc, self.splits = nusc, splits
+        self.nusc, self.splits, self.rig = nusc, splits, rig
         self.labels = {
             category["name"]: CLASSES.index(name) if (name := category_to_detection_name(category["name"])) else -1
             for category in nusc.category
@@ -243,7 +248,7 @@ class _Reader:
     def row(self, sample: dict[str, Any]) -> dict[str, Any]:
         scene = self.nusc.get("scene", sample["scene_token"])
         data = {channel: self.nusc.get("sample_data", token) for channel, token in sample["data"].items()}
-        sweeps = [data["LIDAR_TOP"]]
+        sweeps = [data[self.rig.lidar]]
         while sweeps[-1]["prev"] and len(sweeps) <= PREVIOUS_SWEEPS:
             sweeps.append(self.nusc.get("sample_data", sweeps[-1]["prev"]))
         lidar = [self._frame(sweep) for sweep in sweeps]
@@ -254,7 +259,7 @@ class _Reader:
             "split": self.splits.get(scene["name"], "other"),
             "timestamp": int(sample["timestamp"]),
             "location": self.nusc.get("log", scene["log_token"])["location"],
-            "cameras": [self._camera(channel, data[channel]) for channel in CAMERAS if channel in data],
+            "cameras": [self._camera(channel, data[channel]) for channel in self.rig.cameras if channel in data],
             "lidar": lidar,
             "radars": [
                 {"channel": channel, **self._frame(record)}

@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from altermoma_ray.data.batch import CAMERAS
+from altermoma_ray.data.rig import CAMERAS
 
 Range = tuple[float, float]
 
@@ -34,7 +34,10 @@ class InputConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cameras: tuple[str, ...] = CAMERAS
-    """Cameras in the order in which the model sees them."""
+    """Channels of the cameras in the order in which the model sees them; weights do not depend on their number.
+
+    nuScenes' six, the default, stand for all cameras that a data set has: another rig is read with the same model.
+    """
     image_size: tuple[int, int] = (256, 704)
     """Height and width of a picture, after resizing and cropping (pixels)."""
     resize_test: float = Field(default=0.48, gt=0)
@@ -68,9 +71,8 @@ class InputConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> InputConfig:
-        unknown = [camera for camera in self.cameras if camera not in CAMERAS]
-        if not self.cameras or unknown or len(set(self.cameras)) < len(self.cameras):
-            raise ValueError(f"`cameras` must be distinct names out of {CAMERAS}, but got {self.cameras}")
+        if not self.cameras or not all(self.cameras) or len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"`cameras` must be distinct names, at least one, but got {self.cameras}")
         if min(self.image_size) < 1:
             raise ValueError(f"`image_size` must be a positive height and width, but got {self.image_size}")
         for name, (low, high) in (("resize_train", self.resize_train), ("scale", self.scale)):

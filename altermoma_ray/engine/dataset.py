@@ -6,7 +6,9 @@ from altermoma_ray.console import console
 from altermoma_ray.data.dataroot import check_dataroot, check_files
 from altermoma_ray.data.leaving_out import left_out_text
 from altermoma_ray.data.reading import AS_PUBLISHED, Reading
+from altermoma_ray.data.rig import check_rig
 from altermoma_ray.data.synthetic import matches, provide
+from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -56,8 +58,12 @@ def find_data(
     return DataSource(dataroot=str(root), version=version, storage=str(location), reading=reading)
 
 
-def prepare_data(source: DataSource) -> None:
+def prepare_data(source: DataSource, inputs: InputConfig | None = None) -> None:
     """Make the synthetic set if that is wanted and missing, build the index, and look at the files that it names.
+
+    Args:
+        source: the data set.
+        inputs: what the model is fed, which the data set must have; None where no model is meant.
 
     Raises:
         UserError: the data set is missing or broken, or storage cannot be written.
@@ -70,9 +76,11 @@ def prepare_data(source: DataSource) -> None:
     index = source.index(look=source.reading.partial)
     to_train, to_validate = len(source.training_rows()), len(source.validation_rows())
     console.print(f"  {len(index)} keyframes: {to_train} to train on, {to_validate} to validate")
+    console.print(f"  {index.rig}")
     if index.left_out:
         console.print(f"  [yellow]left out[/]: {left_out_text(index.left_out)}")
-    check_files(index.dataroot, *index.sensor_files())
+    check_rig(index, inputs)
+    check_files(index.dataroot, *index.sensor_files(), index.reading)
 
 
 def _synthetic_folder(storage: Location) -> Location:

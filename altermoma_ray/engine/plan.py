@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.engine.dataset import DATASETS
 from altermoma_ray.engine.distinct import number_of_settings
 from altermoma_ray.engine.driver import check_undriven
@@ -76,6 +77,11 @@ class SearchPlan(BaseModel):
     @property
     def folder(self) -> Location:
         return search_folder(self.source.storage_location, self.name)
+
+    @property
+    def inputs(self) -> InputConfig:
+        """What the model is fed."""
+        return configuration(self.model).inputs
 
     def save(self) -> None:
         self.folder.join("search.json").write_text(self.model_dump_json(indent=2))

@@ -169,7 +169,7 @@ def test_sweeps_are_the_newest_in_evaluation_and_random_in_training():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cameras": ("CAM_ROOF",)}, "`cameras` must be distinct names"),
+        ({"cameras": ("CAM_ROOF", "CAM_ROOF")}, "`cameras` must be distinct names"),
         ({"cameras": ()}, "`cameras` must be distinct names"),
         (
             {"resize_train": (0.6, 0.4)},

@@ -19,6 +19,8 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=2, help="LiDAR sweeps before each keyframe; default 2")
     parser.add_argument("--width", type=int, default=400, help="of the 16:9 pictures, up to 1600; default 400")
     parser.add_argument("--azimuths", type=int, default=480, help="LiDAR returns a ring; default 480")
+    parser.add_argument("--cameras", type=int, default=6, help="1 to 12 around the car; default 6, as nuScenes has")
+    parser.add_argument("--lidar-channel", default="LIDAR_TOP", help="name of the LiDAR; default LIDAR_TOP")
     options = parser.parse_args()
     generate(**vars(options))
 

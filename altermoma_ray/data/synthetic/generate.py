@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,8 @@ def generate(
     sweeps: int = 2,
     width: int = 400,
     azimuths: int = 480,
+    cameras: int = len(rig.CAMERAS),
+    lidar_channel: str = rig.LIDAR.channel,
 ) -> None:
     """Write a synthetic nuScenes data set, version ``v1.0-trainval``.
 
@@ -52,11 +55,13 @@ def generate(
         sweeps: LiDAR sweeps before each keyframe.
         width: of the 16:9 pictures (pixels).
         azimuths: LiDAR returns a ring.
+        cameras: 1 to 12; another number than nuScenes' six are spread around the car and named ``CAM_0`` and so on.
+        lidar_channel: name of the LiDAR, which begins with ``LIDAR``.
 
     Raises:
         UserError: an argument is out of range, or the folder is taken or cannot be written.
     """
-    parameters = _parameters(scenes, seed, keyframes, sweeps, width, azimuths)
+    parameters = _parameters(scenes, seed, keyframes, sweeps, width, azimuths, cameras, lidar_channel)
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
     names = _scene_names(parameters.scenes)
@@ -65,9 +70,10 @@ def generate(
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} exists and is not an empty folder; choose another folder or remove it")
-        _make_folders(partial_folder)
+        eyes, lidar = rig.cameras(parameters.cameras), rig.lidar(parameters.lidar_channel)
+        _make_folders(partial_folder, (lidar, *eyes, *rig.RADARS), lidar)
         _write_map(partial_folder)
-        static = tables.static_tables(parameters.scenes, parameters.width, parameters.height)
+        static = tables.static_tables(parameters.scenes, parameters.width, parameters.height, eyes, lidar)
         rows = _write_scenes(parameters, names, partial_folder, processes or os.cpu_count() or 1, progress)
         tables.write(tables.merge([static, *rows]), partial_folder / tables.VERSION)
         (partial_folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
@@ -92,7 +98,16 @@ def matches(out: Location | Path, scenes: int | None = None, seed: int = 0) -> b
     return bool(found == _card(_parameters(scenes, seed, 2, 2, 400, 480)))
 
 
-def _parameters(scenes: int | None, seed: int, keyframes: int, sweeps: int, width: int, azimuths: int) -> Parameters:
+def _parameters(
+    scenes: int | None,
+    seed: int,
+    keyframes: int,
+    sweeps: int,
+    width: int,
+    azimuths: int,
+    cameras: int = len(rig.CAMERAS),
+    lidar_channel: str = rig.LIDAR.channel,
+) -> Parameters:
     scenes = TOY_SCENES if scenes is None else scenes
     limits = {
         "scenes": (scenes, 1, 850),
@@ -101,17 +116,33 @@ def _parameters(scenes: int | None, seed: int, keyframes: int, sweeps: int, widt
         "sweeps": (sweeps, 0, 9),
         "width": (width, 64, 1600),
         "azimuths": (azimuths, 90, 2160),
+        "cameras": (cameras, 1, 12),
     }
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise UserError(f"{name} must be in {low}..{high}, but got {value}")
     if width % 16:
         raise UserError(f"width must be a multiple of 16 for 16:9 pictures, but got {width}")
-    return Parameters(scenes=scenes, seed=seed, keyframes=keyframes, sweeps=sweeps, width=width, azimuths=azimuths)
+    if not re.fullmatch(r"LIDAR\w+", lidar_channel, re.ASCII):
+        raise UserError(f"a LiDAR channel must be LIDAR and letters, digits or _, but got {lidar_channel!r}; rename it")
+    return Parameters(
+        scenes=scenes,
+        seed=seed,
+        keyframes=keyframes,
+        sweeps=sweeps,
+        width=width,
+        azimuths=azimuths,
+        cameras=cameras,
+        lidar_channel=lidar_channel,
+    )
 
 
 def _card(parameters: Parameters) -> dict[str, object]:
-    return {"generator": "altermoma_ray.data.synthetic", "generator_version": GENERATOR_VERSION, **asdict(parameters)}
+    figures = asdict(parameters)
+    for name in ("cameras", "lidar_channel"):  # named only where they differ: cards of older sets lack them
+        if figures[name] == getattr(Parameters, name):
+            del figures[name]
+    return {"generator": "altermoma_ray.data.synthetic", "generator_version": GENERATOR_VERSION, **figures}
 
 
 def _scene_names(scenes: int) -> list[str]:
@@ -124,10 +155,10 @@ def _scene_names(scenes: int) -> list[str]:
     return splits.train[:training] + splits.val[: scenes - training]
 
 
-def _make_folders(root: Path) -> None:
-    for mount in (rig.LIDAR, *rig.CAMERAS, *rig.RADARS):
+def _make_folders(root: Path, mounts: Sequence[rig.Mount], lidar: rig.Mount) -> None:
+    for mount in mounts:
         (root / "samples" / mount.channel).mkdir(parents=True)
-    (root / "sweeps" / rig.LIDAR.channel).mkdir(parents=True)
+    (root / "sweeps" / lidar.channel).mkdir(parents=True)
     (root / "maps" / "expansion").mkdir(parents=True)
 
 

@@ -4,7 +4,7 @@ below the rear axle."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,25 @@ CAMERAS = (
     _mount("CAM_BACK_LEFT", 1.03, 0.48, 1.57, 110.0, 0.001, 70.0),
     _mount("CAM_FRONT_LEFT", 1.55, 0.49, 1.50, 55.0, 0.043, 70.0),
 )
+
+
+def cameras(count: int) -> tuple[Mount, ...]:
+    """nuScenes' six cameras; any other number are spread evenly around the car, with names that nuScenes lacks."""
+    if count == len(CAMERAS):
+        return CAMERAS
+    step = 360.0 / count
+    view = min(max(step + 10.0, 70.0), 120.0)
+    headings = [(number, math.radians(number * step)) for number in range(count)]
+    return tuple(
+        _mount(f"CAM_{number}", 0.8 + 0.8 * math.cos(yaw), 0.5 * math.sin(yaw), 1.5, math.degrees(yaw), 0.02, view)
+        for number, yaw in headings
+    )
+
+
+def lidar(channel: str) -> Mount:
+    """The LiDAR under a name."""
+    return replace(LIDAR, channel=channel)
+
 
 RADARS = (
     _mount("RADAR_FRONT", 3.41, 0.0, 0.5, 0.0, 0.030, 120.0),

@@ -40,6 +40,9 @@ class Parameters:
     """Of a picture, 16:9 (pixels)."""
     azimuths: int
     """LiDAR returns a ring."""
+    cameras: int = len(rig.CAMERAS)
+    """Number of cameras; nuScenes' own rig has six."""
+    lidar_channel: str = rig.LIDAR.channel
 
     @property
     def height(self) -> int:
@@ -47,8 +50,10 @@ class Parameters:
 
 
 @lru_cache(maxsize=1)
-def _sensors(width: int, height: int, azimuths: int) -> tuple[list[camera.Camera], lidar.Lidar]:
-    return [camera.Camera(mount, width, height) for mount in rig.CAMERAS], lidar.Lidar(azimuths)
+def _sensors(parameters: Parameters) -> tuple[list[camera.Camera], lidar.Lidar]:
+    mounts = rig.cameras(parameters.cameras)
+    eyes = [camera.Camera(mount, parameters.width, parameters.height) for mount in mounts]
+    return eyes, lidar.Lidar(parameters.azimuths)
 
 
 def keyframe_times(parameters: Parameters) -> NDArray[np.float64]:
@@ -69,7 +74,7 @@ def plan(parameters: Parameters, index: int) -> tuple[Scene, list[NDArray[np.flo
     """The scene with the given number, and the LiDAR's point cloud for each of :func:`sweep_times`."""
     turns = sweep_times(parameters)
     keyframes = keyframe_times(parameters)
-    earliest = -max(mount.early for mount in (*rig.CAMERAS, *rig.RADARS))
+    earliest = -max(mount.early for mount in (*rig.cameras(parameters.cameras), *rig.RADARS))
     times = np.array([earliest, *(time for _, time, _ in turns)])
     scene = plan_scene(_random(parameters, index, "plan"), times, keyframes)
     counts = [
@@ -103,7 +108,7 @@ class _Writer:
         turns = sweep_times(self.parameters)
         keyframes = keyframe_times(self.parameters)
         self._write_chain(
-            rig.LIDAR,
+            rig.lidar(self.parameters.lidar_channel),
             [
                 (keyframe, time, is_keyframe, cloud.tobytes())
                 for (keyframe, time, is_keyframe), cloud in zip(turns, self.clouds, strict=True)
@@ -121,7 +126,7 @@ class _Writer:
     def _write_pictures(self, keyframes: NDArray[np.float64]) -> NDArray[np.float64]:
         """[K, bodies] share of each body's pixels that is not hidden, over all cameras."""
         random = _random(self.parameters, self.index, "camera")
-        cameras, _ = _sensors(self.parameters.width, self.parameters.height, self.parameters.azimuths)
+        cameras, _ = _sensors(self.parameters)
         seen = np.zeros((len(keyframes), len(self.scene.bodies)))
         alone = np.zeros_like(seen)
         for eye in cameras:
@@ -291,7 +296,7 @@ def _placed(scene: Scene, time: float) -> list[Placement]:
 def _scan(parameters: Parameters, index: int, scene: Scene, number: int) -> NDArray[np.float32]:
     """The point cloud of the LiDAR's turn with the given number in :func:`sweep_times`."""
     _, time, _ = sweep_times(parameters)[number]
-    _, spinner = _sensors(parameters.width, parameters.height, parameters.azimuths)
+    _, spinner = _sensors(parameters)
     return lidar.scan(spinner, _placed(scene, time), _random(parameters, index, "lidar", number))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,12 @@ def log_file(scene: int) -> str:
     return f"n008-2018-08-{1 + number // 10:02d}-{9 + number % 10:02d}-00-00-0400"
 
 
-def static_tables(scenes: int, width: int, height: int) -> Tables:
+def static_tables(
+    scenes: int, width: int, height: int, cameras: Sequence[rig.Mount] = rig.CAMERAS, lidar: rig.Mount = rig.LIDAR
+) -> Tables:
     """Rows of the tables that do not come from scenes; pictures have ``width`` x ``height`` pixels."""
     logs = [log_file(scene) for scene in range(0, scenes, SCENES_PER_LOG)]
-    mounts = [(rig.LIDAR, "lidar"), *((m, "camera") for m in rig.CAMERAS), *((m, "radar") for m in rig.RADARS)]
+    mounts = [(lidar, "lidar"), *((m, "camera") for m in cameras), *((m, "radar") for m in rig.RADARS)]
     return {
         "attribute": [_named("attribute", name) for name in ATTRIBUTES],
         "category": [_named("category", name) for name in (*(kind.category for kind in KINDS), *OTHER_CATEGORIES)],
