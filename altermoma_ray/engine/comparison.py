@@ -14,6 +14,7 @@ from altermoma_ray.engine.plan import Ablation, SearchPlan
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trial import TrialTask
 from altermoma_ray.errors import UserError
+from altermoma_ray.pruning import ReactivationGradient
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.tracking.comparison import UNPRUNED
 from altermoma_ray.tracking.objective import Objective
@@ -28,6 +29,7 @@ LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
 """Learning rates of the reactivation."""
 SCORING_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of batches in D, the scoring data."""
+_REACTIVATION = ("reactivation_steps", "reactivation_learning_rate", "reactivation_gradient")
 _SEARCH_LABEL = "search "
 
 
@@ -60,6 +62,7 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
         varied = [{"reactivation_steps": steps} for steps in STEPS]
         varied += [{"reactivation_learning_rate": rate} for rate in LEARNING_RATES]
         varied += [{"reactivation_steps": max(STEPS), "reactivation_learning_rate": rate} for rate in LEARNING_RATES]
+        varied += [{"reactivation_gradient": gradient} for gradient in get_args(ReactivationGradient)]
         varied += [{"scoring_batches": batches} for batches in SCORING_BATCHES]
         varied += [{"norms": "batch"}, {"normalisation": "layer"}, {}]
     settings = [
@@ -74,7 +77,7 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
 def published_parts(space: SearchSpace) -> dict[str, str | float | int | bool | None]:
     """The published value of everything that an ablation varies."""
     setting = _setting(space, criterion="altermoma", sparsity=0.0, **_fields(space, "altermoma"))
-    names = ("beta", "scoring_batches", "norms", "normalisation", "reactivation_steps", "reactivation_learning_rate")
+    names = ("beta", "scoring_batches", "norms", "normalisation", *_REACTIVATION)
     return {name: getattr(setting, name) for name in names}
 
 
@@ -139,7 +142,7 @@ def grid(
 def _fields(space: SearchSpace, criterion: str) -> dict[str, Any]:
     """What a criterion needs beside its name: the paper's figures for AlterMOMA."""
     published = space.published(0.5)
-    reactivation = {name: published[name] for name in ("reactivation_steps", "reactivation_learning_rate")}
+    reactivation = {name: published[name] for name in _REACTIVATION}
     match criterion:
         case "altermoma" | "altermoma-residual":
             return {"beta": 1.0, "scoring_batches": space.scoring_batches, **reactivation}

@@ -23,7 +23,11 @@ class EndlessError(Exception):
 
 def key(setting: PruningSetting) -> str:
     """What a trial does, as text: settings that differ only in what their trials never read are one."""
-    unread = set() if setting.reactivation is not None else {"reactivation_steps", "reactivation_learning_rate"}
+    unread = (
+        set()
+        if setting.reactivation is not None
+        else {"reactivation_steps", "reactivation_learning_rate", "reactivation_gradient"}
+    )
     return setting.model_dump_json(exclude=unread)
 
 

@@ -5,7 +5,7 @@ storage under a key made of everything they do depend on, and every trial of eve
 that prune in rounds leave masks for one target:
 
     indicators/<key of checkpoint, data, batches, norms, seed>/deci.safetensors
-                                                              /reri-B<steps>-lr<rate>.safetensors
+                                                              /reri-B<steps>-lr<rate>[-last-batch].safetensors
                                                               /scores-<criterion>.safetensors
                                                               /masks-<criterion>-<key of the target>.safetensors
 """
@@ -175,13 +175,14 @@ def _seconds(file: Location) -> float:
 
 def backward_passes(job: ScoringJob) -> int:
     """Batches that pass forward and backward. DeCI takes D; ReRI, for each mask, D before, and for each learning rate
-    B steps and D at every B that is read off.
+    B steps and, at every B that is read off, D or the last batch.
     """
     passes = job.scoring_batches if job.wants_contribution else 0
     if job.settings:
         rates = {setting.learning_rate for setting in job.settings}
         steps = sum(max(s.steps for s in job.settings if s.learning_rate == rate) for rate in rates)
-        passes += 2 * (job.scoring_batches * (1 + len(job.settings)) + steps)
+        after = sum(1 if s.gradient == "last-batch" else job.scoring_batches for s in job.settings)
+        passes += 2 * (job.scoring_batches + after + steps)
     names = [name for name in job.criteria if name != DECI] + [request.criterion for request in job.masks]
     return passes + sum(CRITERIA[name].passes(job.scoring_batches) for name in names)
 
@@ -193,7 +194,8 @@ def is_one_shot(criterion: str) -> bool:
 
 def reri_file(setting: Reactivation) -> str:
     """Name of the file that holds the ReRI of a setting."""
-    return f"reri-B{setting.steps}-lr{setting.learning_rate:g}.safetensors"
+    last = "-last-batch" if setting.gradient == "last-batch" else ""
+    return f"reri-B{setting.steps}-lr{setting.learning_rate:g}{last}.safetensors"
 
 
 def scores_file(criterion: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.engine.dataset import DATASETS
@@ -98,8 +99,11 @@ class SearchPlan(BaseModel):
             known = [folder.name for folder in storage.join("searches").children()]
             raise UserError(f"no search {name!r} to resume in {storage}; choose one of: {', '.join(known)}")
         try:
-            return cls.model_validate_json(file.read_bytes())
-        except ValidationError as error:
+            plan = json.loads(file.read_bytes())
+            # Searches of releases that knew one second gradient alone go on with that one.
+            plan["space"].setdefault("published_gradient", "scoring-batches")
+            return cls.model_validate_json(json.dumps(plan))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is broken or of another release; start the search again elsewhere") from error
 
     def trial_job(self) -> TrialJob:

@@ -20,7 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from altermoma_ray.engine.indicators import INDICATOR_CRITERIA, is_one_shot
 from altermoma_ray.errors import UserError
-from altermoma_ray.pruning import Normalisation, NormMode, Reactivation, ScheduleKind, solve_ratios
+from altermoma_ray.pruning import (
+    Normalisation,
+    NormMode,
+    Reactivation,
+    ReactivationGradient,
+    ScheduleKind,
+    solve_ratios,
+)
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA
 from altermoma_ray.tracking.comparison import UNPRUNED
 
@@ -51,6 +58,8 @@ class PruningSetting(BaseModel):
     reactivation_steps: int | None = Field(default=None, gt=0)
     """B, batches of reactivation; needed where β is not 0."""
     reactivation_learning_rate: float | None = Field(default=None, gt=0)
+    reactivation_gradient: ReactivationGradient = "scoring-batches"
+    """Data of ReRI's second gradient: the last batch of reactivation (the paper), or D."""
     normalisation: Normalisation = "group"
     """Whether AlterEva divides its indicators by their sums over a group (the paper) or a layer."""
     scoring_batches: int | None = Field(default=None, gt=0)
@@ -95,7 +104,7 @@ class PruningSetting(BaseModel):
         steps, rate = self.reactivation_steps, self.reactivation_learning_rate
         if not self.reads_indicators or self.beta == 0 or steps is None or rate is None:
             return None
-        return Reactivation(steps=steps, learning_rate=rate)
+        return Reactivation(steps=steps, learning_rate=rate, gradient=self.reactivation_gradient)
 
 
 class SearchSpace(BaseModel):
@@ -114,6 +123,10 @@ class SearchSpace(BaseModel):
     reactivation_steps: tuple[PositiveInt, ...] = Field(default=(8,), min_length=1)
     """Choices of B."""
     reactivation_learning_rates: tuple[PositiveFloat, ...] = Field(default=(1e-4,), min_length=1)
+    reactivation_gradient: ReactivationGradient = "scoring-batches"
+    """Data of ReRI's second gradient in all trials but the paper's own: D leaves out the noise of another batch."""
+    published_gradient: ReactivationGradient = "last-batch"
+    """The same in the paper's own trial."""
     schedules: tuple[ScheduleKind, ...] = Field(default=("one-shot", "linear", "cubic", "exponential"), min_length=1)
     learning_rate: tuple[PositiveFloat, PositiveFloat] = (2e-4, 2e-3)
     """Range of the fine-tune learning rate, searched on a logarithmic axis."""
@@ -158,11 +171,18 @@ class SearchSpace(BaseModel):
 
     def reactivations(self) -> list[Reactivation]:
         """Every reactivation setting that a trial may ask for; the paper's own trial always does."""
-        return [
-            Reactivation(steps=steps, learning_rate=rate)
+        drawn = [
+            Reactivation(steps=steps, learning_rate=rate, gradient=self.reactivation_gradient)
             for rate in self.reactivation_learning_rates
             for steps in self.reactivation_steps
         ]
+        steps, rate = self._published_reactivation()
+        published = Reactivation(steps=steps, learning_rate=rate, gradient=self.published_gradient)
+        return list(dict.fromkeys([*drawn, published]))
+
+    def _published_reactivation(self) -> tuple[int, float]:
+        """B and learning rate: the choices closest to the paper's (learning rate 1e-4; it does not state B)."""
+        return max(self.reactivation_steps), min(self.reactivation_learning_rates, key=lambda rate: abs(rate - 1e-4))
 
     def suggest(self, trial: optuna.Trial, sizes: Mapping[str, int], sparsity: float | None) -> PruningSetting:
         """Draw one setting.
@@ -191,17 +211,16 @@ class SearchSpace(BaseModel):
         return self.setting(draws, sizes, sparsity)
 
     def published(self, sparsity: float | None) -> dict[str, Draw]:
-        """The paper's own configuration as draws: one global threshold, α = β = 1, one-shot.
-
-        B and the learning rates are the choices closest to the paper's (learning rate 1e-4; it does not state B).
-        """
+        """The paper's own configuration as draws: one global threshold, α = β = 1, one-shot."""
         low, high = self.learning_rate
+        steps, rate = self._published_reactivation()
         draws: dict[str, Draw] = {
             "scope": "global",
             "criterion": "altermoma",
             "beta": 1.0,
-            "reactivation_steps": max(self.reactivation_steps),
-            "reactivation_learning_rate": min(self.reactivation_learning_rates, key=lambda rate: abs(rate - 1e-4)),
+            "reactivation_steps": steps,
+            "reactivation_learning_rate": rate,
+            "reactivation_gradient": self.published_gradient,
             "schedule": "one-shot",
             "learning_rate": min(max((low * high) ** 0.5, low), high),
         }
@@ -218,7 +237,11 @@ class SearchSpace(BaseModel):
             "schedule": self.schedules,
             **self._reactivation_choices(),
         }
-        return self.beta[0] <= beta <= self.beta[1] and all(draws[name] in offered for name, offered in choices.items())
+        return (
+            self.beta[0] <= beta <= self.beta[1]
+            and draws["reactivation_gradient"] == self.reactivation_gradient
+            and all(draws[name] in offered for name, offered in choices.items())
+        )
 
     def setting(self, draws: Mapping[str, Draw], sizes: Mapping[str, int], sparsity: float | None) -> PruningSetting:
         """The setting that draws stand for."""
@@ -228,6 +251,8 @@ class SearchSpace(BaseModel):
             ratios = solve_ratios(sizes, total, {group: float(draws[f"preference_{group}"]) for group in sizes})
         names = ("scope", "criterion", "schedule", "learning_rate", "beta", *self._reactivation_choices())
         fields = {name: draws[name] for name in names if name in draws}
+        if draws["criterion"] in REDUNDANCY_CRITERIA:
+            fields["reactivation_gradient"] = draws.get("reactivation_gradient", self.reactivation_gradient)
         if draws["criterion"] == "reri":
             fields |= self._reri_alone()
         return PruningSetting(sparsity=total, ratios=ratios, **fields)  # type: ignore[arg-type]
@@ -239,6 +264,7 @@ class SearchSpace(BaseModel):
             "beta": 1.0,
             "reactivation_steps": first.steps,
             "reactivation_learning_rate": first.learning_rate,
+            "reactivation_gradient": first.gradient,
         }
 
     def _reactivation_choices(self) -> dict[str, tuple[Draw, ...]]:

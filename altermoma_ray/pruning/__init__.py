@@ -72,7 +72,13 @@ from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, Criterion, Probl
 from altermoma_ray.pruning.gradients import LossFunction, NormMode, Reduce, Weights, single_worker
 from altermoma_ray.pruning.groups import group_weights, prunable_weights
 from altermoma_ray.pruning.holder import MaskHolder
-from altermoma_ray.pruning.indicators import Indicators, Reactivation, contribution, redundancy
+from altermoma_ray.pruning.indicators import (
+    Indicators,
+    Reactivation,
+    ReactivationGradient,
+    contribution,
+    redundancy,
+)
 from altermoma_ray.pruning.masks import Masks, count_sparsity, global_masks, group_masks
 from altermoma_ray.pruning.ratios import check_ratio, solve_ratios
 from altermoma_ray.pruning.schedules import Schedule, ScheduleKind
@@ -90,6 +96,7 @@ __all__ = [
     "Normalisation",
     "Problem",
     "Reactivation",
+    "ReactivationGradient",
     "Reduce",
     "Schedule",
     "ScheduleKind",

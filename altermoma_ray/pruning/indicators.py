@@ -10,9 +10,9 @@ Notation (Sun et al., NeurIPS 2024, arXiv 2409.17728)::
     DeCI_i    | θ_init,i · ∂L(; D)/∂θ_i |                                                       Eq. 6
     ReRI_i    | θ_init,i · ∂L(μ_m=0; D)/∂θ_i at θ_init − θ_init,i · ∂L(μ_m=0; D_B)/∂θ_i at θ_B |    Eqs. 10, 26, 34, 35
 
-Interpretation: the paper takes the second gradient on D_B, the last reactivation batch, so that ReRI also holds the
-difference between two sets of data. Here D_B = D unless ``after_batches`` says otherwise: what differs between the two
-gradients is then the reactivation alone.
+The paper takes the second gradient on D_B, the last reactivation batch, so that ReRI also holds the difference between
+two sets of data. ``Reactivation.gradient`` chooses: ``last-batch`` is the paper to the letter; with ``scoring-batches``
+the second gradient is taken on D as well, so that the two gradients differ by the reactivation alone.
 
 Gradients, workers and what a loss is: see :mod:`altermoma_ray.pruning.gradients`. They are summed over the workers once
 per quantity and once per reactivation step.
@@ -20,10 +20,10 @@ per quantity and once per reactivation step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -42,24 +42,37 @@ from altermoma_ray.pruning.gradients import (
     trained_parameters,
 )
 
+ReactivationGradient = Literal["last-batch", "scoring-batches"]
+"""The data of ReRI's second gradient: D_B, the last batch of reactivation (the paper), or D, the scoring batches."""
+
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Reactivation:
-    """How long and how fast the masked model trains before its second gradient.
+    """How long and how fast the masked model trains before its second gradient, and the data of that gradient.
+
+    >>> Reactivation(steps=8, learning_rate=1e-4, gradient="last-batch")
+    Reactivation(steps=8, learning_rate=0.0001, gradient='last-batch')
 
     Attributes:
         steps: B, optimisation steps of Adam, one batch each.
         learning_rate: constant learning rate.
+        gradient: data of the second gradient; see :data:`ReactivationGradient`.
     """
 
     steps: int
     learning_rate: float
+    gradient: ReactivationGradient = "scoring-batches"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"reactivation needs steps >= 1, but got steps={self.steps}")
         if not (isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"reactivation needs a learning rate above 0, but got learning_rate={self.learning_rate}")
+        if self.gradient not in get_args(ReactivationGradient):
+            raise UserError(
+                f"reactivation takes its second gradient on {' or '.join(get_args(ReactivationGradient))}, but got "
+                f"gradient={self.gradient!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +158,6 @@ def redundancy(
     *,
     reduce: Reduce = single_worker,
     norms: NormMode = "running",
-    after_batches: Callable[[int], Sequence[Any]] | None = None,
 ) -> dict[Reactivation, Weights]:
     """ReRI, the reactivated redundancy indicator, under one masked modality (AlterMOMA Eqs. 10, 26, 34, 35).
 
@@ -158,13 +170,11 @@ def redundancy(
         names: the weights to score: those of the other modalities and of the fusion.
         loss: see :data:`LossFunction`.
         masked: the modality m with μ_m = 0.
-        batches: D, for the gradients before and after.
+        batches: D, for the gradient before, and for the one after unless a setting says ``last-batch``.
         reactivation_batches: D_1 ... D_B, at least as many as the longest setting has steps.
         settings: the reactivations to read off.
         reduce: see :data:`Reduce`.
         norms: see :data:`NormMode`.
-        after_batches: D_B given B, for the gradients after; ``lambda steps: [reactivation_batches[steps - 1]]`` is
-            the paper to the letter. Default: D.
 
     Returns:
         For each setting, non-negative tensors in the shapes of the weights, the same on all workers.
@@ -182,26 +192,27 @@ def redundancy(
     scored = parameters_named(model, names)
     trained = trained_parameters(model)
     mask = frozenset({masked})
-    steps_by_rate: dict[float, set[int]] = {}
-    for setting in settings:
-        steps_by_rate.setdefault(setting.learning_rate, set()).add(setting.steps)
+    by_rate: dict[float, list[Reactivation]] = {}
+    for setting in dict.fromkeys(settings):
+        by_rate.setdefault(setting.learning_rate, []).append(setting)
 
     results: dict[Reactivation, Weights] = {}
     with evaluation(model, norms):
         before = mean_gradient(model, scored, loss, mask, batches, reduce)
-        for learning_rate, wanted in sorted(steps_by_rate.items()):
-            after: dict[int, Weights] = {}
+        for learning_rate, wanted in sorted(by_rate.items()):
+            after: dict[Reactivation, Weights] = {}
+            steps = max(setting.steps for setting in wanted)
             with initial_parameters_kept(model):
-                trajectory = adam_steps(
-                    model, trained, loss, mask, reactivation_batches[: max(wanted)], learning_rate, reduce
-                )
+                trajectory = adam_steps(model, trained, loss, mask, reactivation_batches[:steps], learning_rate, reduce)
                 for step in trajectory:
-                    if step in wanted:
-                        data = batches if after_batches is None else after_batches(step)
-                        after[step] = mean_gradient(model, scored, loss, mask, data, reduce)
-            for step, gradient in after.items():
+                    for setting in wanted:
+                        if setting.steps == step:
+                            last = setting.gradient == "last-batch"
+                            data = [reactivation_batches[step - 1]] if last else batches
+                            after[setting] = mean_gradient(model, scored, loss, mask, data, reduce)
+            for setting, gradient in after.items():
                 # |θ·g − θ·g_B| as |θ·(g − g_B)|; θ is θ_init again.
-                results[Reactivation(steps=step, learning_rate=learning_rate)] = {
+                results[setting] = {
                     name: (before[name] - gradient[name]).mul_(parameter.detach()).abs_()
                     for name, parameter in scored.items()
                 }

@@ -20,6 +20,7 @@ AXES = {
     "beta": "β (α = 1)",
     "reactivation_steps": "B, reactivation steps",
     "reactivation_learning_rate": "reactivation learning rate",
+    "reactivation_gradient": "data of the second gradient",
     "scoring_batches": "scoring batches",
     "norms": "normalisation layers while scoring",
     "normalisation": "indicators divided by their sums over",

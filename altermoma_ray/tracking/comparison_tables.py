@@ -37,7 +37,8 @@ from altermoma_ray.tracking.comparison_text import (
 from altermoma_ray.tracking.result import TrialResult
 
 PARAMS = ("label", "criterion", "sparsity", "seed", "fine_tune_epochs", "beta", "alpha", "reactivation_steps")
-PARAMS += ("reactivation_learning_rate", "scoring_batches", "normalisation", "norms", "learning_rate", "scope")
+PARAMS += ("reactivation_learning_rate", "reactivation_gradient", "scoring_batches", "normalisation", "norms")
+PARAMS += ("learning_rate", "scope")
 _METRICS = {"map": "mAP", "nds": "NDS"}
 _NOTE = (
     "Mean over seeds ± half-width of its 95 % interval (Student t); bold: the best mean. Another one "

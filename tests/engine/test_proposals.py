@@ -201,6 +201,7 @@ def test_settings_of_a_finite_space_are_counted():
     assert count(**FEW) == 4
     assert count(most=3, **FEW) == 3
     own = {"criteria": ("altermoma",), "beta": (1.0, 1.0), "reactivation_learning_rates": (1e-4,)}
+    own |= {"reactivation_gradient": "last-batch"}
     assert count(**FEW | own) == 3  # the paper's own is one of them
     assert count(**FEW | own | {"reactivation_steps": (1, 2, 4)}) == 9
     unread = {"criteria": ("altermoma",), "beta": (0.0, 0.0), "reactivation_steps": (1, 2, 4)}

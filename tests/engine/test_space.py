@@ -15,10 +15,10 @@ SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 def test_nusc_space_is_known_and_scores_each_setting_once():
     space = load_space("nusc")
     settings_ = space.reactivations()
-    assert (
-        len(settings_) == len(set(settings_)) == len(space.reactivation_steps) * len(space.reactivation_learning_rates)
-    )
+    drawn = len(space.reactivation_steps) * len(space.reactivation_learning_rates)
+    assert len(settings_) == len(set(settings_)) == drawn + 1  # and the paper's own, with another second gradient
     assert Reactivation(steps=8, learning_rate=1e-4) in settings_
+    assert Reactivation(steps=8, learning_rate=1e-4, gradient="last-batch") in settings_
 
 
 @given(seed=st.integers(0, 10_000), sparsity=st.floats(0.5, 0.97))
@@ -47,6 +47,14 @@ def test_published_setting_is_the_paper_s():
     assert (setting.alpha, setting.beta) == (1.0, 1.0)
     assert setting.reactivation_learning_rate == 1e-4
     assert setting.ratios is None
+    assert setting.reactivation.gradient == "last-batch"
+    assert setting.reactivation in space.reactivations()
+
+
+def test_the_paper_s_trial_can_take_its_second_gradient_on_the_scoring_batches():
+    space = SearchSpace(published_gradient="scoring-batches")
+    assert space.setting(space.published(0.9), SIZES, 0.9).reactivation.gradient == "scoring-batches"
+    assert len(space.reactivations()) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,8 +173,7 @@ def test_redundancy_to_the_letter_takes_the_last_reactivation_batch():
         "lidar",
         batches,
         reactivation,
-        [SHORT, LONG],
-        after_batches=lambda steps: [reactivation[steps - 1]],
+        [replace(SHORT, gradient="last-batch"), replace(LONG, gradient="last-batch")],
     )
     for setting, weights in found.items():
         last = [reactivation[setting.steps - 1]]
