@@ -27,9 +27,6 @@ CLASSES = (
 )
 """The nuScenes detection classes, in the order of the published BEVFusion heads."""
 
-CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
-"""The nuScenes cameras, in the order of the published BEVFusion inputs."""
-
 
 @dataclass(kw_only=True)
 class Batch:

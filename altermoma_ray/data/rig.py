@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from altermoma_ray.data.batch import CAMERAS
 from altermoma_ray.errors import UserError
 
 if TYPE_CHECKING:
     from altermoma_ray.data.index import Index
     from altermoma_ray.data.transforms import InputConfig
 
+CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+"""The nuScenes cameras, in the order of the published BEVFusion inputs."""
 _USUAL_LIDAR = "LIDAR_TOP"
 
 

@@ -15,10 +15,11 @@ from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 from pyarrow import fs
 from pyquaternion import Quaternion
 
-from altermoma_ray.data.batch import CAMERAS, CLASSES
+from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.data.dataroot import TABLES, describe
 from altermoma_ray.data.index import Index, build_index, index_file, open_index
 from altermoma_ray.data.records import camera_to_lidar, project
+from altermoma_ray.data.rig import CAMERAS
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from altermoma_ray.data.batch import CAMERAS
 from altermoma_ray.data.index import Index, open_index
 from altermoma_ray.data.nuscenes import NuScenesDataset, collate
 from altermoma_ray.data.reading import Reading
-from altermoma_ray.data.rig import check_rig, choose_cameras, find_rig
+from altermoma_ray.data.rig import CAMERAS, check_rig, choose_cameras, find_rig
 from altermoma_ray.data.sampling import load_batches
 from altermoma_ray.data.synthetic import generate, matches
 from altermoma_ray.data.transforms import InputConfig
