@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+import numpy as np
 import pytest
 
 from altermoma_ray.data.nuscenes import NuScenesDataset
@@ -68,6 +69,47 @@ def test_truncated_lidar_file(bench, check):
         bench.search(),
         r"file .*pcd.bin has \d+ bytes, no whole number of 20-byte points",
         (*TRACKED, "index"),
+    )
+
+
+def test_lidar_file_of_four_columns(bench, check):
+    file = bench.first("samples/LIDAR_TOP/*")
+    points = np.fromfile(file, "<f4").reshape(-1, 5)
+    points[: len(points) // 5 * 5, :4].tofile(file)
+    check(
+        "LiDAR file of four columns",
+        bench.index(),
+        r"does not hold x,y,z,intensity,ring: column 5 \(ring\) holds .* 4 columns: --lidar-columns x,y,z,intensity$",
+        ("index",),
+    )
+
+
+def test_lidar_columns_without_z(bench, check):
+    check(
+        "LiDAR columns without z",
+        [*bench.index(), "--lidar-columns", "x,y,intensity"],
+        r"--lidar-columns: LiDAR columns need x, y and z, but z is missing; name all columns; see --help$",
+    )
+
+
+def test_keyframe_that_lacks_a_camera(bench, check):
+    bench.edit("sample_data", lambda rows: rows.remove(next(row for row in rows if "/CAM_BACK/" in row["filename"])))
+    check(
+        "keyframe that lacks a camera",
+        bench.index(),
+        r"1 of 12 keyframes of .* lack pictures of CAM_FRONT, .* has no CAM_BACK; add them, or take the keyframe out",
+        ("index",),
+    )
+
+
+def test_link_deep_below_the_dataroot(bench, check):
+    (bench.dataroot / "samples" / "CAM_BACK").rename(bench.folder / "elsewhere")
+    (bench.dataroot / "samples" / "CAM_BACK").symlink_to(bench.folder / "elsewhere")
+    check(
+        "link deep below the dataroot",
+        bench.index(),
+        r"samples/CAM_BACK is a link out of dataroot .*, or give --follow-links if the link is yours$",
+        ("index",),
     )
 
 
