@@ -68,6 +68,7 @@ Fine-tune; pruned weights stay zero.
 """
 
 from altermoma_ray.pruning.altereva import Normalisation, altereva
+from altermoma_ray.pruning.coverage import Coverage, LeftOut, coverage
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, Criterion, Problem, ScoreCriterion
 from altermoma_ray.pruning.gradients import LossFunction, NormMode, Reduce, Weights, single_worker
 from altermoma_ray.pruning.groups import group_weights, prunable_weights
@@ -81,8 +82,10 @@ from altermoma_ray.pruning.targets import Target
 __all__ = [
     "CRITERIA",
     "AlterMOMA",
+    "Coverage",
     "Criterion",
     "Indicators",
+    "LeftOut",
     "LossFunction",
     "MaskHolder",
     "Masks",
@@ -100,6 +103,7 @@ __all__ = [
     "check_ratio",
     "contribution",
     "count_sparsity",
+    "coverage",
     "global_masks",
     "group_masks",
     "group_weights",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.model import check_model, check_trained
 
 Weights = dict[str, Tensor]
 """Tensors keyed by parameter name."""
@@ -225,16 +226,24 @@ def initial_parameters_kept(model: nn.Module) -> Iterator[None]:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters that require gradients."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """All parameters that require gradients.
+
+    Raises:
+        UserError: there are none, or Adam cannot train one; see :mod:`altermoma_ray.pruning.model`.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    check_model(model)
+    check_trained(model, trained)
+    return trained
 
 
 def parameters_named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
     """The named parameters.
 
     Raises:
-        UserError: there are no names, or one is unknown.
+        UserError: there are no names, one is unknown, or the model is unfit; see :mod:`altermoma_ray.pruning.model`.
     """
+    check_model(model)
     available = dict(model.named_parameters())
     wanted = list(names)
     if unknown := [name for name in wanted if name not in available]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.coverage import effective_weight
 from altermoma_ray.pruning.groups import check_groups
 from altermoma_ray.pruning.ratios import check_ratio
 
@@ -165,8 +166,8 @@ def group_masks(
 
 
 def count_sparsity(model: nn.Module, names: Iterable[str]) -> float:
-    """Fraction of exact zeros among the named weights, counted from the model itself."""
-    weights = [model.get_parameter(name) for name in names]
+    """Fraction of exact zeros among the named weights, counted from the weights that the model computes with."""
+    weights = [effective_weight(model, name) for name in names]
     zeros = sum(weight.numel() - int(torch.count_nonzero(weight)) for weight in weights)
     return zeros / sum(weight.numel() for weight in weights)
 
