@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from altermoma_ray.engine.dataset import DATASETS
 from altermoma_ray.engine.driver import check_undriven
-from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
+from altermoma_ray.engine.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, merged
 from altermoma_ray.engine.proposals import Grid, Objective, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
@@ -106,7 +106,7 @@ class SearchPlan(BaseModel):
                 criteria=tuple(
                     name
                     for name in self.space.criteria
-                    if is_one_shot(name) and (name == DECI or name not in INDICATOR_CRITERIA)
+                    if is_one_shot(name) and (name == DECI or not combines_indicators(name))
                 ),
             ),
             model=self.model,

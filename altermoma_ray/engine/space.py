@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from altermoma_ray.engine.indicators import INDICATOR_CRITERIA, is_one_shot
+from altermoma_ray.engine.indicators import combines_indicators, is_one_shot
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Normalisation, NormMode, Reactivation, ScheduleKind, solve_ratios
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA
@@ -61,6 +61,24 @@ class PruningSetting(BaseModel):
     learning_rate: float = Field(gt=0)
     """Peak learning rate of fine-tuning."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, fields: Any) -> Any:
+        """Take what is not given from the registered criterion; β of those for which it is searched has a default."""
+        if not isinstance(fields, Mapping) or not isinstance(fields.get("criterion", "altermoma"), str):
+            return fields
+        name = fields.get("criterion", "altermoma")
+        own = CRITERIA.get(name)
+        if not isinstance(own, AlterMOMA):
+            return fields
+        filled: dict[str, Any] = {"alpha": own.alpha, "normalisation": own.normalisation}
+        if name not in REDUNDANCY_CRITERIA:
+            filled |= {"beta": own.beta}
+        if fields.get("beta", filled.get("beta", 0)) != 0 and name not in REDUNDANCY_CRITERIA:
+            filled["reactivation_steps"] = own.reactivation.steps
+            filled["reactivation_learning_rate"] = own.reactivation.learning_rate
+        return {**filled, **fields}
+
     @model_validator(mode="after")
     def _check(self) -> PruningSetting:
         if (self.scope == "group") != (self.ratios is not None):
@@ -81,7 +99,7 @@ class PruningSetting(BaseModel):
     @property
     def reads_indicators(self) -> bool:
         """Whether the scores are made of DeCI and ReRI."""
-        return self.criterion in INDICATOR_CRITERIA
+        return combines_indicators(self.criterion)
 
     def combining(self) -> AlterMOMA:
         """The criterion that combines the indicators, with this setting's figures."""
@@ -157,12 +175,15 @@ class SearchSpace(BaseModel):
         return self
 
     def reactivations(self) -> list[Reactivation]:
-        """Every reactivation setting that a trial may ask for; the paper's own trial always does."""
-        return [
+        """Every reactivation setting that a trial may ask for: the paper's own trial, and registered criteria."""
+        offered = [
             Reactivation(steps=steps, learning_rate=rate)
             for rate in self.reactivation_learning_rates
             for steps in self.reactivation_steps
         ]
+        registered = [CRITERIA[name] for name in self.criteria if name not in (*REDUNDANCY_CRITERIA, "reri")]
+        own = [c.reactivation for c in registered if isinstance(c, AlterMOMA) and c.beta != 0]
+        return list(dict.fromkeys(offered + own))
 
     def suggest(self, trial: optuna.Trial, sizes: Mapping[str, int], sparsity: float | None) -> PruningSetting:
         """Draw one setting.

@@ -74,6 +74,7 @@ from altermoma_ray.pruning.gradients import LossFunction, NormMode, Reduce, Weig
 from altermoma_ray.pruning.groups import group_weights, prunable_weights
 from altermoma_ray.pruning.holder import MaskHolder
 from altermoma_ray.pruning.indicators import Indicators, Reactivation, contribution, redundancy
+from altermoma_ray.pruning.masking import check_masking
 from altermoma_ray.pruning.masks import Masks, count_sparsity, global_masks, group_masks
 from altermoma_ray.pruning.ratios import check_ratio, solve_ratios
 from altermoma_ray.pruning.schedules import Schedule, ScheduleKind
@@ -100,6 +101,7 @@ __all__ = [
     "Target",
     "Weights",
     "altereva",
+    "check_masking",
     "check_ratio",
     "contribution",
     "count_sparsity",

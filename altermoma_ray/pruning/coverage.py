@@ -161,7 +161,11 @@ def gain_of(model: nn.Module, name: str) -> str | None:
     module = model.get_submodule(owner)
     if attribute == "original1" and type(module[0]).__name__ == "_WeightNorm":  # type: ignore[index]
         return f"{owner}.original0"
-    if attribute.endswith("_v") and attribute[:-2] not in module._parameters and f"{attribute[:-2]}_g" in module._parameters:
+    if (
+        attribute.endswith("_v")
+        and attribute[:-2] not in module._parameters
+        and f"{attribute[:-2]}_g" in module._parameters
+    ):
         return f"{name[:-2]}_g"
     return None
 

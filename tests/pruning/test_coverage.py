@@ -136,7 +136,9 @@ def test_what_is_left_out_is_named_with_counts_and_reasons():
     }
     assert found.total == sum(parameter.numel() for parameter in model.parameters())
     assert found.sparsity_of_all(0.5) == 8 / found.total
-    assert found.notice().startswith(f"4 parameters are not pruned, 76 of the model's {found.total} weights: 'matrix' (no")
+    assert found.notice().startswith(
+        f"4 parameters are not pruned, 76 of the model's {found.total} weights: 'matrix' (no"
+    )
     assert found.notice().endswith(" and 1 more")
 
 
@@ -154,7 +156,9 @@ def test_tied_weights_count_once_and_a_model_frozen_as_a_whole_has_its_weights()
     assert list(prunable_weights(nn.Linear(3, 3).requires_grad_(False))) == ["weight"]
 
 
-@pytest.mark.parametrize(("name", "layers", "weights"), [("bevfusion-mit", 127, 39_696_248), ("bevfusion-mit-toy", 81, 1_120_576)])
+@pytest.mark.parametrize(
+    ("name", "layers", "weights"), [("bevfusion-mit", 127, 39_696_248), ("bevfusion-mit-toy", 81, 1_120_576)]
+)
 def test_of_the_project_s_models_only_biases_norms_and_position_tables_are_left_out(name, layers, weights):
     with torch.device("meta"):
         found = coverage(FusionModel(configuration(name)))
