@@ -149,7 +149,8 @@ def effective_weight(model: nn.Module, name: str) -> Tensor:
     if gain is not None:
         size = model.get_parameter(gain)
         axes = [axis for axis in range(parameter.ndim) if size.ndim == 0 or size.shape[axis] == 1]
-        return parameter * (size / parameter.norm(dim=axes, keepdim=True))
+        direction: Tensor = parameter / parameter.norm(dim=axes, keepdim=True)
+        return direction * size
     owner, _, attribute = name.rpartition(".")
     mask = getattr(model.get_submodule(owner), f"{attribute.removesuffix('_orig')}_mask", None)
     return parameter * mask if attribute.endswith("_orig") and isinstance(mask, Tensor) else parameter

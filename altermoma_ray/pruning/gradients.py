@@ -196,7 +196,8 @@ class GradientBuffer:
             for name, parameter in self.parameters.items():
                 parameter.requires_grad_(True)
                 parameter.grad = self.views[name]
-                hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._reach, name)))
+                hook = parameter.register_post_accumulate_grad_hook(partial(self._reach, name))  # type: ignore[no-untyped-call]
+                hooks.append(hook)
             with torch.enable_grad():
                 yield
         finally:

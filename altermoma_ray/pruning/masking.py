@@ -56,7 +56,7 @@ def check_masking(
     scored = {name: trained[name] for name in names if name in trained}
 
     def gradient(batch: Any, mask: frozenset[str]) -> Gradients:
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
         with torch.random.fork_rng(devices=devices):  # the same draws with a mask as without
             return mean_gradient(model, scored, loss, mask, [batch], reduce)
 
@@ -96,4 +96,4 @@ def check_masking(
 def _differ(intact: Gradients, masked: Gradients, names: Sequence[str]) -> bool:
     difference = sum(float((intact[name] - masked[name]).double().square().sum()) for name in names)
     length = sum(float(intact[name].double().square().sum()) for name in names)
-    return difference**0.5 > _SAME * length**0.5
+    return difference > _SAME**2 * length

@@ -21,7 +21,7 @@ def check_values(model: nn.Module) -> None:
     """
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if is_lazy(parameter):  # type: ignore[no-untyped-call]
+        if is_lazy(parameter):
             raise UserError(f"parameter '{name}' has no shape yet: run the model once on a batch before pruning")
     without = [name for name, parameter in parameters.items() if parameter.is_meta]
     if without and len(without) < len(parameters):

@@ -122,7 +122,7 @@ def test_a_type_in_which_adam_overflows_is_named_with_what_to_do(name):
 def test_nothing_to_train_is_said():
     model = Fusion().requires_grad_(False)
     for criterion in (IMP(rounds=1, steps=1), ProsPr(steps=1)):
-        with pytest.raises(UserError, match="no parameter of Fusion requires a gradient.*call requires_grad_"):
+        with pytest.raises(UserError, match=r"no parameter of Fusion requires a gradient.*call requires_grad_"):
             criterion.masks(*_asked(problem(model)))
 
 
@@ -175,7 +175,7 @@ def ignoring(problem):
 
 def test_a_loss_that_ignores_its_mask_is_found_before_scoring():
     given = ignoring(problem(Fusion()))
-    with pytest.raises(UserError, match="masking 'lidar' changes neither the loss nor its gradients.*use `masked` in"):
+    with pytest.raises(UserError, match=r"masking 'lidar' changes neither the loss nor its gradients.*use `masked` in"):
         CRITERIA["altermoma"].masks(*_asked(given))
     CRITERIA["deci"].masks(*_asked(given))  # which masks nothing
 
