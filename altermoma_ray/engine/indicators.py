@@ -6,8 +6,10 @@ that prune in rounds leave masks for one target:
 
     indicators/<key of checkpoint, data, batches, norms, seed>/deci.safetensors
                                                               /reri-B<steps>-lr<rate>[-last-batch].safetensors
-                                                              /scores-<criterion>.safetensors
-                                                              /masks-<criterion>-<key of the target>.safetensors
+                                                              /scores-<criterion>-<its key>.safetensors
+                                                              /masks-<criterion>-<key of it and the target>.safetensors
+
+A criterion's key covers its parameters and its source, so that an edited one does not read what it stored before.
 """
 
 from __future__ import annotations
@@ -27,8 +29,6 @@ from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ScoreCriterion
 from altermoma_ray.storage import Location
 
 DECI = "deci"
-INDICATOR_CRITERIA = tuple(name for name, criterion in CRITERIA.items() if isinstance(criterion, AlterMOMA))
-"""Criteria that combine DeCI and ReRI: of them only the indicators are kept."""
 MODALITIES = ("lidar", "camera")
 """The order in which Algorithm 1 masks them."""
 
@@ -47,7 +47,8 @@ class MaskRequest(BaseModel):
 
     @property
     def file(self) -> str:
-        key = hashlib.sha256(json.dumps([self.sparsity, self.ratios], sort_keys=True).encode()).hexdigest()[:12]
+        own = CRITERIA[self.criterion].key()
+        key = hashlib.sha256(json.dumps([own, self.sparsity, self.ratios], sort_keys=True).encode()).hexdigest()[:12]
         return f"masks-{self.criterion}-{key}.safetensors"
 
 
@@ -192,6 +193,11 @@ def is_one_shot(criterion: str) -> bool:
     return isinstance(CRITERIA[criterion], ScoreCriterion)
 
 
+def combines_indicators(criterion: str) -> bool:
+    """Whether a criterion combines DeCI and ReRI, so that of it only the indicators are kept."""
+    return isinstance(CRITERIA.get(criterion), AlterMOMA)
+
+
 def reri_file(setting: Reactivation) -> str:
     """Name of the file that holds the ReRI of a setting."""
     last = "-last-batch" if setting.gradient == "last-batch" else ""
@@ -200,7 +206,7 @@ def reri_file(setting: Reactivation) -> str:
 
 def scores_file(criterion: str) -> str:
     """Name of the file that holds the scores of a one-shot criterion."""
-    return DECI_FILE if criterion == DECI else f"scores-{criterion}.safetensors"
+    return DECI_FILE if criterion == DECI else f"scores-{criterion}-{CRITERIA[criterion].key()}.safetensors"
 
 
 DECI_FILE = f"{DECI}.safetensors"

@@ -16,7 +16,7 @@ from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.engine.dataset import DATASETS
 from altermoma_ray.engine.distinct import number_of_settings
 from altermoma_ray.engine.driver import check_undriven
-from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
+from altermoma_ray.engine.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, merged
 from altermoma_ray.engine.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
@@ -120,7 +120,7 @@ class SearchPlan(BaseModel):
                 criteria=tuple(
                     name
                     for name in self.space.criteria
-                    if is_one_shot(name) and (name == DECI or name not in INDICATOR_CRITERIA)
+                    if is_one_shot(name) and (name == DECI or not combines_indicators(name))
                 ),
             ),
             model=self.model,

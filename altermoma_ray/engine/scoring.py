@@ -35,7 +35,15 @@ from altermoma_ray.engine.workers import rank_and_world, run_on_workers, sum_ove
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.models.synaptic_flow import flow_of
-from altermoma_ray.pruning import Reactivation, Weights, contribution, group_weights, prunable_weights, redundancy
+from altermoma_ray.pruning import (
+    Reactivation,
+    Weights,
+    check_masking,
+    contribution,
+    group_weights,
+    prunable_weights,
+    redundancy,
+)
 from altermoma_ray.pruning.criteria import CRITERIA, Problem, ScoreCriterion
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
@@ -104,6 +112,8 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
     rank, _ = rank_and_world()
     folder = job.folder()
     worker = ScoringWorker(job, reporter)
+    if job.settings:
+        worker.check_masking()
     clock = _Clock()
 
     def save(name: str, tensors: Weights, seconds: float) -> None:
@@ -206,6 +216,18 @@ class ScoringWorker:
             yield self._task.loss(self.model(batch, masked), batch)["total"].sum() / self.job.batch_size
             if self._reporter is not None:
                 self._reporter.advance(len(batch) / self.job.batch_size)
+
+    def check_masking(self) -> None:
+        """Find out on a micro-batch whether the model masks its modalities, before all of them are paid for.
+
+        Raises:
+            UserError: it does not; raised on all workers.
+        """
+        share, reporter, self._reporter = self.everyone, self._reporter, None  # no progress in what is wanted
+        groups = group_weights(self.names, FusionModel.group_of)
+        parts = [share.of_sum([[part]])[0] for batch in self.data for part in batch]
+        check_masking(self.model, self.loss, groups, MODALITIES, parts, reduce=share.reduce, norms=self.job.norms)
+        self._reporter = reporter
 
     def scored(self, masked: str) -> list[str]:
         """The weights that the pass with a modality masked scores."""

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from altermoma_ray.engine.indicators import INDICATOR_CRITERIA, is_one_shot
+from altermoma_ray.engine.indicators import combines_indicators, is_one_shot
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import (
     Normalisation,
@@ -70,6 +70,25 @@ class PruningSetting(BaseModel):
     learning_rate: float = Field(gt=0)
     """Peak learning rate of fine-tuning."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, fields: Any) -> Any:
+        """Take what is not given from the registered criterion; β of those for which it is searched has a default."""
+        if not isinstance(fields, Mapping) or not isinstance(fields.get("criterion", "altermoma"), str):
+            return fields
+        name = fields.get("criterion", "altermoma")
+        own = CRITERIA.get(name)
+        if not isinstance(own, AlterMOMA):
+            return fields
+        filled: dict[str, Any] = {"alpha": own.alpha, "normalisation": own.normalisation}
+        if name not in REDUNDANCY_CRITERIA:
+            filled |= {"beta": own.beta}
+        if fields.get("beta", filled.get("beta", 0)) != 0 and name not in REDUNDANCY_CRITERIA:
+            filled["reactivation_steps"] = own.reactivation.steps
+            filled["reactivation_learning_rate"] = own.reactivation.learning_rate
+            filled["reactivation_gradient"] = own.reactivation.gradient
+        return {**filled, **fields}
+
     @model_validator(mode="after")
     def _check(self) -> PruningSetting:
         if (self.scope == "group") != (self.ratios is not None):
@@ -90,7 +109,7 @@ class PruningSetting(BaseModel):
     @property
     def reads_indicators(self) -> bool:
         """Whether the scores are made of DeCI and ReRI."""
-        return self.criterion in INDICATOR_CRITERIA
+        return combines_indicators(self.criterion)
 
     def combining(self) -> AlterMOMA:
         """The criterion that combines the indicators, with this setting's figures."""
@@ -170,15 +189,17 @@ class SearchSpace(BaseModel):
         return self
 
     def reactivations(self) -> list[Reactivation]:
-        """Every reactivation setting that a trial may ask for; the paper's own trial always does."""
+        """Every reactivation setting that a trial may ask for: drawn ones, registered criteria's, the paper's own."""
         drawn = [
             Reactivation(steps=steps, learning_rate=rate, gradient=self.reactivation_gradient)
             for rate in self.reactivation_learning_rates
             for steps in self.reactivation_steps
         ]
+        registered = [CRITERIA[name] for name in self.criteria if name not in (*REDUNDANCY_CRITERIA, "reri")]
+        own = [one.reactivation for one in registered if isinstance(one, AlterMOMA) and one.beta != 0]
         steps, rate = self._published_reactivation()
         published = Reactivation(steps=steps, learning_rate=rate, gradient=self.published_gradient)
-        return list(dict.fromkeys([*drawn, published]))
+        return list(dict.fromkeys([*drawn, *own, published]))
 
     def _published_reactivation(self) -> tuple[int, float]:
         """B and learning rate: the choices closest to the paper's (learning rate 1e-4; it does not state B)."""

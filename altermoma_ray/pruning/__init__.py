@@ -68,6 +68,7 @@ Fine-tune; pruned weights stay zero.
 """
 
 from altermoma_ray.pruning.altereva import Normalisation, altereva
+from altermoma_ray.pruning.coverage import Coverage, LeftOut, coverage
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, Criterion, Problem, ScoreCriterion
 from altermoma_ray.pruning.gradients import LossFunction, NormMode, Reduce, Weights, single_worker
 from altermoma_ray.pruning.groups import group_weights, prunable_weights
@@ -79,6 +80,7 @@ from altermoma_ray.pruning.indicators import (
     contribution,
     redundancy,
 )
+from altermoma_ray.pruning.masking import check_masking
 from altermoma_ray.pruning.masks import Masks, count_sparsity, global_masks, group_masks
 from altermoma_ray.pruning.ratios import check_ratio, solve_ratios
 from altermoma_ray.pruning.schedules import Schedule, ScheduleKind
@@ -87,8 +89,10 @@ from altermoma_ray.pruning.targets import Target
 __all__ = [
     "CRITERIA",
     "AlterMOMA",
+    "Coverage",
     "Criterion",
     "Indicators",
+    "LeftOut",
     "LossFunction",
     "MaskHolder",
     "Masks",
@@ -104,9 +108,11 @@ __all__ = [
     "Target",
     "Weights",
     "altereva",
+    "check_masking",
     "check_ratio",
     "contribution",
     "count_sparsity",
+    "coverage",
     "global_masks",
     "group_masks",
     "group_weights",

@@ -29,6 +29,7 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.gradients import Weights
 from altermoma_ray.pruning.groups import check_groups
 from altermoma_ray.pruning.indicators import Indicators
+from altermoma_ray.pruning.masks import is_frozen
 
 Normalisation = Literal["group", "layer"]
 """What Σ runs over: a parameter group, as in the paper, or a single layer."""
@@ -45,6 +46,11 @@ def altereva(
     """Scores of all weights; the lowest are pruned first.
 
     Sums and differences are taken in float64. An indicator that is zero on a whole group, or layer, adds nothing there.
+    A frozen layer, one of infinite contribution, keeps that as its score and takes part in no sum.
+
+    Zero is not the lowest score. A weight that has a gradient path but no gradient, such as one that sees nothing but
+    padding, has DeCI = ReRI = 0 and scores 0: above every weight whose redundancy outweighs its contribution, so that
+    AlterMOMA prunes the latter first. See docs/evidence.md.
 
     Args:
         indicators: DeCI and ReRI.
@@ -66,7 +72,12 @@ def altereva(
         raise UserError(f"normalisation is one of {', '.join(get_args(Normalisation))}, but got '{normalisation}'")
     check_groups(groups, indicators.contribution)
     scores: Weights = {}
-    for group, names in groups.items():
+    for group, members in groups.items():
+        frozen = frozen_of(indicators, members)
+        scores.update({name: indicators.contribution[name] for name in frozen})
+        names = [name for name in members if name not in frozen]
+        if not names:
+            continue
         terms = [(alpha, indicators.contribution)]
         if beta != 0:
             passes = passes_of(indicators, group, names)
@@ -77,6 +88,11 @@ def altereva(
                 score = sum((weights[name].double() * share for share, weights in shares), start=torch.zeros(()))
                 scores[name] = score.to(indicators.contribution[name].dtype)
     return {name: scores[name] for name in indicators.contribution}
+
+
+def frozen_of(indicators: Indicators, names: Sequence[str]) -> set[str]:
+    """Weights whose contribution is infinite: no gradient leads to them, and they are not pruned."""
+    return {name for name in names if is_frozen(indicators.contribution[name])}
 
 
 def passes_of(indicators: Indicators, group: str, names: Sequence[str]) -> list[Weights]:

@@ -7,15 +7,21 @@ whoever computes which. Gradients are summed over the workers in float64, once p
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import isfinite
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.model import check_model, check_trained
+
+logger = logging.getLogger(__name__)
 
 Weights = dict[str, Tensor]
 """Tensors keyed by parameter name."""
@@ -76,7 +82,7 @@ def mean_gradient(
     reduce: Reduce,
     *,
     absolute: bool = False,
-) -> Weights:
+) -> Gradients:
     """Gradient of the mean loss over ``batches``, summed over the workers.
 
     With ``absolute`` the parts of the loss add up their gradients' magnitudes instead, so that those of opposite signs
@@ -94,7 +100,50 @@ def mean_gradient(
             gradients.add(loss(batch, mask), index)
     places = [f"scoring batch {number} of {len(batches)}" for number in range(1, len(batches) + 1)]
     gradients.sum_over_workers(reduce, places, mask, divisor=len(batches))
-    return gradients.views
+    return Gradients(gradients.views, gradients.unreached)
+
+
+class Gradients(Weights):
+    """Gradients by parameter name.
+
+    Attributes:
+        unreached: parameters that no batch's loss leads to on any worker, as in a part run under ``torch.no_grad()``.
+            A gradient of zero is something else: that of a parameter whose change would not show.
+    """
+
+    def __init__(self, gradients: Mapping[str, Tensor], unreached: frozenset[str]) -> None:
+        super().__init__(gradients)
+        self.unreached = unreached
+
+    def contributions(self, parameters: Mapping[str, nn.Parameter]) -> Weights:
+        """``|θ · ∂L/∂θ|``; infinite, i.e. never pruned, for frozen parts: without a gradient nothing is known of them.
+
+        One line is logged on frozen parts.
+
+        Raises:
+            UserError: all are frozen.
+        """
+        frozen = [name for name in parameters if name in self.unreached]
+        if len(frozen) == len(parameters):
+            raise UserError(
+                f"the loss leads to none of the {len(frozen)} weights to score, '{frozen[0]}' the first: "
+                "it is computed under torch.no_grad(), from a detached tensor, or of another model"
+            )
+        if frozen:
+            count = sum(parameters[name].numel() for name in frozen)
+            logger.warning(
+                "%d layers with %d weights are frozen (no gradient leads to them) and are not pruned: %s%s",
+                len(frozen),
+                count,
+                ", ".join(frozen[:3]),
+                ", ..." if len(frozen) > 3 else "",
+            )
+        return {
+            name: torch.full_like(parameter, torch.inf, requires_grad=False)
+            if name in self.unreached
+            else (parameter.detach() * self[name]).abs_()
+            for name, parameter in parameters.items()
+        }
 
 
 class GradientBuffer:
@@ -103,7 +152,8 @@ class GradientBuffer:
     While collecting, each parameter's ``grad`` is a view of the buffer, into which autograd adds in place, and a
     parameter that a worker's loss does not reach has a gradient of zero there. What each part of the loss leaves is
     added to a total in float64, so that the order of summation is lost in rounding. The losses lie in the same buffer,
-    so that all workers learn of a failure in the same reduction.
+    so that all workers learn of a failure in the same reduction, and behind them one number a parameter: on how many
+    workers a gradient reached it.
     """
 
     def __init__(
@@ -114,13 +164,17 @@ class GradientBuffer:
         self.buffers: list[Tensor] = []  # one for each device and type, which is one in nearly every model
         self.totals: list[Tensor] = []
         self.views: Weights = {}
+        self.kinds: list[list[str]] = []  # the names in each buffer
+        self.reached: set[str] = set()
+        self.unreached: frozenset[str] = frozenset()
         kinds: dict[tuple[torch.device, torch.dtype], list[str]] = {}
         for name, parameter in parameters.items():
             kinds.setdefault((parameter.device, parameter.dtype), []).append(name)
         for (device, dtype), names in kinds.items():
             sizes = [parameters[name].numel() for name in names]
-            buffer = torch.zeros(sum(sizes) + losses, device=device, dtype=dtype)
-            *pieces, self.losses = buffer.split_with_sizes([*sizes, losses])
+            buffer = torch.zeros(sum(sizes) + losses + len(names), device=device, dtype=dtype)
+            *pieces, self.losses, _ = buffer.split_with_sizes([*sizes, losses, len(names)])
+            self.kinds.append(names)
             self.views.update(
                 {name: piece.view_as(parameters[name]) for name, piece in zip(names, pieces, strict=True)}
             )
@@ -135,18 +189,26 @@ class GradientBuffer:
     def collecting(self) -> Iterator[None]:
         """Only these parameters require gradients, and collect them here; flags and gradients are restored."""
         found = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self.all_parameters]
+        hooks: list[RemovableHandle] = []
         try:
             for parameter, _, _ in found:
                 parameter.requires_grad_(False)
             for name, parameter in self.parameters.items():
                 parameter.requires_grad_(True)
                 parameter.grad = self.views[name]
+                hook = parameter.register_post_accumulate_grad_hook(partial(self._reach, name))  # type: ignore[no-untyped-call]
+                hooks.append(hook)
             with torch.enable_grad():
                 yield
         finally:
+            for hook in hooks:
+                hook.remove()
             for parameter, flag, gradient in found:
                 parameter.requires_grad_(flag)
                 parameter.grad = gradient
+
+    def _reach(self, name: str, parameter: Tensor) -> None:
+        self.reached.add(name)
 
     def add(self, share: Tensor | Iterable[Tensor] | None, index: int = 0) -> None:
         """Back-propagate a worker's share of one batch's loss."""
@@ -154,7 +216,8 @@ class GradientBuffer:
             return
         for part in (share,) if isinstance(share, Tensor) else share:
             self.losses[index] = part.detach()
-            part.backward()
+            if part.requires_grad:
+                part.backward()
             for total, buffer in zip(self.totals, self.buffers, strict=True):
                 total.add_(buffer.abs_() if self.absolute else buffer)
                 buffer.zero_()
@@ -163,7 +226,15 @@ class GradientBuffer:
         self, reduce: Reduce, places: Sequence[str], mask: frozenset[str], *, divisor: int = 1
     ) -> None:
         """Reduce the totals into the buffers, then check them: ``places`` says in an error where a loss was taken."""
+        for total, names in zip(self.totals, self.kinds, strict=True):
+            total[-len(names) :] = torch.tensor([float(name in self.reached) for name in names])
         reduce(self.totals)
+        self.unreached = frozenset(
+            name
+            for total, names in zip(self.totals, self.kinds, strict=True)
+            for name, workers in zip(names, total[-len(names) :].tolist(), strict=True)
+            if workers == 0
+        )
         for total, buffer in zip(self.totals, self.buffers, strict=True):
             buffer.copy_(total.div_(divisor))
         if all(bool(torch.isfinite(buffer).all()) for buffer in self.buffers):
@@ -225,16 +296,24 @@ def initial_parameters_kept(model: nn.Module) -> Iterator[None]:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters that require gradients."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """All parameters that require gradients.
+
+    Raises:
+        UserError: there are none, or Adam cannot train one; see :mod:`altermoma_ray.pruning.model`.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    check_model(model)
+    check_trained(model, trained)
+    return trained
 
 
 def parameters_named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
     """The named parameters.
 
     Raises:
-        UserError: there are no names, or one is unknown.
+        UserError: there are no names, one is unknown, or the model is unfit; see :mod:`altermoma_ray.pruning.model`.
     """
+    check_model(model)
     available = dict(model.named_parameters())
     wanted = list(names)
     if unknown := [name for name in wanted if name not in available]:

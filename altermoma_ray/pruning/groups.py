@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import nn
 
 from altermoma_ray.errors import UserError
-
-_WEIGHT_NAMES = frozenset({"weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"})
-# By class name: custom norms and embeddings (frozen, synchronised, channel-first, ...) rarely share a base class.
-_NOT_PRUNED = re.compile(r"(Norm([123]d)?|Embedding(Bag)?)$")
+from altermoma_ray.pruning.coverage import coverage
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights of convolutions (spconv's too), deconvolutions, linear layers and attention projections.
+    """Weights of convolutions (spconv's too), deconvolutions, linear, bilinear and recurrent layers, and attention.
 
     They are recognised by their attribute name and by having two dimensions or more, in any module that is neither a
-    normalisation nor an embedding. Biases, norms, embeddings and position tables are left out. A parameter shared by
-    several modules appears once, under the name it has in ``model.named_parameters()``, and not at all if one of them
-    is an embedding.
+    normalisation nor an embedding. A weight under ``weight_norm``, ``spectral_norm``, ``torch.nn.utils.prune`` or a
+    parametrisation of one's own that keeps zeros stands under the name of the parameter that it is computed from
+    (``weight_v``, ``weight_orig``, ``parametrizations.weight.original``). Biases, norms, embeddings, position tables,
+    parameters outside layers and frozen parts are left out; :func:`altermoma_ray.pruning.coverage` says which. A
+    parameter shared by several modules appears once, under the name it has in ``model.named_parameters()``, and not at
+    all if one of them is an embedding.
 
     Args:
         model: any network.
@@ -29,17 +28,9 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
         The parameters by name, in the model's order.
 
     Raises:
-        UserError: the model has no such weight.
+        UserError: the model has no such weight, or a parameter without values.
     """
-    candidates: set[nn.Parameter] = set()
-    excluded: set[nn.Parameter] = set()
-    for module in model.modules():
-        left_out = any(_NOT_PRUNED.search(base.__name__) for base in type(module).__mro__)
-        for name, parameter in module.named_parameters(recurse=False):
-            is_weight = name in _WEIGHT_NAMES and parameter.ndim >= 2
-            (candidates if is_weight and not left_out else excluded).add(parameter)
-    chosen = candidates - excluded
-    weights = {name: parameter for name, parameter in model.named_parameters() if parameter in chosen}
+    weights = coverage(model).weights
     if not weights:
         raise UserError(f"{type(model).__name__} has no prunable weight: it needs a convolution or a linear layer")
     return weights

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.coverage import gain_of
 from altermoma_ray.pruning.masks import Masks
+from altermoma_ray.pruning.model import check_values
 
 
 class MaskHolder:
@@ -20,6 +22,9 @@ class MaskHolder:
     momentum builds up. :meth:`after_step` sets pruned weights and their optimiser state to zero, whatever the optimiser
     did or loaded. Build it where the weights are, on their final device; :meth:`release` it (or use it as a context)
     before the model is copied or pickled.
+
+    Under ``weight_norm`` a weight is ``g v/‖v‖``, which is NaN where a whole slice of v is zero. There g is held at
+    zero instead, and v stays.
 
     Args:
         model: the network; its pruned weights become zero at once.
@@ -31,7 +36,9 @@ class MaskHolder:
     """
 
     def __init__(self, model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer | None = None) -> None:
+        check_values(model)
         self._parameters = dict(model.named_parameters())
+        self._model = model
         self._optimizer = optimizer
         self._pruned: dict[str, Tensor] = {}
         self._hooks: dict[str, RemovableHandle] = {}
@@ -46,13 +53,23 @@ class MaskHolder:
         self.release()
         self.masks = masks
         self._pruned = {name: ~mask.to(self._parameters[name].device) for name, mask in masks.items()}
-        for name in masks:
+        self._spare_norms()
+        for name in self._pruned:
             parameter = self._parameters[name]
             if parameter.requires_grad:
                 self._hooks[name] = parameter.register_hook(  # type: ignore[no-untyped-call]
                     partial(torch.masked_fill, mask=self._pruned[name], value=0)
                 )
         self.apply()
+
+    def _spare_norms(self) -> None:
+        """Hold the gain, in place of the direction, of every slice that is pruned as a whole."""
+        for name, pruned in list(self._pruned.items()):
+            gain = gain_of(self._model, name)
+            if gain is not None:
+                kept = (~pruned).float().sum_to_size(self._parameters[gain].shape)
+                self._pruned[gain] = kept == 0
+                self._pruned[name] = pruned & (kept > 0)
 
     @torch.no_grad()
     def apply(self) -> None:

@@ -136,15 +136,17 @@ def contribution(
         norms: see :data:`NormMode`.
 
     Returns:
-        Non-negative tensors in the shapes of the weights, the same on all workers.
+        Non-negative tensors in the shapes of the weights, the same on all workers; infinite for frozen parts, to which
+        no gradient leads.
 
     Raises:
+        UserError: no gradient leads to any of the weights.
         FloatingPointError: a loss or a gradient is not finite; raised on all workers.
     """
     scored = parameters_named(model, names)
     with evaluation(model, norms):
         gradient = mean_gradient(model, scored, loss, frozenset(), batches, reduce)
-    return {name: (parameter.detach() * gradient[name]).abs_() for name, parameter in scored.items()}
+    return gradient.contributions(scored)
 
 
 def redundancy(

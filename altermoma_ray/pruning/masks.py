@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.coverage import effective_weight
 from altermoma_ray.pruning.groups import check_groups
 from altermoma_ray.pruning.ratios import check_ratio
 
@@ -87,7 +88,8 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
     that the count stays exact unless the floors alone exceed what may be kept.
 
     Args:
-        scores: finite scores by weight name.
+        scores: finite scores by weight name; a layer whose scores are all infinite is frozen: it is kept whole, and n
+            does not count it.
         sparsity: fraction to prune, in [0, 1).
         floor: weights that every layer keeps.
 
@@ -102,9 +104,11 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
     if floor < 0 or not scores:
         raise UserError(f"masks need floor >= 0 and at least one layer, but got floor={floor}, {len(scores)} layers")
     for name, score in scores.items():
-        if not bool(torch.isfinite(score).all()):
+        if not (bool(torch.isfinite(score).all()) or is_frozen(score)):
             raise ValueError(f"the scores of layer '{name}' are not finite: no order can be made of them")
-    names = sorted(scores)
+    names = sorted(name for name, score in scores.items() if not is_frozen(score))
+    if not names:
+        return Masks({name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()})
     sizes = [scores[name].numel() for name in names]
     minima = [min(floor, size) for size in sizes]
     flat = torch.cat([scores[name].detach().flatten() for name in names])
@@ -125,8 +129,14 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
         floored = [n for n, loss, size, least in zip(names, losses, sizes, minima, strict=True) if loss > size - least]
     if floored:
         logger.info("the floor of %d weights acted in %d layers: %s", floor, len(floored), ", ".join(floored))
-    keep = {name: ~part.view(scores[name].shape) for name, part in zip(names, parts, strict=True)}
+    keep = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
+    keep |= {name: ~part.view(scores[name].shape) for name, part in zip(names, parts, strict=True)}
     return Masks({name: keep[name] for name in scores}, floored)
+
+
+def is_frozen(score: Tensor) -> bool:
+    """Whether a layer's scores say that it is never pruned: all are infinite."""
+    return score.numel() > 0 and bool((score == torch.inf).all())
 
 
 def group_masks(
@@ -165,8 +175,8 @@ def group_masks(
 
 
 def count_sparsity(model: nn.Module, names: Iterable[str]) -> float:
-    """Fraction of exact zeros among the named weights, counted from the model itself."""
-    weights = [model.get_parameter(name) for name in names]
+    """Fraction of exact zeros among the named weights, counted from the weights that the model computes with."""
+    weights = [effective_weight(model, name) for name in names]
     zeros = sum(weight.numel() - int(torch.count_nonzero(weight)) for weight in weights)
     return zeros / sum(weight.numel() for weight in weights)
 

@@ -57,10 +57,11 @@ def reactivated(
             f"reactivation of {setting.steps} steps needs as many batches, but got {len(batches)}: "
             "give more data or fewer steps"
         )
+    trained = trained_parameters(model)
     with evaluation(model), initial_parameters_kept(model):
         steps = adam_steps(
             model,
-            trained_parameters(model),
+            trained,
             loss,
             frozenset({masked}),
             islice(batches, setting.steps),

@@ -12,6 +12,7 @@ from altermoma_ray.engine.indicators import (
     load_indicators,
     load_scores,
     merged,
+    scores_file,
     seconds_to_score,
 )
 from altermoma_ray.engine.scoring import Share, score, score_worker
@@ -55,7 +56,7 @@ def test_workers_agree_and_each_setting_is_scored_once(source, checkpoint, ray_o
             "deci.safetensors",
             "reri-B1-lr0.001.safetensors",
             "reri-B2-lr0.001.safetensors",
-            "scores-snip.safetensors",
+            scores_file("snip"),
         ]
         assert seconds_to_score(work) > 0
         written = [file.read_bytes() for file in work.folder().children()]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import importlib
+
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from altermoma_ray.engine.indicators import MaskRequest, scores_file
 from altermoma_ray.engine.space import PruningSetting, SearchSpace, load_space
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Reactivation
+from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ProsPr, Snip
 
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 
@@ -113,3 +117,43 @@ def test_unknown_spaces_are_named(tmp_path):
         load_space("waymo")
     with pytest.raises(UserError, match="no search space file"):
         load_space("nusc", tmp_path / "missing.py")
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    own = AlterMOMA(beta=0.3, normalisation="layer", reactivation=Reactivation(steps=5, learning_rate=3e-4))
+    monkeypatch.setitem(CRITERIA, "mine", own)
+    return own
+
+
+def test_a_registered_criterion_runs_with_its_own_parameters(registered):
+    space = SearchSpace(criteria=("mine",))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    setting = space.suggest(study.ask(), SIZES, 0.9)
+    assert (setting.combining().alpha, setting.combining().beta) == (1.0, 0.3)
+    assert setting.combining().normalisation == "layer"
+    assert setting.reactivation == registered.reactivation
+    assert registered.reactivation in space.reactivations()
+    assert PruningSetting.model_validate_json(setting.model_dump_json()) == setting
+
+
+def test_stored_scores_are_named_by_a_criterion_s_parameters_and_source(monkeypatch, tmp_path):
+    names = set()
+    for criterion in (ProsPr(steps=3), ProsPr(steps=9), ProsPr(steps=3, learning_rate=0.1), Snip()):
+        monkeypatch.setitem(CRITERIA, "mine", criterion)
+        names.add(scores_file("mine"))
+        names.add(MaskRequest(criterion="mine", sparsity=0.5).file)
+    assert len(names) == 8
+    assert ProsPr(steps=3).key() == ProsPr(steps=3).key()
+
+    keys = set()
+    for number, factor in enumerate((1, 2)):
+        text = (
+            "from dataclasses import dataclass\nfrom altermoma_ray.pruning.criteria import Magnitude\n"
+            "@dataclass(frozen=True, kw_only=True)\nclass Own(Magnitude):\n"
+            f"    def scores(self, problem):\n        return {factor} * super().scores(problem)\n"
+        )
+        (tmp_path / f"own_{number}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        keys.add(importlib.import_module(f"own_{number}").Own().key())
+    assert len(keys) == 2

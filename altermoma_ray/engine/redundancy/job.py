@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, load_scores, merged
+from altermoma_ray.engine.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, load_scores, merged
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.redundancy.features import ROWS
 from altermoma_ray.engine.space import PruningSetting
@@ -50,7 +50,7 @@ class RedundancyJob(BaseModel):
     @property
     def scoring(self) -> ScoringJob:
         """What the report compares: DeCI, ReRI of one reactivation, and the scores of all one-shot criteria."""
-        names = tuple(name for name in CRITERIA if is_one_shot(name) and name not in INDICATOR_CRITERIA)
+        names = tuple(name for name in CRITERIA if is_one_shot(name) and not combines_indicators(name))
         job = self.trial.scoring
         return job.model_copy(update={"settings": (self.reactivation,), "criteria": (DECI, *names), "masks": ()})
 

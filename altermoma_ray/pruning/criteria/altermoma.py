@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.altereva import Normalisation, altereva
 from altermoma_ray.pruning.criteria.criterion import ScoreCriterion
 from altermoma_ray.pruning.criteria.problem import Problem
 from altermoma_ray.pruning.gradients import Weights
 from altermoma_ray.pruning.indicators import Indicators, Reactivation, contribution, redundancy
+from altermoma_ray.pruning.masking import check_masking
 
 REACTIVATION = Reactivation(steps=8, learning_rate=1e-4)
 """The learning rate is the paper's; it does not tell its B."""
@@ -41,8 +41,18 @@ class AlterMOMA(ScoreCriterion):
         """DeCI, and ReRI with each modality masked in turn if β is not 0.
 
         Raises:
-            UserError: β is not 0 and a modality is no parameter group of the problem.
+            UserError: β is not 0, and a modality cannot be masked; see :func:`altermoma_ray.pruning.check_masking`.
         """
+        if self.beta != 0:
+            check_masking(
+                problem.model,
+                problem.loss,
+                problem.groups,
+                problem.modalities,
+                problem.batches,
+                reduce=problem.reduce,
+                norms=problem.norms,
+            )
         found = Indicators(
             contribution=contribution(
                 problem.model, problem.names, problem.loss, problem.batches, reduce=problem.reduce, norms=problem.norms
@@ -52,11 +62,6 @@ class AlterMOMA(ScoreCriterion):
         if self.beta == 0:
             return found
         for masked in problem.modalities:
-            if masked not in problem.groups:
-                raise UserError(
-                    f"modality '{masked}' must be a parameter group to be masked, but the groups are "
-                    f"{', '.join(problem.groups)}: name the problem's modalities"
-                )
             found.redundancy[masked] = redundancy(
                 problem.model,
                 [name for group, names in problem.groups.items() if group != masked for name in names],

@@ -16,6 +16,7 @@ from math import isfinite
 from torch import Tensor
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.coverage import effective_weight
 from altermoma_ray.pruning.criteria.criterion import Criterion
 from altermoma_ray.pruning.criteria.problem import Problem
 from altermoma_ray.pruning.gradients import (
@@ -69,7 +70,8 @@ class IMP(Criterion):
             for number, goal in enumerate(target.rising(Schedule(kind="exponential", rounds=self.rounds)), start=1):
                 with initial_parameters_kept(problem.model):
                     self._train(problem, masks, f"IMP round {number}")
-                    masks = goal.masks({name: remaining(weight.abs(), masks[name]) for name, weight in weights.items()})
+                    left = {name: effective_weight(problem.model, name).abs() for name in weights}
+                    masks = goal.masks({name: remaining(size, masks[name]) for name, size in left.items()})
         return masks
 
     def _train(self, problem: Problem, masks: Masks, phase: str) -> None:

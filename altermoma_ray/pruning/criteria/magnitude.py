@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from altermoma_ray.pruning.coverage import effective_weight
 from altermoma_ray.pruning.criteria.criterion import ScoreCriterion
 from altermoma_ray.pruning.criteria.problem import Problem
 from altermoma_ray.pruning.gradients import Weights, parameters_named
@@ -15,5 +16,5 @@ class Magnitude(ScoreCriterion):
 
     def scores(self, problem: Problem) -> Weights:
         """Magnitudes; see the class."""
-        weights = parameters_named(problem.model, problem.names)
-        return {name: weight.detach().abs() for name, weight in weights.items()}
+        names = parameters_named(problem.model, problem.names)
+        return {name: effective_weight(problem.model, name).detach().abs() for name in names}

@@ -29,6 +29,7 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria.criterion import ScoreCriterion
 from altermoma_ray.pruning.criteria.problem import Problem
 from altermoma_ray.pruning.gradients import (
+    Gradients,
     Weights,
     evaluation,
     initial_parameters_kept,
@@ -86,10 +87,10 @@ class ProsPr(ScoreCriterion):
                     product = _hessian_product(problem, everything, state, meta, batch)
                     for name, value in meta.items():
                         value.sub_(product[name], alpha=self.learning_rate)
-            return {name: (weight.detach() * meta[name]).abs_() for name, weight in scored.items()}
+            return meta.contributions(scored)
 
 
-def _gradient(problem: Problem, parameters: Mapping[str, nn.Parameter], batches: Any) -> Weights:
+def _gradient(problem: Problem, parameters: Mapping[str, nn.Parameter], batches: Any) -> Gradients:
     return mean_gradient(problem.model, parameters, problem.loss, frozenset(), batches, problem.reduce)
 
 

@@ -34,4 +34,4 @@ class Taylor(ScoreCriterion):
             gradient = mean_gradient(
                 problem.model, scored, problem.loss, frozenset(), problem.batches, problem.reduce, absolute=True
             )
-        return {name: (weight.detach() * gradient[name]).abs_() for name, weight in scored.items()}
+        return gradient.contributions(scored)

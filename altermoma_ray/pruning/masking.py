@@ -1,0 +1,99 @@
+"""Whether a loss really masks a modality: found out on one batch, before anything is scored with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.gradients import (
+    Gradients,
+    LossFunction,
+    NormMode,
+    Reduce,
+    evaluation,
+    mean_gradient,
+    single_worker,
+    trained_parameters,
+)
+
+_SAME = 1e-6
+"""Gradients that differ by less, in units of their length, are the same but for rounding on a GPU."""
+
+
+def check_masking(
+    model: nn.Module,
+    loss: LossFunction,
+    groups: Mapping[str, Sequence[str]],
+    modalities: Iterable[str],
+    batches: Sequence[Any],
+    *,
+    reduce: Reduce = single_worker,
+    norms: NormMode = "running",
+) -> None:
+    """Check that each modality's mask changes the gradients of the others, and leaves none in its own group.
+
+    One batch is passed with every mask and once without; more only while a mask changes nothing. The model, its
+    buffers and the random state are left as they were found. All workers call it together.
+
+    Args:
+        model: at θ_init.
+        loss: see :data:`altermoma_ray.pruning.LossFunction`.
+        groups: weight names by parameter group.
+        modalities: what AlterMOMA will mask, each the name of a group.
+        batches: of which the first will do, as a rule.
+        reduce: sums over the workers.
+        norms: as while scoring.
+
+    Raises:
+        UserError: a modality is no group, its mask changes nothing, or its own weights still get gradients.
+    """
+    names = [name for members in groups.values() for name in members]
+    trained = trained_parameters(model)
+    scored = {name: trained[name] for name in names if name in trained}
+
+    def gradient(batch: Any, mask: frozenset[str]) -> Gradients:
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+        with torch.random.fork_rng(devices=devices):  # the same draws with a mask as without
+            return mean_gradient(model, scored, loss, mask, [batch], reduce)
+
+    waiting = list(modalities)
+    for modality in waiting:
+        if modality not in groups:
+            raise UserError(
+                f"modality '{modality}' must be a parameter group to be masked, but the groups are "
+                f"{', '.join(groups)}: name the problem's modalities"
+            )
+    with evaluation(model, norms):
+        for batch in batches:
+            try:
+                intact = gradient(batch, frozenset())
+                masked = {modality: gradient(batch, frozenset({modality})) for modality in waiting}
+            except FloatingPointError:
+                return  # scoring says at which batch, and which learning rate is at fault
+            for modality, found in masked.items():
+                own = set(groups[modality])
+                changed = _differ(intact, found, [name for name in scored if name not in own])
+                leaking = [name for name in scored if name in own and bool(found[name].any())]
+                if changed and leaking:
+                    raise UserError(
+                        f"with '{modality}' masked, its own weight '{leaking[0]}' still gets a gradient: "
+                        f"let the loss switch off all of group '{modality}', or mend group_of"
+                    )
+                if changed:
+                    waiting.remove(modality)
+            if not waiting:
+                return
+    raise UserError(
+        f"masking '{waiting[0]}' changes neither the loss nor its gradients, so that redundancy cannot be measured: "
+        "use `masked` in the loss, and give modalities and parameter groups the names that it knows"
+    )
+
+
+def _differ(intact: Gradients, masked: Gradients, names: Sequence[str]) -> bool:
+    difference = sum(float((intact[name] - masked[name]).double().square().sum()) for name in names)
+    length = sum(float(intact[name].double().square().sum()) for name in names)
+    return difference > _SAME**2 * length
