@@ -70,8 +70,8 @@ class TransFusionHead(nn.Module):
             dense_heatmap.detach().sigmoid(), self.config.heatmap_kernel, self.config.classes_with_1x1
         ).flatten(2)
         cells = heat.shape[2]
-        # Sorted as in the published code, not `topk`: equal heats (a saturated sigmoid) then give the same proposals.
-        best = heat.flatten(1).argsort(dim=1, descending=True)[:, : self.config.proposals]
+        # Sorted, not `topk`, and stably: equal heats (a saturated sigmoid) give the same proposals on every device.
+        best = heat.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : self.config.proposals]
         labels = best.div(cells, rounding_mode="floor")
         cell = best % cells
 
