@@ -34,7 +34,8 @@ class TransFusionHead(nn.Module):
     ``query_heatmap_score`` [N, K, P]     heat of the query's cell: probability where it is a local maximum, else 0
                                           (no gradient)
     ``center``              [N, 2, P]     x, y of the box centre, in BEV cells
-    ``height``              [N, 1, P]     z of the box centre, in metres (lidar frame)
+    ``height``              [N, 1, P]     z of the box, in metres (lidar frame): of its centre, unless ``config.height``
+                                          says otherwise
     ``dim``                 [N, 3, P]     log of length, width, height, in log metres
     ``rot``                 [N, 2, P]     sine, cosine of the yaw (unnormalised)
     ``vel``                 [N, 2, P]     vx, vy in m/s (lidar frame)

@@ -40,8 +40,7 @@ def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -
         config: what the model has to be; every tensor of the file must fit.
 
     Note:
-        mit-han-lab trained ``height`` on the top of a box (its data set takes centres for bottoms), so boxes from its
-        weights stand half their height too high, as in its own results. nuScenes' metric does not look at z.
+        The model's configuration is ``config`` but for ``head.height``, which is the convention of the weights.
 
     Raises:
         UserError: the file is missing, damaged, no weights, or of another model; the first tensors that do not fit
@@ -89,6 +88,8 @@ def from_released(tensors: Mapping[str, Tensor], config: ModelConfig, *, origin:
         logger.warning("%s was made with other constants than model %r: %s", origin, config.name, _some(differing))
     model.load_state_dict(converted)
     logger.info("%s: %d tensors of %s's BEVFusion", origin, len(converted), release.origin)
+    head = config.head.model_copy(update={"height": release.height})
+    model.config = config.model_copy(update={"head": head})
     return model.eval()
 
 

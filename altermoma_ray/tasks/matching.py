@@ -4,9 +4,9 @@ Notation: ``P`` proposals, ``M`` objects, ``K`` classes. Costs are [P, M]; boxes
 frame (:mod:`altermoma_ray.data.batch`).
 
 Ties. The published cost has exact ties, and not only for equal boxes. Take two objects of one class and two proposals
-that overlap neither. Where both proposals lie on the same side of both objects, along x and along y, |Δx| + |Δy| adds up
-to the same whichever object each proposal answers for, and so does all else: rounding alone decided, and models whose
-parameters are 2e-13 apart learned from different matches. :func:`order_cost` settles such ties.
+that overlap neither. Where both proposals lie on the same side of both objects, along x and along y, |Δx| + |Δy| adds
+up to the same whichever object each proposal answers for, and so does all else. Rounding would decide, so that models
+whose parameters are 2e-13 apart learn from different matches. :func:`order_cost` settles such ties.
 """
 
 from __future__ import annotations
