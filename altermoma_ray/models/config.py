@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
 
 Interval = tuple[float, float, float]
 """Lower edge, upper edge, step."""
+Height = Literal["bottom", "centre", "top"]
+"""The point of a box whose z a head regresses."""
 
 
 class Section(BaseModel):
@@ -204,6 +208,8 @@ class HeadConfig(Section):
     """IoU that a box shifted by the Gaussian's radius must keep."""
     gaussian_min_radius: int = 2
     """Least radius of a box in the heatmap target, cells."""
+    height: Height = "centre"
+    """What the weights learned ``height`` to be the z of; a release brings its own (:mod:`.released_names`)."""
 
     @model_validator(mode="after")
     def _check(self) -> HeadConfig:
@@ -212,6 +218,14 @@ class HeadConfig(Section):
         if self.heatmap_kernel % 2 == 0:
             raise ValueError(f"`heatmap_kernel` must be odd, but got {self.heatmap_kernel}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the usual ``height`` out: checkpoints without the field have it, and hashes are made of this text."""
+        fields: dict[str, Any] = dump(self)
+        if fields.get("height") == "centre":
+            del fields["height"]
+        return fields
 
 
 class ModelConfig(Section):

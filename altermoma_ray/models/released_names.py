@@ -1,7 +1,7 @@
 """How the released checkpoints of BEVFusion name and lay out the tensors of our fusion model.
 
 Both releases hold the same tensors as our model, one to one, constants (grids, frustum, window indices) included.
-Names follow by rule. The numbers differ in layout at four places:
+Names follow by rule. The numbers differ in layout at four places, and one of them in its meaning:
 
 Sparse kernels
     spconv 1.x stores [k0, k1, k2, in, out], spconv 2.x and our model [out, k0, k1, k2, in]; neither flips the kernel.
@@ -19,6 +19,11 @@ Boxes (mit-han-lab only)
 
     The last layers of ``dim`` and ``rot`` are linear in their rows, so swapping rows (and negating those of ``rot``)
     gives (length, width, height) and (sin yaw, cos yaw) exactly. mmdetection3d 1.x has these from the start.
+Height (mit-han-lab only)
+    Its coder adds half a box's height to the bottom, to regress the centre; but its data set declares the centres to be
+    bottoms (``origin=(0.5, 0.5, 0)``), so that it regressed the top, and its results stand half their height too high.
+    mmdetection3d declares them as centres, so that its release regresses the centre. The size that places z is itself
+    regressed, so that no change of the weights makes one of the other: the convention goes with the weights.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Size, Tensor
+
+from altermoma_ray.models.config import Height
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 """A regular expression and what replaces it."""
@@ -93,6 +100,8 @@ class Release:
     """From our names to the released ones; all are applied, in this order."""
     old_boxes: bool
     """Whether boxes are those of mmdetection3d before 1.0; see the module's text."""
+    height: Height | None
+    """What ``height`` is the z of; see the module's text. None where the weights follow their own configuration."""
 
     def name(self, ours: str) -> str:
         """The released name of one of our tensors."""
@@ -129,10 +138,10 @@ class Release:
         return released
 
 
-OURS = Release(origin="altermoma_ray", rules=(), old_boxes=False)
+OURS = Release(origin="altermoma_ray", rules=(), old_boxes=False, height=None)
 """A bare ``state_dict()`` of our own model, laid out as it is."""
-MIT = Release(origin="mit-han-lab", rules=_MIT_RULES, old_boxes=True)
-MMDET3D = Release(origin="mmdetection3d", rules=_MIT_RULES + _MMDET3D_RULES, old_boxes=False)
+MIT = Release(origin="mit-han-lab", rules=_MIT_RULES, old_boxes=True, height="top")
+MMDET3D = Release(origin="mmdetection3d", rules=_MIT_RULES + _MMDET3D_RULES, old_boxes=False, height="centre")
 RELEASES = (MIT, MMDET3D)
 NAMINGS = (*RELEASES, OURS)
 

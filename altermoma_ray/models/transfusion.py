@@ -34,7 +34,8 @@ class TransFusionHead(nn.Module):
     ``query_heatmap_score`` [N, K, P]     heat of the query's cell: probability where it is a local maximum, else 0
                                           (no gradient)
     ``center``              [N, 2, P]     x, y of the box centre, in BEV cells
-    ``height``              [N, 1, P]     z of the box centre, in metres (lidar frame)
+    ``height``              [N, 1, P]     z of the box, in metres (lidar frame): of its centre, unless ``config.height``
+                                          says otherwise
     ``dim``                 [N, 3, P]     log of length, width, height, in log metres
     ``rot``                 [N, 2, P]     sine, cosine of the yaw (unnormalised)
     ``vel``                 [N, 2, P]     vx, vy in m/s (lidar frame)
@@ -70,8 +71,8 @@ class TransFusionHead(nn.Module):
             dense_heatmap.detach().sigmoid(), self.config.heatmap_kernel, self.config.classes_with_1x1
         ).flatten(2)
         cells = heat.shape[2]
-        # Sorted as in the published code, not `topk`: equal heats (a saturated sigmoid) then give the same proposals.
-        best = heat.flatten(1).argsort(dim=1, descending=True)[:, : self.config.proposals]
+        # Sorted, not `topk`, and stably: equal heats (a saturated sigmoid) give the same proposals on every device.
+        best = heat.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : self.config.proposals]
         labels = best.div(cells, rounding_mode="floor")
         cell = best % cells
 

@@ -46,8 +46,7 @@ def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -
         config: what the model has to be; every tensor of the file must fit.
 
     Note:
-        mit-han-lab trained ``height`` on the top of a box (its data set takes centres for bottoms), so boxes from its
-        weights stand half their height too high, as in its own results. nuScenes' metric does not look at z.
+        The model's configuration is ``config`` but for ``head.height``, which is the convention of the weights.
 
     Raises:
         UserError: the file is missing, damaged, no weights, of another model, or holds weights that are no numbers; the
@@ -105,6 +104,9 @@ def from_released(
     if differing:
         logger.warning("%s was made with other constants than model %r: %s", origin, config.name, _some(differing))
     model.load_state_dict(converted)
+    if release.height is not None:
+        head = config.head.model_copy(update={"height": release.height})
+        model.config = config.model_copy(update={"head": head})
     _tell(found, origin)
     return model.eval()
 

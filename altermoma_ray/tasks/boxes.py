@@ -1,8 +1,9 @@
 """Boxes as the detection head describes them, and back.
 
 A box is a row of nine numbers in the lidar frame, as in :mod:`altermoma_ray.data.batch`. Its code has ten: ``x, y`` of
-the centre in BEV cells from the map's corner, ``z`` of the centre (m), log of ``length, width, height`` (log m), sine
-and cosine of the yaw, ``vx, vy`` (m/s).
+the centre in BEV cells from the map's corner, ``z`` (m), log of ``length, width, height`` (log m), sine and cosine of
+the yaw, ``vx, vy`` (m/s). A box's z is its centre's; a code's is that of the point the head's weights learned, which a
+release may have put at the top (:attr:`altermoma_ray.models.config.HeadConfig.height`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from altermoma_ray.models.config import Height
+
 CODE_PARTS = ("center", "height", "dim", "rot", "vel")
 """The head's outputs that make up a code, in its order."""
 
 LOG_SIZE_LIMIT = 10.0
 """Decoded log sizes are clamped to ± this, so that a diverged network still gives finite, positive sizes."""
+
+_ABOVE_CENTRE = {"bottom": -0.5, "centre": 0.0, "top": 0.5}
+"""Where a code's z lies above the box's centre, in shares of the box's height."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +48,21 @@ class BevGrid:
         return ((cells >= 0) & (cells < cells.new_tensor(self.shape))).all(dim=1)
 
 
-def encode_boxes(boxes: Tensor, grid: BevGrid) -> Tensor:
-    """Codes [M, 10] of boxes [M, 9]; unknown (NaN) velocities stay NaN."""
+def encode_boxes(boxes: Tensor, grid: BevGrid, height: Height = "centre") -> Tensor:
+    """Codes [M, 10] of boxes [M, 9], their z at ``height``; unknown (NaN) velocities stay NaN."""
     centre = (boxes[:, :2] - boxes.new_tensor(grid.origin)) / boxes.new_tensor(grid.cell)
+    z = boxes[:, 2:3] + _ABOVE_CENTRE[height] * boxes[:, 5:6]
     yaw = boxes[:, 6:7]
-    return torch.cat((centre, boxes[:, 2:3], boxes[:, 3:6].log(), yaw.sin(), yaw.cos(), boxes[:, 7:9]), dim=1)
+    return torch.cat((centre, z, boxes[:, 3:6].log(), yaw.sin(), yaw.cos(), boxes[:, 7:9]), dim=1)
 
 
-def decode_boxes(codes: Tensor, grid: BevGrid) -> Tensor:
-    """Boxes [..., 9] of codes [..., 10]; the yaw lies in (-π, π]."""
+def decode_boxes(codes: Tensor, grid: BevGrid, height: Height = "centre") -> Tensor:
+    """Boxes [..., 9] of codes [..., 10], whose z is at ``height``; the yaw lies in (-π, π]."""
     centre = codes[..., :2] * codes.new_tensor(grid.cell) + codes.new_tensor(grid.origin)
     size = codes[..., 3:6].clamp(-LOG_SIZE_LIMIT, LOG_SIZE_LIMIT).exp()
+    z = codes[..., 2:3] - _ABOVE_CENTRE[height] * size[..., 2:3]
     yaw = torch.atan2(codes[..., 6:7], codes[..., 7:8])
-    return torch.cat((centre, codes[..., 2:3], size, yaw, codes[..., 8:10]), dim=-1)
+    return torch.cat((centre, z, size, yaw, codes[..., 8:10]), dim=-1)
 
 
 def output_codes(outputs: Mapping[str, Tensor]) -> Tensor:

@@ -92,7 +92,7 @@ class DetectionTask:
     def targets(self, outputs: Mapping[str, Tensor], batch: Batch) -> Targets:
         """Match proposals with objects and draw the heat map; made on the CPU, returned on the outputs' device."""
         logits = outputs["heatmap"].detach().transpose(1, 2).cpu().double()
-        proposed = decode_boxes(output_codes(outputs).detach().cpu().double(), self.grid)
+        proposed = decode_boxes(output_codes(outputs).detach().cpu().double(), self.grid, self.config.height)
         count, proposals, classes = logits.shape
         heatmap = torch.zeros(count, classes, *self.grid.shape)
         class_targets = torch.zeros(count, proposals, classes)
@@ -104,7 +104,7 @@ class DetectionTask:
             boxes, labels = boxes[on_map], labels[on_map]
             if len(boxes) == 0:
                 continue
-            code = encode_boxes(boxes, self.grid)
+            code = encode_boxes(boxes, self.grid, self.config.height)
             heatmap[sample] = self._draw(code, labels)
             chosen, objects = match(
                 logits[sample].numpy(),
@@ -138,7 +138,7 @@ class DetectionTask:
         labels = outputs["query_labels"]
         probability = outputs["heatmap"].float().sigmoid() * outputs["query_heatmap_score"].float()
         scores = probability.gather(1, labels[:, None])[:, 0]
-        boxes = decode_boxes(output_codes(outputs).float(), self.grid)
+        boxes = decode_boxes(output_codes(outputs).float(), self.grid, self.config.height)
         lower, upper = boxes.new_tensor(POST_CENTRE_RANGE).chunk(2)
         bottom = torch.cat((boxes[..., :2], boxes[..., 2:3] - boxes[..., 5:6] / 2), dim=-1)
         inside = ((bottom >= lower) & (bottom <= upper)).all(dim=-1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from pydantic import ValidationError
 
@@ -64,3 +66,15 @@ def test_broken_configuration_of_a_file_is_a_user_error():
         parse_configuration(text, "model.safetensors")
     with pytest.raises(UserError, match="holds no valid model configuration: model: Invalid JSON"):
         parse_configuration("{", "model.safetensors")
+
+
+def test_the_usual_height_is_not_written_so_that_hashes_of_checkpoints_stay():
+    toy = configuration("bevfusion-mit-toy")
+    text = toy.model_dump_json()
+    assert '"height"' not in text
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7213168f6c06f181"
+    assert parse_configuration(text, "test").head.height == "centre"
+    other = toy.model_copy(update={"head": toy.head.model_copy(update={"height": "top"})})
+    assert parse_configuration(other.model_dump_json(), "test") == other
+    with pytest.raises(UserError, match=r"no valid model configuration: head\.height: Input should be 'bottom'"):
+        parse_configuration(other.model_dump_json().replace('"top"', '"middle"'), "test")

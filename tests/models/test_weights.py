@@ -26,7 +26,7 @@ from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.models.released_names import MIT, MMDET3D, RELEASES, Release, is_constant
 from altermoma_ray.models.weights import from_released, load_weights
 from altermoma_ray.storage import Location
-from altermoma_ray.tasks.boxes import BevGrid, decode_boxes
+from altermoma_ray.tasks.boxes import BevGrid, decode_boxes, encode_boxes
 
 TOY = configuration("bevfusion-mit-toy")
 
@@ -217,6 +217,21 @@ def test_boxes_are_where_the_release_puts_them(release, model):
             published = Box([0, 0, 0], size[[1, 0, 2]], Quaternion(axis=[0, 0, 1], radians=yaw))
         here = Box([0, 0, 0], box[[4, 3, 5]], Quaternion(axis=[0, 0, 1], radians=box[6]))
         np.testing.assert_allclose(here.corners(), published.corners(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("release", "height"), [(MIT, "top"), (MMDET3D, "centre")])
+def test_the_convention_of_heights_goes_with_the_weights(release, height, model, tmp_path):
+    loaded = from_released(released(model, release), TOY, origin="test")
+    assert loaded.config == TOY.model_copy(update={"head": TOY.head.model_copy(update={"height": height})})
+    save_checkpoint(Location.parse(tmp_path / "own.safetensors"), loaded, {})
+    again = load_weights(tmp_path / "own.safetensors", TOY)
+    assert again.config == loaded.config
+    # A box of the released code: its z, declared to be the bottom, plus half the height that its coder adds.
+    box = torch.tensor([[0.0, 0, 1.0, 4, 2, 3, 0, 0, 0]])
+    theirs = (1.0 if release is MIT else 1.0 - 3 / 2) + 3 / 2
+    assert (
+        encode_boxes(box, BevGrid(origin=(0, 0), cell=(1, 1), shape=(1, 1)), again.config.head.height)[0, 2] == theirs
+    )
 
 
 def test_other_constants_are_taken_and_reported(model, caplog):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from altermoma_ray.models.config import Height
 from altermoma_ray.tasks.boxes import BevGrid, decode_boxes, encode_boxes
 
 GRID = BevGrid(origin=(-54.0, -27.0), cell=(0.6, 0.3), shape=(180, 180))
@@ -21,7 +24,18 @@ def number(low, high):
 @settings(max_examples=100, deadline=None)
 def test_a_box_survives_its_code(box):
     boxes = torch.tensor([box], dtype=torch.float64)
-    torch.testing.assert_close(decode_boxes(encode_boxes(boxes, GRID), GRID), boxes, rtol=1e-9, atol=1e-9)
+    for height in get_args(Height):
+        found = decode_boxes(encode_boxes(boxes, GRID, height), GRID, height)
+        torch.testing.assert_close(found, boxes, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("height", "z"), [("bottom", 0.25), ("centre", 1.0), ("top", 1.75)])
+def test_the_height_of_a_code_is_that_of_its_convention(height, z):
+    box = torch.tensor([[-53.4, -26.4, 1.0, 4.0, 2.0, 1.5, math.pi / 2, 3.0, 1.0]])
+    code, usual = encode_boxes(box, GRID, height), encode_boxes(box, GRID)
+    assert code[0, 2].item() == z
+    others = [column for column in range(10) if column != 2]
+    assert torch.equal(code[:, others], usual[:, others])
 
 
 def test_code_is_as_published():

@@ -11,6 +11,7 @@ from altermoma_ray.models.config import HeadConfig, configuration
 from altermoma_ray.models.transfusion import TransFusionHead
 from altermoma_ray.tasks.boxes import encode_boxes
 from altermoma_ray.tasks.detection import DetectionTask
+from altermoma_ray.tasks.iou import iou_3d
 
 CONFIG = configuration("bevfusion-mit-toy").head.model_copy(
     update={"proposals": 12, "bev_size": (24, 20), "cell_size": (1.0, 1.2), "origin": (-12.0, -12.0), "dropout": 0.0}
@@ -141,7 +142,7 @@ def test_a_diverged_network_has_a_loss_that_is_not_finite(outputs, batch):
 
 def perfect_outputs(task, boxes, labels):
     """What a head would say that knows the objects."""
-    code = encode_boxes(boxes, task.grid).T[None]
+    code = encode_boxes(boxes.double(), task.grid, task.config.height).float().T[None]
     one_hot = torch.nn.functional.one_hot(labels, 10).T[None].float()
     return {
         "center": code[:, :2],
@@ -165,6 +166,38 @@ def test_decoding_inverts_the_code_and_sorts_by_score():
     torch.testing.assert_close(found.scores, torch.linspace(0.9, 0.2, 5) * torch.tensor(4.0).sigmoid())
     (best,) = DetectionTask(CONFIG, max_detections=2).decode(outputs, make_batch([boxes], [labels]))
     torch.testing.assert_close(best.boxes, found.boxes[:2])
+
+
+@pytest.mark.parametrize("height", ["bottom", "centre", "top"])
+def test_truth_in_its_convention_decodes_to_itself_and_costs_nothing(height):
+    task = DetectionTask(CONFIG.model_copy(update={"height": height}))
+    boxes, labels = random_boxes(5, 0)
+    batch = make_batch([boxes], [labels])
+    outputs = perfect_outputs(task, boxes, labels) | {"dense_heatmap": torch.zeros(1, 10, 24, 20)}
+    (found,) = task.decode(outputs, batch)
+    torch.testing.assert_close(found.boxes, boxes.flip(0), rtol=1e-4, atol=1e-4)
+    assert task.loss(outputs, batch)["box"].item() == 0
+    targets = task.targets(outputs, batch)
+    assert targets.classes[0].argmax(dim=1).tolist() == labels.tolist()
+    assert targets.regressed.all()
+
+
+def test_the_matching_sees_boxes_where_they_are(monkeypatch):
+    overlaps = []
+
+    def measured(first, second):
+        overlaps.append(iou_3d(first, second))
+        return overlaps[-1]
+
+    monkeypatch.setattr("altermoma_ray.tasks.matching.iou_3d", measured)
+    boxes, labels = random_boxes(5, 0)
+    for said, read in (("top", "top"), ("top", "centre")):
+        outputs = perfect_outputs(DetectionTask(CONFIG.model_copy(update={"height": said})), boxes, labels)
+        task = DetectionTask(CONFIG.model_copy(update={"height": read}))
+        task.targets(outputs | {"dense_heatmap": torch.zeros(1, 10, 24, 20)}, make_batch([boxes], [labels]))
+    right, wrong = (np.diag(found) for found in overlaps)
+    np.testing.assert_allclose(right, 1, atol=1e-4)
+    np.testing.assert_allclose(wrong, 1 / 3, atol=1e-4)  # half a height apart
 
 
 def test_decoding_drops_what_lies_too_far_out():

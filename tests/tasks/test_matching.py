@@ -66,3 +66,58 @@ def test_a_diverged_network_is_matched_too():
     logits[0], boxes[1, 3:6] = np.nan, np.inf
     proposals, _ = match(logits, boxes, objects, labels, extent=(108.0, 108.0), config=HEAD)
     assert len(proposals) == 2
+
+
+def tied_scene(seed, objects=6):
+    """Objects of one class, all beyond all proposals along x and y, which overlap none: |Δx| + |Δy| cannot choose."""
+    logits, boxes, object_boxes, labels = scene(objects, objects, seed)
+    boxes[:, :2] -= 20
+    object_boxes[:, :2] += 20
+    return logits, boxes, object_boxes, np.full_like(labels, 3)
+
+
+def moved(arrays, seed, size):
+    random = np.random.default_rng(seed)
+    return [array + size * random.normal(size=array.shape) for array in arrays]
+
+
+def matches_of_moved(tied, size):
+    logits, boxes, objects, labels = tied
+    found = set()
+    for seed in range(20):
+        near = moved((logits, boxes), seed, size)
+        _, chosen = match(*near, objects, labels, extent=(108.0, 108.0), config=HEAD)
+        found.add(tuple(chosen))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_are_broken_alike_whatever_the_rounding(seed, monkeypatch):
+    tied = tied_scene(seed)
+    assert len(matches_of_moved(tied, 2e-13)) == len(matches_of_moved(tied, 1e-9)) == 1
+    monkeypatch.setattr("altermoma_ray.tasks.matching.TIE_BREAK", 0.0)
+    assert len(matches_of_moved(tied, 2e-13)) > 1
+
+
+@pytest.mark.parametrize(
+    ("proposals", "objects"),
+    [
+        ([(-1, 0), (1, 0)], [(0, 5), (0, 6)]),  # a mirror image of itself
+        ([(0, 0), (1, 0)], [(5, 5), (5, 6)]),  # side by side along an axis
+        ([(0, 0), (1, 1)], [(8, 8), (9, 9)]),  # and along a diagonal
+    ],
+)
+def test_symmetric_ties_are_broken_too(proposals, objects):
+    def at(places):
+        return np.array([[x, y, 0, 0.5, 0.5, 0.5, 0, 0, 0] for x, y in places], dtype=float)
+
+    tied = np.zeros((2, 10)), at(proposals), at(objects), np.zeros(2, dtype=np.int64)
+    assert len(matches_of_moved(tied, 2e-13)) == 1
+
+
+def test_identical_objects_are_taught_to_the_same_proposals():
+    logits, boxes, objects, labels = scene(6, 2, 1)
+    objects[1], labels[1] = objects[0], labels[0]
+    near = [moved((logits, boxes), seed, 2e-13) for seed in range(20)]
+    taken = {tuple(match(*one, objects, labels, extent=(108.0, 108.0), config=HEAD)[0]) for one in near}
+    assert len(taken) == 1
