@@ -66,9 +66,10 @@ def main() -> None:
             tracking_uri=options.tracking_uri,
         )
         tracker = Tracker.open(options.tracking_uri, storage)
-        tracker.check_free(plan.name)
+        if options.name:
+            tracker.check_free(plan.name)
     prepare_data(plan.source)
-    run_search(plan, tracker, resume=resume)
+    plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
     print_table(tracker.leaderboard(plan.name))
 
 

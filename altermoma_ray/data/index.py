@@ -165,7 +165,7 @@ def open_index(
 
 def index_file(dataroot: Location, version: str, storage: Location) -> Location:
     """Where the index of a dataroot's version lies in a storage folder."""
-    place = hashlib.blake2b(str(dataroot).encode(), digest_size=4).hexdigest()
+    place = hashlib.blake2b(dataroot.kept_in(storage).encode(), digest_size=4).hexdigest()
     return storage.join("index", f"nuscenes-{version}-{place}.arrow")
 
 
@@ -184,7 +184,7 @@ def build_index(dataroot: Location, version: str, out: Location, *, progress: bo
         "version": version,
         "fingerprint": _fingerprint(version, sources),
         "sources": json.dumps(sources),
-        "dataroot": str(dataroot),
+        "dataroot": dataroot.kept_in(out.parent.parent),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     table = table.replace_schema_metadata(facts)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from altermoma_ray.engine.dataset import DATASETS
-from altermoma_ray.engine.driver import check_undriven
+from altermoma_ray.engine.driver import FILE, check_undriven
 from altermoma_ray.engine.indicators import DECI, INDICATOR_CRITERIA, ScoringJob, is_one_shot, merged
+from altermoma_ray.engine.places import Place, kept_in, read_from
 from altermoma_ray.engine.proposals import Grid, Objective, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
@@ -42,7 +44,7 @@ class SearchPlan(BaseModel):
     name: str
     dataset: str
     model: str
-    checkpoint: str
+    checkpoint: Place
     """URI of the unpruned model, in storage."""
     checkpoint_hash: str
     sizes: dict[str, int]
@@ -74,11 +76,22 @@ class SearchPlan(BaseModel):
         return search_folder(self.source.storage_location, self.name)
 
     def save(self) -> None:
-        self.folder.join("search.json").write_text(self.model_dump_json(indent=2))
+        self._file.write_text(self._text())
+
+    def save_new(self) -> bool:
+        """Save the plan, and with it take the search's name, unless that is taken; tells whether it was free."""
+        return not _is_taken(self.folder) and self._file.write_new(self._text().encode())
+
+    @property
+    def _file(self) -> Location:
+        return self.folder.join("search.json")
+
+    def _text(self) -> str:
+        return self.model_dump_json(indent=2, context=kept_in(self.source.storage_location))
 
     @classmethod
     def load(cls, storage: Location, name: str) -> SearchPlan:
-        """Read a search's plan back.
+        """Read a search's plan back, in the storage where it lies now.
 
         Raises:
             UserError: there is no such search, or its file is broken.
@@ -88,8 +101,10 @@ class SearchPlan(BaseModel):
             known = [folder.name for folder in storage.join("searches").children()]
             raise UserError(f"no search {name!r} to resume in {storage}; choose one of: {', '.join(known)}")
         try:
-            return cls.model_validate_json(file.read_bytes())
-        except ValidationError as error:
+            text = file.read_bytes()
+            was = json.loads(text)["source"]["storage"]  # the former place in plans of earlier releases
+            return cls.model_validate_json(text, context=read_from(storage, was))
+        except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file} is broken or of another release; start the search again elsewhere") from error
 
     def trial_job(self) -> TrialJob:
@@ -132,8 +147,10 @@ class SearchPlan(BaseModel):
 
     def params(self) -> dict[str, Any]:
         """What was decided, as flat names and values: without the space, and what the data set's reader needs."""
-        fields = self.model_dump(mode="json", exclude={"space", "source", "sizes", "grid"})
-        return fields | {"dataroot": self.source.dataroot, "version": self.source.version}
+        context = kept_in(self.source.storage_location)
+        fields = self.model_dump(mode="json", exclude={"space", "sizes", "grid"}, context=context)
+        source = fields.pop("source")
+        return fields | {"dataroot": source["dataroot"], "version": source["version"]}
 
     def proposer(self) -> Proposer:
         """Where the trials come from, from the first one on."""
@@ -153,6 +170,10 @@ class SearchPlan(BaseModel):
 def search_folder(storage: Location, name: str) -> Location:
     """Where a search keeps its plan and its trials."""
     return storage.join("searches", name)
+
+
+_NO_SEARCH = {FILE, ".search.json.claims"}
+"""All that may be left in the folder of a search that died before its plan was saved: its name is free."""
 
 
 SHIPPED = Path(__file__).parents[1] / "models" / "checkpoints" / "bevfusion-mit-toy.safetensors"
@@ -207,9 +228,9 @@ def plan_search(
     if name is not None:
         check_name(name)
     storage = source.storage_location
-    taken = [folder.name for folder in storage.join("searches").children()]
+    taken = [folder.name for folder in storage.join("searches").children() if _is_taken(folder)]
     if name in taken:
-        raise UserError(f"search {name!r} is already in {storage}; --resume it or choose another --name")
+        raise _name_taken(name, storage)
     config = configuration(model or ("bevfusion-mit-toy" if synthetic else "bevfusion-mit"))
     if checkpoint is None and not (synthetic and config.name == "bevfusion-mit-toy"):
         raise UserError(
@@ -274,7 +295,7 @@ def resume_search(
         raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
     plan = max(plans, key=lambda plan: plan.created)
     check_undriven(plan.folder)
-    _refuse_changes(plan, {**asked, "storage": str(storage)})
+    _refuse_changes(plan, asked)
     return plan
 
 
@@ -291,6 +312,36 @@ def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any]) -> None:
                 f"search {plan.name!r} was started with another --{option.replace('_', '-')}{was}; "
                 "to --resume it leave that option out, or start a new search"
             )
+
+
+def begin_search(plan: SearchPlan, *, numbered: bool, is_free: Callable[[str], bool] = lambda name: True) -> SearchPlan:
+    """Save a plan under a name of its own, however many searches begin in the storage at once.
+
+    Args:
+        plan: of a new search.
+        numbered: whether its name was not asked for: then the next free number is taken.
+        is_free: whether a name is free elsewhere too, where it is numbered.
+
+    Returns:
+        The plan as it was saved.
+
+    Raises:
+        UserError: the name that was asked for is taken.
+    """
+    while not ((not numbered or is_free(plan.name)) and plan.save_new()):
+        if not numbered:
+            raise _name_taken(plan.name, plan.source.storage_location)
+        kind, _, number = plan.name.rpartition("-")
+        plan = plan.model_copy(update={"name": f"{kind}-{int(number) + 1}"})
+    return plan
+
+
+def _is_taken(folder: Location) -> bool:
+    return not {child.name for child in folder.children()} <= _NO_SEARCH
+
+
+def _name_taken(name: str, storage: Location) -> UserError:
+    return UserError(f"search {name!r} is already in {storage}; --resume it or choose another --name")
 
 
 def _check_sparsity(total: float, sizes: Mapping[str, int], *, layers: int) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from altermoma_ray.tracking.result import Status
+from altermoma_ray.tracking.result import Status, TrialResult
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 TRIAL_TAG = "altermoma.trial"
 STATUS_TAG = "altermoma.status"
@@ -94,3 +94,18 @@ def _failed(run: Run) -> bool:
 def _finite(metrics: Mapping[str, float], key: str) -> float | None:
     value = metrics.get(key, math.nan)
     return value if math.isfinite(value) else None
+
+
+def trial_metrics(result: TrialResult) -> list[Metric]:
+    """Evaluations by step, the final one at the last step in place of that step's own, then what has no steps."""
+    from mlflow.entities import Metric
+
+    last = max((evaluation.step for evaluation in result.history), default=0)
+    values = {(key, entry.step): value for entry in result.history for key, value in entry.metrics.items()}
+    values |= {(key, last): value for key, value in result.metrics.items()}
+    values |= {(f"sparsity/{group}", 0): value for group, value in result.sparsity.items()}
+    values |= {(f"layer_sparsity/{layer}", 0): value for layer, value in result.layer_sparsity.items()}
+    values |= {(f"seconds/{stage}", 0): value for stage, value in result.seconds.items()}
+    counts = {"params_left": result.params_left, "params_total": result.params_total}
+    values |= {(key, 0): count for key, count in counts.items() if count is not None}
+    return [Metric(key, value, int(1000 * result.ended), step) for (key, step), value in values.items()]

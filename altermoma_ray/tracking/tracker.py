@@ -23,10 +23,10 @@ from torch import nn
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking import artifacts as files
-from altermoma_ray.tracking.board import STATUS_TAG, TRIAL_TAG, Row, rank_runs
+from altermoma_ray.tracking.board import STATUS_TAG, TRIAL_TAG, Row, rank_runs, trial_metrics
 from altermoma_ray.tracking.pictures import pareto_picture
 from altermoma_ray.tracking.result import Status, TrialResult
-from altermoma_ray.tracking.store import Store, open_store
+from altermoma_ray.tracking.store import EXPERIMENT_PREFIX, Store, open_store
 from altermoma_ray.tracking.view import CHAMPION_TAG, saved_view
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 _SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.objective", "altermoma.reason"
 _PARENT_TAG = "mlflow.parentRunId"
-_EXPERIMENT_PREFIX = "altermoma-"
 _REFERENCE_PREFIX = "reference/"
 _RUN_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
@@ -76,10 +75,17 @@ class Tracker:
             UserError: it is taken or has odd characters.
         """
         check_name(name)
-        with self._store.reported():
-            taken = self._find(name) is not None
-        if taken:
+        if not self.is_free(name):
             raise UserError(f"search {name!r} is already in {self._store.name}; --resume it or choose another --name")
+
+    def is_free(self, name: str) -> bool:
+        """Whether no search has this name.
+
+        Raises:
+            TrackingError: the store does not tell.
+        """
+        with self._store.reported():
+            return self._find(name) is None
 
     def start_search(
         self,
@@ -112,8 +118,9 @@ class Tracker:
                 tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective)}
                 self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
             found = self._only(self._named(name))
-            if (other := self._client.get_experiment(found.info.experiment_id).name) != experiment:
-                raise UserError(f"search {name!r} belongs to {other}, not to {experiment}; choose another --name")
+            if (other := self._client.get_experiment(found.info.experiment_id)).name != experiment:
+                raise UserError(f"search {name!r} belongs to {other.name}, not to {experiment}; choose another --name")
+            self._store.check_place(other)
             if found.info.status != "RUNNING":
                 self._client.update_run(found.info.run_id, status="RUNNING")
             if not found.data.params:
@@ -174,7 +181,7 @@ class Tracker:
             if model is not None:
                 files.write_model(folder, model(), run_id)
             with self._store.reported():
-                self._log(run_id, metrics=_trial_metrics(result), params=result.params)
+                self._log(run_id, metrics=trial_metrics(result), params=result.params)
                 self._client.log_artifacts(run_id, str(folder))
                 self._client.set_terminated(run_id, _RUN_STATUS[result.status], int(1000 * result.ended))
         return run_id
@@ -238,10 +245,15 @@ class Tracker:
             self._client.set_terminated(parent, "KILLED" if status == "stopped" else _RUN_STATUS[status])
 
     def draw_pareto(self, parent: str) -> None:
-        """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one."""
+        """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one.
+
+        Raises:
+            StrayFiles: the run's files lie where they must not be added to.
+        """
         rows = self._rows(parent)
         with self._store.reported():
             run = self._client.get_run(parent)
+            self._store.check_place(self._client.get_experiment(run.info.experiment_id))
             points: dict[str, list[tuple[float, float]]] = {"finished": [], "stopped": []}
             champion = None
             for row in rows:
@@ -295,12 +307,20 @@ class Tracker:
         return rank_runs(logged, objective=objective, reference=reference)
 
     def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             root = self._store.artifacts
-            return str(self._client.create_experiment(name, None if root is None else str(root.join(name))))
+            try:
+                return str(self._client.create_experiment(name, None if root is None else root.join(name).plain))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(name)  # another search made it just now
         if experiment.lifecycle_stage == "deleted":
             raise UserError(f"experiment {name!r} of {self._store.name} was deleted; restore it in MLflow")
+        self._store.check_place(experiment)
         return str(experiment.experiment_id)
 
     def _find(self, name: str | None) -> Run | None:
@@ -322,7 +342,7 @@ class Tracker:
 
     def _searches(self) -> list[Run]:
         """All parent runs, the latest first."""
-        experiments = self._client.search_experiments(filter_string=f"name LIKE '{_EXPERIMENT_PREFIX}%'")
+        experiments = self._client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT_PREFIX}%'")
         runs = self._runs([experiment.experiment_id for experiment in experiments], f"tags.`{_SEARCH_TAG}` != ''")
         return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
 
@@ -355,7 +375,7 @@ class Tracker:
 
 def experiment_name(dataset: str, model: str) -> str:
     """Where all runs of one model on one data set are, and what its registered model is called."""
-    return f"{_EXPERIMENT_PREFIX}{dataset}-{model}"
+    return f"{EXPERIMENT_PREFIX}{dataset}-{model}"
 
 
 def check_name(name: str) -> None:
@@ -377,18 +397,3 @@ def _is_complete(run: Run, ended: Status | None) -> bool:
 def _text(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text[:_LONGEST_VALUE]
-
-
-def _trial_metrics(result: TrialResult) -> list[Metric]:
-    """Evaluations by step, the final one at the last step in place of that step's own, then what has no steps."""
-    from mlflow.entities import Metric
-
-    last = max((evaluation.step for evaluation in result.history), default=0)
-    values = {(key, entry.step): value for entry in result.history for key, value in entry.metrics.items()}
-    values |= {(key, last): value for key, value in result.metrics.items()}
-    values |= {(f"sparsity/{group}", 0): value for group, value in result.sparsity.items()}
-    values |= {(f"layer_sparsity/{layer}", 0): value for layer, value in result.layer_sparsity.items()}
-    values |= {(f"seconds/{stage}", 0): value for stage, value in result.seconds.items()}
-    counts = {"params_left": result.params_left, "params_total": result.params_total}
-    values |= {(key, 0): count for key, count in counts.items() if count is not None}
-    return [Metric(key, value, int(1000 * result.ended), step) for (key, step), value in values.items()]
