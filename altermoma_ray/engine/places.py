@@ -33,18 +33,30 @@ def read_from(storage: Location, was: str | None = None) -> dict[str, Any]:
     return {"storage": storage, "was": None if was in (None, ".") else was}
 
 
+_SQLITE = "sqlite:///"
+"""Before the path of a database that lies in the storage beside MLflow's own."""
+
+
 def _read(value: str, info: ValidationInfo) -> str:
     if not info.context:
         return value
     storage, was = info.context["storage"], info.context.get("was")
-    relative = value if not (value.startswith("/") or "://" in value) else was and inside(value, was)
-    return str(storage.join(relative)) if relative else value
+    prefix = _SQLITE if value.startswith(_SQLITE) else ""
+    path = value.removeprefix(prefix)
+    if path.startswith("/") or "://" in path:
+        relative = inside(path, was) if was else None
+    else:
+        relative = None if was and prefix else path  # earlier releases left a database's path as it was typed
+    return value if relative is None else f"{prefix}{storage.join(relative)}"
 
 
 def _write(value: str, info: SerializationInfo) -> str:
-    relative = inside(value, str(info.context["storage"])) if info.context else None
-    return value if relative is None else relative
+    if not info.context:
+        return value
+    prefix = _SQLITE if value.startswith(_SQLITE) else ""
+    relative = inside(value.removeprefix(prefix), str(info.context["storage"]))
+    return value if relative is None else f"{prefix}{relative}"
 
 
 Place = Annotated[str, AfterValidator(_read), PlainSerializer(_write)]
-"""A local path or URI."""
+"""A local path or URI, or the address of a SQLite file."""

@@ -29,7 +29,7 @@ from altermoma_ray.models.weights import load_weights
 from altermoma_ray.pruning import check_ratio, group_weights, prunable_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.store import without_credentials
+from altermoma_ray.tracking.store import kept_uri
 from altermoma_ray.tracking.tracker import check_name
 
 Ablation = Literal["beta", "residual", "reactivation"]
@@ -60,7 +60,7 @@ class SearchPlan(BaseModel):
     gpus_per_worker: float = Field(ge=0)
     save_every: float = Field(default=60.0, ge=0)
     """Seconds after which a trial keeps its state again."""
-    tracking_uri: str | None = None
+    tracking_uri: Place | None = None
     """MLflow's address, without user name and password; None for the SQLite file in storage."""
     grid: tuple[TrialTask, ...] = ()
     """The trials of a comparison, all settled beforehand; empty for a search."""
@@ -264,7 +264,7 @@ def plan_search(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         save_every=save_every,
-        tracking_uri=without_credentials(tracking_uri) if tracking_uri else None,
+        tracking_uri=kept_uri(tracking_uri, storage),
     )
 
 

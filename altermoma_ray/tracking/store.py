@@ -134,11 +134,9 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
 
     file = sqlite_file(tracking_uri) if scheme == "sqlite" else None
     if file is not None:
+        if not create and not (file.is_file() and file.stat().st_size):
+            raise UserError(f"no MLflow store at {file}; name the storage folder or tracking URI that the search used")
         if not file.is_file():
-            if not create:
-                raise UserError(
-                    f"no MLflow store at {file}; name the storage folder or tracking URI that the search used"
-                )
             create_sqlite(file)
         if "?" not in tracking_uri:
             tracking_uri = sqlite_uri(file)
@@ -156,6 +154,16 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
 def default_uri(storage: Location) -> str:
     """The SQLite file in a storage folder."""
     return sqlite_uri(f"{storage.path}/mlflow.db")
+
+
+def kept_uri(tracking_uri: str | None, storage: Location) -> str | None:
+    """A store's address as a search's plan keeps it: good in any folder, without credentials; None for the default."""
+    if tracking_uri is not None and tracking_uri.startswith("sqlite:") and "?" not in tracking_uri:
+        file = sqlite_file(tracking_uri)
+        if file is not None and storage.is_local and Location.parse(file).is_same(storage.join("mlflow.db")):
+            return None
+        tracking_uri = tracking_uri if file is None else sqlite_uri(file)
+    return without_credentials(tracking_uri) if tracking_uri else None
 
 
 def _artifacts(storage: Location) -> Location:
