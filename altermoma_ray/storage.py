@@ -141,14 +141,13 @@ class Location:
 
     @property
     def plain(self) -> str:
-        """The address for programs that take what stands in it literally, such as MLflow: quoted only on a disk.
+        """The address for MLflow, which takes a bucket's literally, and a path too but for what looks quoted in it.
 
         >>> Location.parse("/data/50%").plain, Location.parse("s3://bucket/a%20b").plain
         ('file:///data/50%25', 's3://bucket/a b')
         """
         if self.is_local:
-            quoted = quote(self.path)
-            return self.path if quoted == self.path else f"file://{quoted}"
+            return f"file://{quote(self.path)}" if {"%", "?", "#"} & {*self.path} else self.path
         return f"{'gs' if self.scheme == 'gcs' else self.scheme}://{self.path}"
 
     def within(self, folder: Location) -> str | None:

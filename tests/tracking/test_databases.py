@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import TrackingError
 from altermoma_ray.tracking.tracker import Tracker
 
-NAMES = ["what?", "feature%2Fpruning", "a#b", "ä b", "100%", "what?a=b&c", "file:x", "it's; \"x\"", "%3F"]
+NAMES = ["what?", "feature%2Fpruning", "a#b", "ä b", "100%", "what?a=b&c", "file:x", 'it\'s; "x"', "%3F"]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +51,12 @@ OTHER_SCHEMAS = [
     ),
     (
         "UPDATE alembic_version SET version_num = 'ffffffffffff'",
-        r"was made by a newer MLflow than this \(MLflow \S+ does not know its schema ffffffffffff\); upgrade MLflow here",
+        r"made by a newer MLflow than this \(MLflow \S+ does not know its schema ffffffffffff\); upgrade MLflow here",
     ),
-    ("DELETE FROM alembic_version", r"mlflow.db is half made; make a backup of it, then run: mlflow db upgrade sqlite:"),
+    (
+        "DELETE FROM alembic_version",
+        r"mlflow.db is half made; make a backup of it, then run: mlflow db upgrade sqlite:",
+    ),
 ]
 
 
@@ -120,7 +122,7 @@ tracker.start_search(sys.argv[2], dataset="nusc", model="toy", params={"trials":
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_of_any_name_holds_all(name, tmp_path, empty_store, printed):
+def test_a_folder_of_any_name_holds_all(name, tmp_path, empty_store, printed, champion):
     """The database, the files and the champion are in the folder, and nothing is beside it."""
     place = tmp_path / "all" / name
     shutil.copytree(empty_store, place)
@@ -131,9 +133,8 @@ def test_a_folder_of_any_name_holds_all(name, tmp_path, empty_store, printed):
     run_id = tracker.log_trial(parent, result, {"masks.safetensors": b"masks"}, lambda: model)
     tracker.register_champion(parent, run_id)
     assert "0.5" in printed("leaderboard", "--storage", place)
-    mlflow.set_tracking_uri(tracker.store.uri)
-    champion = mlflow.pytorch.load_model("models:/altermoma-nusc-toy@champion")
-    torch.testing.assert_close(champion(torch.ones(1, 4)), model(torch.ones(1, 4)))
+    loaded = champion(tracker.store.uri, "altermoma-nusc-toy")
+    torch.testing.assert_close(loaded(torch.ones(1, 4)), model(torch.ones(1, 4)))
     assert [file.name for file in place.parent.iterdir()] == [name]
     assert {file.name for file in place.iterdir()} == {"mlflow.db", "mlartifacts"}
     assert (place / "mlartifacts" / "altermoma-nusc-toy" / run_id / "artifacts" / "masks.safetensors").is_file()
