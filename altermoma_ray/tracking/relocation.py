@@ -62,6 +62,7 @@ def follow(uri: str, storage: Location, *, prefix: str, file: Path | None) -> di
             moved = _Moved(connection, number, name, location, home, storage)
             if moved.is_ours(file):
                 moved.rewrite()
+                _forget_places()
             elif (reason := moved.stray(file)) is not None:
                 strays[name] = reason
     return strays
@@ -154,6 +155,13 @@ def _experiments(connection: Connection, prefix: str) -> Iterator[tuple[str, str
 
     rows = connection.execute(sqlalchemy.text("SELECT experiment_id, name, artifact_location FROM experiments"))
     return iter([(number, name, where) for number, name, where in rows if name.startswith(prefix) and where])
+
+
+def _forget_places() -> None:
+    """Let MLflow look up again where files of runs lie, which it remembers for as long as a process lives."""
+    from mlflow.tracking._tracking_service import utils
+
+    getattr(utils, "_artifact_repos_cache", {}).clear()
 
 
 def _names(folder: Location) -> set[str]:
