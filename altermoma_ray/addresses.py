@@ -35,6 +35,28 @@ def without_credentials(address: str) -> str:
     return f"{scheme}://{place}{'?' if options else ''}{'&'.join(options)}"
 
 
+def inside(address: str, folder: str) -> str | None:
+    """The path of an address relative to a folder's, ``"."`` for the folder itself; None where it lies elsewhere.
+
+    >>> inside("s3://bucket/storage/my%20data?scheme=http", "s3://bucket/storage?scheme=http")
+    'my data'
+    >>> inside("/data/storage-2/file", "/data/storage") is None
+    True
+    """
+    is_uri = "://" in folder
+    if is_uri != ("://" in address):
+        return None
+    if is_uri:
+        address, folder = address.partition("?")[0], folder.partition("?")[0]
+    address, folder = address.rstrip("/"), folder.rstrip("/")
+    if address == folder:
+        return "."
+    if not address.startswith(f"{folder}/"):
+        return None
+    relative = address[len(folder) + 1 :]
+    return unquote(relative) if is_uri else relative
+
+
 def redacted(text: str) -> str:
     """A text whose addresses hold no credentials.
 

@@ -56,14 +56,15 @@ def main() -> None:
     else:
         plan = _plan(options, storage)
         tracker = Tracker.open(options.tracking_uri, storage)
-        tracker.check_free(plan.name)
+        if options.name:
+            tracker.check_free(plan.name)
     tracker.check_open(plan.dataset, plan.model)
     prepare_data(plan.source, plan.inputs)
     unlogged: OnlyInStorage | None = None
     try:
-        run_search(plan, tracker, resume=resume)
+        plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
     except OnlyInStorage as error:
-        unlogged = error  # the report needs no more than storage has
+        plan, unlogged = error.plan, error  # the report needs no more than storage has
     results, reference = plan.results(), stored_reference(plan) or {}
     if plan.ablation:
         report = ablation_report(results, reference, published_parts(plan.space))

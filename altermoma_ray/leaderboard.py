@@ -8,6 +8,7 @@ from altermoma_ray.cli import Parser, add_storage_option, run
 from altermoma_ray.console import console
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.printing import FORMATS
+from altermoma_ray.tracking.store import StrayFiles
 from altermoma_ray.tracking.tracker import Tracker
 
 
@@ -22,8 +23,11 @@ def main() -> None:
     parent = tracker.find_search(name)
     rows = tracker.leaderboard(name)
     FORMATS[options.format](rows, tracker.champion(name))
-    tracker.draw_pareto(parent)
-    console.print(f"Pareto picture: pareto.png in run {parent}")
+    try:
+        tracker.draw_pareto(parent)
+        console.print(f"Pareto picture: pareto.png in run {parent}")
+    except StrayFiles as error:
+        console.print(f"no Pareto picture: {error}")
 
 
 def _sync(storage: Location, name: str | None, tracking_uri: str | None) -> tuple[Tracker, str]:

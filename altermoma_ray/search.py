@@ -69,7 +69,8 @@ def main() -> None:
             tracking_uri=options.tracking_uri,
         )
         tracker = Tracker.open(options.tracking_uri, storage)
-        tracker.check_free(plan.name)
+        if options.name:
+            tracker.check_free(plan.name)
         if plan.trials < options.trials:
             console.print(
                 f"[bold]trials[/] {plan.trials} instead of {options.trials}: the search space has no more different "
@@ -77,7 +78,7 @@ def main() -> None:
             )
     tracker.check_open(plan.dataset, plan.model)
     prepare_data(plan.source, plan.inputs)
-    run_search(plan, tracker, resume=resume)
+    plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
     print_table(tracker.leaderboard(plan.name), tracker.champion(plan.name))
 
 

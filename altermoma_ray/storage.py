@@ -8,9 +8,13 @@ providers' own tools (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_EN
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
+import random
+import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +24,18 @@ from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
-from altermoma_ray.addresses import without_credentials
+from altermoma_ray.addresses import inside, without_credentials
 from altermoma_ray.errors import UserError
 
 DEFAULT_STORAGE = "storage"
 """Where commands keep what they make: a folder in the working directory."""
 
 _BUCKETS = ("s3", "gs", "gcs")
+_STALE_CLAIM = 600.0
+"""Seconds after which another's claim to a file counts as left behind: two requests lie between claim and file."""
+_CLAIM_TRIES = 10
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
+"""What file systems without hard links answer to one."""
 _ONE_PUT = "allow_delayed_open=true"
 """Makes pyarrow write a small S3 object with one request instead of three."""
 _ADDRESS = "check the address and its access"
@@ -69,6 +78,10 @@ class Location:
             UserError: the URI's scheme is unknown, it holds credentials, or its file system cannot be reached.
         """
         text = os.fspath(uri)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"path {os.fsencode(text)!r} is not UTF-8; rename the folder") from None
         address = without_credentials(text)
         if "\0" in (unquote(text) if "://" in text else text):
             raise UserError(f"cannot open {address!r}: it holds a null character; give a local path, s3:// or gs://")
@@ -85,6 +98,9 @@ class Location:
             raise UserError(f"cannot open {shown}: {scheme}:// is not known; give a local path, s3:// or gs://")
         if not place or (scheme in _BUCKETS and place.startswith(("/", ":"))):
             raise UserError(f"cannot open {shown}: it names no bucket; give {scheme}://BUCKET/FOLDER")
+        if "#" in text or text.endswith("?"):  # or all that follows would be left out without a word
+            raise UserError(f"cannot open {text}: in a URI '#' and '?' end the path; write %23 and %3F in their place")
+        place = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", place), safe="/%:@+=,[]!$&'()*;~")
         try:
             opened = "&".join(filter(None, (options, _ONE_PUT if scheme == "s3" else "")))
             filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{place}{'?' if opened else ''}{opened}")
@@ -124,6 +140,34 @@ class Location:
 
     def _at(self, path: str) -> Location:
         return Location(self.filesystem, path, self.scheme, self.query)
+
+    @property
+    def plain(self) -> str:
+        """The address for MLflow, which takes a bucket's literally, and a path too but for what looks quoted in it.
+
+        >>> Location.parse("/data/50%").plain, Location.parse("s3://bucket/a%20b").plain
+        ('file:///data/50%25', 's3://bucket/a b')
+        """
+        if self.is_local:
+            return f"file://{quote(self.path)}" if {"%", "?", "#"} & {*self.path} else self.path
+        return f"{'gs' if self.scheme == 'gcs' else self.scheme}://{self.path}"
+
+    def within(self, folder: Location) -> str | None:
+        """The path relative to a folder, ``"."`` for the folder itself; None where it lies elsewhere."""
+        return inside(str(self), str(folder))
+
+    def kept_in(self, folder: Location) -> str:
+        """The address as a file in that folder may name it: relative where it lies there, so that both can move."""
+        return self.within(folder) or str(self)
+
+    def is_same(self, other: Location) -> bool:
+        """Whether both are one place, also where links lead to it by two names."""
+        if self.is_local and other.is_local:
+            try:
+                return os.path.samefile(self.path, other.path)
+            except OSError:
+                return os.path.realpath(self.path) == os.path.realpath(other.path)
+        return self.plain == other.plain
 
     def exists(self) -> bool:
         return bool(self.info().type != fs.FileType.NotFound)
@@ -205,6 +249,48 @@ class Location:
     def write_text(self, text: str) -> None:
         self.write_bytes(text.encode())
 
+    def write_new(self, data: bytes) -> bool:
+        """Write the whole file where there is none; of several that try at once, one does.
+
+        On a disk that is a hard link to a finished file. A bucket's plain write cannot tell, so each first leaves a
+        claim beside the file and then lists the claims; who finds another's draws back, and tries again a little later.
+
+        Returns:
+            Whether it was written. False leaves everything as it was.
+
+        Raises:
+            UserError: the place cannot be written.
+        """
+        if not self.is_local:
+            return self._write_claimed(data)
+        with self._explained("write", _WRITABLE):
+            target = Path(self.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+            try:
+                partial.write_bytes(data)
+                return place_new(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def _write_claimed(self, data: bytes) -> bool:
+        claims = self.parent.join(f".{self.name}.claims")
+        for _ in range(_CLAIM_TRIES):
+            own = claims.join(uuid.uuid4().hex)
+            own.write_bytes(b"claimed")
+            try:
+                listed = {posixpath.basename(info.path): info.mtime_ns for info in claims.listing() if info.is_file}
+                late = listed.pop(own.name) - int(_STALE_CLAIM * 1e9)  # all by the store's own clock
+                if self.exists():
+                    return False
+                if all(written < late for written in listed.values()):
+                    self.write_bytes(data)
+                    return True
+            finally:
+                own.delete()
+            time.sleep(random.SystemRandom().uniform(0, 1))
+        return False
+
     def check_writable(self) -> None:
         """Find out whether files can be written in this folder, made or not yet; leaves no file behind.
 
@@ -254,6 +340,27 @@ class Location:
             if action == "read" and isinstance(error, FileNotFoundError):
                 raise
             raise UserError(f"cannot {action} {self}: {_reason(error)}; {remedy}") from error
+
+
+def place_new(partial: Path, target: Path) -> bool:
+    """Give a finished file its name, if that is free; tells whether it was. ``partial`` may be left.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        try:  # next best: an empty file says that the name is taken, until the finished one replaces it
+            target.open("xb").close()
+        except FileExistsError:
+            return False
+        partial.replace(target)
+    return True
 
 
 def _reason(error: Exception) -> str:

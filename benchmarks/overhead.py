@@ -63,7 +63,7 @@ def main() -> None:
         storage = Path(scratch)
         plan = toy_plan(options, space=space, trials=options.trials, storage=storage)
         tracker = Tracker.open(None, plan.source.storage_location)
-        results = run_search(plan, tracker, resume=False)
+        results = run_search(plan, tracker, resume=False).results()
     with recipe_session():
         ends = run_recipe(empty_trial, [{}] * options.empty, workers=options.workers, side_by_side=1)
     ours = dict(overheads(results))

@@ -101,7 +101,7 @@ def settled(space: SearchSpace, plan: SearchPlan) -> ListedSpace:
 def search(plan: SearchPlan) -> Side:
     """The product: a whole search."""
     started = time.time()
-    results = run_search(plan, Tracker.open(None, plan.source.storage_location), resume=False)
+    results = run_search(plan, Tracker.open(None, plan.source.storage_location), resume=False).results()
     return Side(results, started, time.time())
 
 

@@ -95,6 +95,21 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
+@pytest.fixture
+def champion(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], object]]:
+    """Loads the champion of a registered model from a store, by their addresses, as README.md says."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which MLflow sets too
+
+    def load(uri: str, name: str) -> object:
+        mlflow.set_tracking_uri(uri)
+        return mlflow.pytorch.load_model(f"models:/{name}@champion")
+
+    yield load
+    mlflow.set_tracking_uri("")
+
+
 @pytest.fixture(scope="session")
 def tiny_search(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path) -> list[str]:
     """Arguments of a search that is as short as one can be: one batch to score on, one step of fine-tuning."""

@@ -198,8 +198,8 @@ def open_index(
 
 def index_file(dataroot: Location, version: str, storage: Location, reading: Reading = AS_PUBLISHED) -> Location:
     """Where the index of a dataroot's version, read in some way, lies in a storage folder."""
-    # As published, the name is that of earlier releases.
-    identity = str(dataroot) if reading.is_default else f"{dataroot} {reading.model_dump_json()}"
+    place = dataroot.kept_in(storage)
+    identity = place if reading.is_default else f"{place} {reading.model_dump_json()}"
     place = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
     return storage.join("index", f"nuscenes-{version}-{place}.arrow")
 
@@ -241,7 +241,7 @@ def build_index(
         "folders": json.dumps(read.folders),
         "listing": listing,
         "sources": json.dumps(sources),
-        "dataroot": str(dataroot),
+        "dataroot": dataroot.kept_in(out.parent.parent),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     table = table.replace_schema_metadata(facts)

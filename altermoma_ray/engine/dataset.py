@@ -71,7 +71,11 @@ def prepare_data(source: DataSource, inputs: InputConfig | None = None) -> None:
     synthetic = _synthetic_folder(source.storage_location)
     if source.dataroot == str(synthetic) and not matches(synthetic, scenes=None, seed=SYNTHETIC_SEED):
         console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
-        provide(synthetic, seed=SYNTHETIC_SEED)
+        try:
+            provide(synthetic, seed=SYNTHETIC_SEED)
+        except UserError:
+            if not matches(synthetic, scenes=None, seed=SYNTHETIC_SEED):  # another command was quicker
+                raise
     console.print(f"[bold]data[/] {source.dataroot} ({source.version})")
     index = source.index(look=source.reading.partial)
     to_train, to_validate = len(source.training_rows()), len(source.validation_rows())

@@ -23,11 +23,17 @@ class Driver(BaseModel):
     pid: int
     started: float
     """Seconds since the epoch."""
+    folder: str | None = None
+    """Of the search; in a copy of it the process drives nothing."""
 
     @classmethod
     def of(cls, process: psutil.Process) -> Driver:
         """A process of this machine."""
         return cls(host=socket.gethostname(), pid=process.pid, started=process.create_time())
+
+    def is_in(self, folder: Location) -> bool:
+        """Whether it drives the search in this folder, not that of which the folder is a copy."""
+        return self.folder in (None, str(folder)) or Location.parse(self.folder).is_same(folder)
 
     def runs_here(self) -> bool:
         """Whether this is another process of this machine that still runs."""
@@ -50,7 +56,7 @@ def check_undriven(folder: Location) -> None:
         UserError: one does.
     """
     driver = _read(folder.join(FILE))
-    if driver is not None and driver.runs_here():
+    if driver is not None and driver.is_in(folder) and driver.runs_here():
         raise UserError(
             f"search {folder.name!r} in {folder.parent.parent} is in the hands of process {driver.pid} of this "
             "machine; wait for its end, or stop it first"
@@ -62,7 +68,8 @@ def sole_driver(folder: Location) -> Iterator[None]:
     """Hold a search in storage meanwhile; raises as :func:`check_undriven` does."""
     check_undriven(folder)
     file = folder.join(FILE)
-    file.write_text(Driver.of(psutil.Process()).model_dump_json())
+    driver = Driver.of(psutil.Process()).model_copy(update={"folder": str(folder)})
+    file.write_text(driver.model_dump_json())
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from altermoma_ray.engine.places import Place
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.pruning import Indicators, Masks, NormMode, Reactivation, Weights
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ScoreCriterion
@@ -58,7 +59,7 @@ class ScoringJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     source: DataSource
-    checkpoint: str
+    checkpoint: Place
     """URI of the safetensors checkpoint with θ_init."""
     checkpoint_hash: str
     scoring_batches: int

@@ -30,6 +30,7 @@ class OnlyInStorage(TrackingError):
     """MLflow lacks a part of a search that has ended; ``leaderboard --sync`` brings it in."""
 
     def __init__(self, plan: SearchPlan, tracker: Tracker, trials: int, error: TrackingError) -> None:
+        self.plan = plan
         storage, store = plan.source.storage_location, tracker.store
         line = ["python", "-m", "altermoma_ray.leaderboard", plan.name, "--sync", "--storage", str(storage)]
         if store.uri != default_uri(storage):

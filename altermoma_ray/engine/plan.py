@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.engine.dataset import DATASETS
 from altermoma_ray.engine.distinct import number_of_settings
-from altermoma_ray.engine.driver import check_undriven
+from altermoma_ray.engine.driver import FILE, check_undriven
 from altermoma_ray.engine.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, merged
+from altermoma_ray.engine.places import Place, kept_in, read_from
 from altermoma_ray.engine.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
@@ -31,7 +32,7 @@ from altermoma_ray.pruning import check_ratio, group_weights, prunable_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.store import without_credentials
+from altermoma_ray.tracking.store import kept_uri
 from altermoma_ray.tracking.tracker import check_name
 
 Ablation = Literal["beta", "residual", "reactivation"]
@@ -46,7 +47,7 @@ class SearchPlan(BaseModel):
     name: str
     dataset: str
     model: str
-    checkpoint: str
+    checkpoint: Place
     """URI of the unpruned model, in storage."""
     checkpoint_hash: str
     sizes: dict[str, int]
@@ -62,7 +63,7 @@ class SearchPlan(BaseModel):
     gpus_per_worker: float = Field(ge=0)
     save_every: float = Field(default=60.0, ge=0)
     """Seconds after which a trial keeps its state again."""
-    tracking_uri: str | None = None
+    tracking_uri: Place | None = None
     """MLflow's address, without user name and password; None for the SQLite file in storage."""
     grid: tuple[TrialTask, ...] = ()
     """The trials of a comparison, all settled beforehand; empty for a search."""
@@ -85,11 +86,22 @@ class SearchPlan(BaseModel):
         return configuration(self.model).inputs
 
     def save(self) -> None:
-        self.folder.join("search.json").write_text(self.model_dump_json(indent=2))
+        self._file.write_text(self._text())
+
+    def save_new(self) -> bool:
+        """Save the plan, and with it take the search's name, unless that is taken; tells whether it was free."""
+        return not _is_taken(self.folder) and self._file.write_new(self._text().encode())
+
+    @property
+    def _file(self) -> Location:
+        return self.folder.join("search.json")
+
+    def _text(self) -> str:
+        return self.model_dump_json(indent=2, context=kept_in(self.source.storage_location))
 
     @classmethod
     def load(cls, storage: Location, name: str) -> SearchPlan:
-        """Read a search's plan back.
+        """Read a search's plan back, in the storage where it lies now.
 
         Raises:
             UserError: there is no such search, or its file is broken.
@@ -102,7 +114,8 @@ class SearchPlan(BaseModel):
             plan = json.loads(file.read_bytes())
             # Searches of releases that knew one second gradient alone go on with that one.
             plan["space"].setdefault("published_gradient", "scoring-batches")
-            return cls.model_validate_json(json.dumps(plan))
+            was = plan["source"]["storage"]  # the former place in plans of earlier releases
+            return cls.model_validate_json(json.dumps(plan), context=read_from(storage, was))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is broken or of another release; start the search again elsewhere") from error
 
@@ -146,8 +159,10 @@ class SearchPlan(BaseModel):
 
     def params(self) -> dict[str, Any]:
         """What was decided, as flat names and values: without the space, and what the data set's reader needs."""
-        fields = self.model_dump(mode="json", exclude={"space", "source", "sizes", "grid"})
-        return fields | {"dataroot": self.source.dataroot, "version": self.source.version}
+        context = kept_in(self.source.storage_location)
+        fields = self.model_dump(mode="json", exclude={"space", "sizes", "grid"}, context=context)
+        source = fields.pop("source")
+        return fields | {"dataroot": source["dataroot"], "version": source["version"]}
 
     def left_out(self) -> dict[str, Any]:
         """Records that the data's index does not hold, by kind, as flat names and values; empty for whole data."""
@@ -177,6 +192,10 @@ class SearchPlan(BaseModel):
 def search_folder(storage: Location, name: str) -> Location:
     """Where a search keeps its plan and its trials."""
     return storage.join("searches", name)
+
+
+_NO_SEARCH = {FILE, ".search.json.claims"}
+"""All that may be left in the folder of a search that died before its plan was saved: its name is free."""
 
 
 SHIPPED = Path(__file__).parents[1] / "models" / "checkpoints" / "bevfusion-mit-toy.safetensors"
@@ -233,9 +252,9 @@ def plan_search(
     if name is not None:
         check_name(name)
     storage = source.storage_location
-    taken = [folder.name for folder in storage.join("searches").children()]
+    taken = [folder.name for folder in storage.join("searches").children() if _is_taken(folder)]
     if name in taken:
-        raise UserError(f"search {name!r} is already in {storage}; --resume it or choose another --name")
+        raise _name_taken(name, storage)
     config = configuration(model or ("bevfusion-mit-toy" if synthetic else "bevfusion-mit"))
     if checkpoint is None and not (synthetic and config.name == "bevfusion-mit-toy"):
         raise UserError(
@@ -272,7 +291,7 @@ def plan_search(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         save_every=save_every,
-        tracking_uri=without_credentials(tracking_uri) if tracking_uri else None,
+        tracking_uri=kept_uri(tracking_uri, storage),
     )
 
 
@@ -309,7 +328,7 @@ def resume_search(
         raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
     plan = max(plans, key=lambda plan: plan.created)
     check_undriven(plan.folder)
-    _refuse_changes(plan, {**asked, "storage": str(storage)}, told(plan))
+    _refuse_changes(plan, asked, told(plan))
     return plan
 
 
@@ -340,6 +359,36 @@ def _started_with(option: str, planned: object) -> str:
     if option in ("checkpoint", "space"):  # a hash, and a page of text
         return f"with another {name}"
     return f"with another {name} {','.join(map(str, planned)) if isinstance(planned, list) else planned}"
+
+
+def begin_search(plan: SearchPlan, *, numbered: bool, is_free: Callable[[str], bool] = lambda name: True) -> SearchPlan:
+    """Save a plan under a name of its own, however many searches begin in the storage at once.
+
+    Args:
+        plan: of a new search.
+        numbered: whether its name was not asked for: then the next free number is taken.
+        is_free: whether a name is free elsewhere too, where it is numbered.
+
+    Returns:
+        The plan as it was saved.
+
+    Raises:
+        UserError: the name that was asked for is taken.
+    """
+    while not ((not numbered or is_free(plan.name)) and plan.save_new()):
+        if not numbered:
+            raise _name_taken(plan.name, plan.source.storage_location)
+        kind, _, number = plan.name.rpartition("-")
+        plan = plan.model_copy(update={"name": f"{kind}-{int(number) + 1}"})
+    return plan
+
+
+def _is_taken(folder: Location) -> bool:
+    return not {child.name for child in folder.children()} <= _NO_SEARCH
+
+
+def _name_taken(name: str, storage: Location) -> UserError:
+    return UserError(f"search {name!r} is already in {storage}; --resume it or choose another --name")
 
 
 def _check_sparsity(total: float, sizes: Mapping[str, int], *, layers: int) -> None:

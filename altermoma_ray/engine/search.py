@@ -20,7 +20,7 @@ from ray import tune
 from altermoma_ray.console import console
 from altermoma_ray.engine.driver import sole_driver
 from altermoma_ray.engine.logbook import Logbook
-from altermoma_ray.engine.plan import SearchPlan
+from altermoma_ray.engine.plan import SearchPlan, begin_search
 from altermoma_ray.engine.scoring import score
 from altermoma_ray.engine.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trainable import TrialActor, distributed_trial
@@ -40,21 +40,39 @@ from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.tracker import Tracker
 
 
-def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool) -> list[TrialResult]:
-    """Run a search or a comparison to its end, or go on with it; returns the results of all trials by number."""
+def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool, numbered: bool = False) -> SearchPlan:
+    """Run a search or a comparison to its end, or go on with it.
+
+    Args:
+        plan: of the search.
+        tracker: where it is logged.
+        resume: go on with it.
+        numbered: the name of a new search is free to be another, see :func:`begin_search`.
+
+    Returns:
+        The plan as it ran.
+
+    Raises:
+        UserError: the name of a new search is taken.
+    """
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
         check_shared(plan.source.storage_location)
         slots = worker_slots(plan.gpus_per_worker)
         if plan.lag == 0:
             plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
+        if not resume:
+            plan = begin_search(plan, numbered=numbered, is_free=tracker.is_free)
         with sole_driver(plan.folder):
-            plan.save()
+            if resume:
+                plan.save()  # as this release writes it
+            console.print(f"[bold]search[/] {plan.name}")
             plan.folder.join("ray").delete()  # what a killed driver left
-            return _run_stages(plan, tracker, slots, resume=resume)
+            _run_stages(plan, tracker, slots, resume=resume)
+    return plan
 
 
-def _run_stages(plan: SearchPlan, tracker: Tracker, slots: int, *, resume: bool) -> list[TrialResult]:
+def _run_stages(plan: SearchPlan, tracker: Tracker, slots: int, *, resume: bool) -> None:
     with Logbook(plan, tracker, resume=resume) as logbook:
         job, wanted = plan.trial_job(), plan.scoring_jobs()
         things = sum(map(len, wanted))
@@ -64,7 +82,6 @@ def _run_stages(plan: SearchPlan, tracker: Tracker, slots: int, *, resume: bool)
         reference = _reference(plan, job)
         results = _run_trials(plan, job, logbook)
         logbook.close(results, result_of(reference))
-    return results
 
 
 def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[TrialResult]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from altermoma_ray.data.index import Index, open_index
 from altermoma_ray.data.reading import Reading
 from altermoma_ray.data.splits import split_names
+from altermoma_ray.engine.places import Place
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -28,11 +29,11 @@ class DataSource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataroot: str
+    dataroot: Place
     """Local path or ``pyarrow.fs`` URI of the dataroot."""
     version: str
     """``v1.0-trainval`` or ``v1.0-mini``."""
-    storage: str
+    storage: Place
     """Local path or URI of the folder that keeps everything derived: index, indicators, trials."""
     validation_part: Part = "all"
     """Every other validation scene is for tuning, the rest for reporting."""

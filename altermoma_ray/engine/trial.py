@@ -31,6 +31,7 @@ from altermoma_ray.engine.indicators import (
     load_scores,
     seconds_to_score,
 )
+from altermoma_ray.engine.places import Place, kept_in
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.scoring import score_missing
 from altermoma_ray.engine.space import PruningSetting
@@ -72,7 +73,7 @@ class TrialJob(BaseModel):
     """Where the indicators, the data and the checkpoint are; wants what any trial of a search may ask for."""
     model: str
     """Name of the model's recipe."""
-    folder: str
+    folder: Place
     """URI of the search's folder in storage."""
     seed: int
     """Draws the order of the fine-tuning data."""
@@ -378,7 +379,7 @@ def read_result(job: TrialJob, number: int) -> TrialResult | None:
 def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
     return {
         "setting": trial.setting.model_dump(mode="json"),
-        "job": job.model_dump(mode="json"),
+        "job": job.model_dump(mode="json", context=kept_in(job.scoring.source.storage_location)),
         "recipe": recipe(job.model).model_dump(mode="json"),
     }
 

@@ -9,21 +9,33 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from altermoma_ray.addresses import without_credentials
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.databases import (
+    TrackingError,
+    check_database,
+    create_sqlite,
+    first_line,
+    remedy,
+    sqlite_file,
+    sqlite_uri,
+)
+from altermoma_ray.tracking.relocation import ARTIFACTS, follow, home_of, is_gone
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 _SERVER_SCHEMES = ("http", "https")
 _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
+EXPERIMENT_PREFIX = "altermoma-"
+"""How the names of all experiments of this project begin."""
 _ANSWER_SECONDS = 5
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -35,8 +47,8 @@ _ENVIRONMENT = {
 }
 
 
-class TrackingError(UserError):
-    """The tracking store did not answer or refused; what was to be logged can be logged later."""
+class StrayFiles(UserError):
+    """An experiment's files lie where they must not be added to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,26 @@ class Store:
     uri: str
     artifacts: Location | None
     """Where artifacts of new experiments go; None: the server decides and passes them on."""
+
+    strays: Mapping[str, str] = field(default_factory=dict)
+    """Experiments whose files lie out of place, see :func:`altermoma_ray.tracking.relocation.follow`."""
+
+    def check_place(self, experiment: Experiment) -> None:
+        """Find out whether an experiment's files may be added to where they lie.
+
+        Raises:
+            StrayFiles: they are those of another storage, or of one that moved.
+        """
+        name = experiment.name
+        reason = self.strays.get(name)
+        if reason is not None:
+            raise StrayFiles(f"the files of {name} are out of place: {reason} --tracking-uri")
+        home = home_of(name, experiment.artifact_location) if self.artifacts is None else None
+        if home is not None and is_gone(home):  # the server passes on an address that it was given without it
+            raise StrayFiles(
+                f"the files of {name} lay in {home}, which is not there; if that storage moved, first run "
+                "python -m altermoma_ray.leaderboard --storage FOLDER on the server's machine, without --tracking-uri"
+            )
 
     @property
     def name(self) -> str:
@@ -64,13 +96,15 @@ class Store:
     @contextmanager
     def reported(self) -> Iterator[None]:
         """Turn what MLflow raises into one :class:`TrackingError`."""
+        import sqlalchemy
         from mlflow.exceptions import MlflowException
 
         try:
             yield
-        except (MlflowException, OSError) as error:
-            reason = _first_line(error).replace(self.uri, self.name)
-            raise TrackingError(f"tracking store {self.name}: {reason}; see that it works and try again") from error
+        except (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            reason = first_line(error).replace(self.uri, self.name)
+            advice = remedy(reason, "see that it works and try again")
+            raise TrackingError(f"tracking store {self.name}: {reason}; {advice}") from error
 
 
 def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> Store:
@@ -86,7 +120,9 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
     """
     if tracking_uri is None:
         if not storage.is_local:
-            raise UserError(f"no database can live in {storage}; name an MLflow server with --tracking-uri")
+            raise UserError(
+                f"no database can live in {storage}; name an MLflow server with --tracking-uri, or a database elsewhere"
+            )
         tracking_uri = default_uri(storage)
     scheme = tracking_uri.split("://", 1)[0].split("+", 1)[0]
     if "://" not in tracking_uri or scheme not in _SERVER_SCHEMES + _DATABASE_SCHEMES:
@@ -96,20 +132,38 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
     _quieten()
     from mlflow import MlflowClient
 
-    if scheme == "sqlite":
-        _prepare_sqlite(Path(tracking_uri.split(":///", 1)[-1]), create=create)
+    file = sqlite_file(tracking_uri) if scheme == "sqlite" else None
+    if file is not None:
+        if not create and not (file.is_file() and file.stat().st_size):
+            raise UserError(f"no MLflow store at {file}; name the storage folder or tracking URI that the search used")
+        if not file.is_file():
+            create_sqlite(file)
+        if "?" not in tracking_uri:
+            tracking_uri = sqlite_uri(file)
     _check(tracking_uri)
     artifacts = None if scheme in _SERVER_SCHEMES else _artifacts(storage)
     client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
     store = Store(client=client, uri=tracking_uri, artifacts=artifacts)
     with store.reported():
         client.search_experiments(max_results=1)  # makes a new database's tables
-    return store
+        if artifacts is None:
+            return store
+        return replace(store, strays=follow(tracking_uri, storage, prefix=EXPERIMENT_PREFIX, file=file))
 
 
 def default_uri(storage: Location) -> str:
     """The SQLite file in a storage folder."""
-    return f"sqlite:///{storage.path}/mlflow.db"
+    return sqlite_uri(f"{storage.path}/mlflow.db")
+
+
+def kept_uri(tracking_uri: str | None, storage: Location) -> str | None:
+    """A store's address as a search's plan keeps it: good in any folder, without credentials; None for the default."""
+    if tracking_uri is not None and tracking_uri.startswith("sqlite:") and "?" not in tracking_uri:
+        file = sqlite_file(tracking_uri)
+        if file is not None and storage.is_local and Location.parse(file).is_same(storage.join("mlflow.db")):
+            return None
+        tracking_uri = tracking_uri if file is None else sqlite_uri(file)
+    return without_credentials(tracking_uri) if tracking_uri else None
 
 
 def _artifacts(storage: Location) -> Location:
@@ -129,7 +183,9 @@ def _artifacts(storage: Location) -> Location:
             f"MLflow cannot read the options in {storage}; set AWS_ENDPOINT_URL and AWS_DEFAULT_REGION in their place, "
             "or name an MLflow server with --tracking-uri"
         )
-    return storage.join("mlartifacts")
+    if {"?", "#"} & {*storage.path} and not storage.is_local:
+        raise UserError(f"MLflow cannot keep files in {storage}, for its '?' or '#'; choose another folder")
+    return storage.join(ARTIFACTS)
 
 
 def _quieten() -> None:
@@ -140,14 +196,7 @@ def _quieten() -> None:
 
     for logger in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-
-
-def _prepare_sqlite(file: Path, *, create: bool) -> None:
-    if file.is_file():
-        return
-    if not create:
-        raise UserError(f"no MLflow store at {file}; name the storage folder or tracking URI that the search used")
-    Location.parse(file.parent).make_folder()
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints what it raises, too
 
 
 def _check(uri: str) -> None:
@@ -159,7 +208,7 @@ def _check(uri: str) -> None:
     if uri.startswith(_SERVER_SCHEMES):
         _check_server(uri)
     else:
-        _check_database(uri)
+        check_database(uri)
 
 
 def _check_server(uri: str) -> None:
@@ -185,19 +234,3 @@ def _check_server(uri: str) -> None:
         raise UserError(f"tracking server {shown} refuses access ({response.status_code}); {remedy}")
     if response.status_code != 200:
         raise TrackingError(f"{shown} answers {response.status_code}, not as an MLflow server; correct --tracking-uri")
-
-
-def _check_database(uri: str) -> None:
-    import sqlalchemy
-
-    shown = without_credentials(uri)
-    try:
-        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
-        sqlalchemy.inspect(engine).get_table_names()
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
-        reason = _first_line(error).replace(uri, shown)
-        raise TrackingError(f"cannot open database {shown}: {reason}; correct the folder or --tracking-uri") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(" .") if str(error) else type(error).__name__

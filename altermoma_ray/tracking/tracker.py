@@ -36,7 +36,7 @@ from altermoma_ray.tracking.deleted import check_active, check_not_deleted
 from altermoma_ray.tracking.figures import LONGEST_VALUE, RUN_STATUS, as_text, is_complete, trial_metrics
 from altermoma_ray.tracking.pictures import search_picture
 from altermoma_ray.tracking.result import Status, TrialResult
-from altermoma_ray.tracking.store import Store, open_store
+from altermoma_ray.tracking.store import EXPERIMENT_PREFIX, Store, open_store
 from altermoma_ray.tracking.view import saved_view
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 _SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.objective", "altermoma.reason"
 _PARENT_TAG = "mlflow.parentRunId"
-_EXPERIMENT_PREFIX = "altermoma-"
 _REFERENCE_PREFIX = "reference/"
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
 _PAGE_SIZE = 1000  # runs in one answer
@@ -84,9 +83,7 @@ class Tracker:
             UserError: it is taken or has odd characters.
         """
         check_name(name)
-        with self._store.reported():
-            taken = self._find(name) is not None
-        if taken:
+        if not self.is_free(name):
             raise UserError(f"search {name!r} is already in {self._store.name}; --resume it or choose another --name")
 
     def check_open(self, dataset: str, model: str) -> None:
@@ -99,6 +96,15 @@ class Tracker:
             experiment = self._client.get_experiment_by_name(experiment_name(dataset, model))
         if experiment is not None:
             check_active(self._store, experiment)
+
+    def is_free(self, name: str) -> bool:
+        """Whether no search has this name.
+
+        Raises:
+            TrackingError: the store does not tell.
+        """
+        with self._store.reported():
+            return self._find(name) is None
 
     def start_search(
         self,
@@ -131,8 +137,9 @@ class Tracker:
                 tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective)}
                 self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
             found = self._only(self._named(name))
-            if (other := self._client.get_experiment(found.info.experiment_id).name) != experiment:
-                raise UserError(f"search {name!r} belongs to {other}, not to {experiment}; choose another --name")
+            if (other := self._client.get_experiment(found.info.experiment_id)).name != experiment:
+                raise UserError(f"search {name!r} belongs to {other.name}, not to {experiment}; choose another --name")
+            self._store.check_place(other)
             if found.info.status != "RUNNING":
                 self._client.update_run(found.info.run_id, status="RUNNING")
             if not found.data.params:
@@ -265,10 +272,15 @@ class Tracker:
             self._client.set_terminated(parent, "KILLED" if status == "stopped" else RUN_STATUS[status])
 
     def draw_pareto(self, parent: str) -> None:
-        """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one."""
+        """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one.
+
+        Raises:
+            StrayFiles: the run's files lie where they must not be added to.
+        """
         rows = self._rows(parent)
         with self._store.reported():
             run = self._client.get_run(parent)
+            self._store.check_place(self._client.get_experiment(run.info.experiment_id))
             reference = run.data.metrics.get(f"{_REFERENCE_PREFIX}map")
             picture = search_picture(run.info.run_name, rows, run.data.tags.get(CHAMPION_TAG), reference)
             with tempfile.TemporaryDirectory() as folder:
@@ -287,7 +299,7 @@ class Tracker:
             if found is not None:
                 return str(found.info.run_id)
             known = sorted(run.data.tags[_SEARCH_TAG] for run in self._searches())
-            check_not_deleted(self._store, _EXPERIMENT_PREFIX, _SEARCH_TAG, name)
+            check_not_deleted(self._store, EXPERIMENT_PREFIX, _SEARCH_TAG, name)
         if not known:
             raise UserError(f"no search in {self._store.name}; start one with python -m altermoma_ray.search")
         raise UserError(f"no search {name!r} in {self._store.name}; known: {', '.join(known)}")
@@ -325,11 +337,19 @@ class Tracker:
         return rank_runs(logged, objective=objective, reference=reference)
 
     def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             root = self._store.artifacts
-            return str(self._client.create_experiment(name, None if root is None else str(root.join(name))))
+            try:
+                return str(self._client.create_experiment(name, None if root is None else root.join(name).plain))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(name)  # another search made it just now
         check_active(self._store, experiment)
+        self._store.check_place(experiment)
         return str(experiment.experiment_id)
 
     def _find(self, name: str | None) -> Run | None:
@@ -351,7 +371,7 @@ class Tracker:
 
     def _searches(self) -> list[Run]:
         """All parent runs, the latest first."""
-        experiments = self._client.search_experiments(filter_string=f"name LIKE '{_EXPERIMENT_PREFIX}%'")
+        experiments = self._client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT_PREFIX}%'")
         runs = self._runs([experiment.experiment_id for experiment in experiments], f"tags.`{_SEARCH_TAG}` != ''")
         return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
 
@@ -384,7 +404,7 @@ class Tracker:
 
 def experiment_name(dataset: str, model: str) -> str:
     """Where all runs of one model on one data set are, and what its registered model is called."""
-    return f"{_EXPERIMENT_PREFIX}{dataset}-{model}"
+    return f"{EXPERIMENT_PREFIX}{dataset}-{model}"
 
 
 def check_name(name: str) -> None:

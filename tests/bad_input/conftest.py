@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import re
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -86,6 +88,10 @@ class Bench:
         """Leave a search named first in MLflow."""
         tracker = Tracker.open(None, Location.parse(self.storage))
         tracker.start_search("first", dataset="nuscenes", model="bevfusion-mit-toy", params={})
+
+    def change_database(self, statement: str) -> None:
+        with contextlib.closing(sqlite3.connect(self.storage / "mlflow.db")) as connection, connection:
+            connection.execute(statement)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
 import re
+import shutil
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from mlflow import MlflowClient
 from altermoma_ray.engine.comparison import criteria_settings, grid
 from altermoma_ray.engine.driver import Driver
 from altermoma_ray.engine.space import SearchSpace, load_space
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.tracker import Tracker
 
 TRACKED = ("checkpoints", "mlflow.db")
 PLANNED = ("checkpoints", "searches")
@@ -246,6 +252,73 @@ def test_leaderboard_of_an_unknown_search(bench, check):
         r"no search 'second' in sqlite:.*mlflow.db; known: first$",
         ("mlflow.db",),
     )
+
+
+def test_database_of_an_older_mlflow(bench, check):
+    bench.begin()
+    bench.change_database("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    pattern = (
+        r"is of an older MLflow \(schema 451aebb31d03, MLflow \S+ needs \w+\); make a backup of it, then run: mlfl"
+    )
+    check("database of an older MLflow", ["leaderboard", *bench.stored()], pattern, ("mlflow.db",))
+
+
+def test_database_of_a_newer_mlflow(bench, check):
+    bench.begin()
+    bench.change_database("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    pattern = (
+        r"was made by a newer MLflow than this \(MLflow \S+ does not know its schema ffffffffffff\); upgrade MLflow"
+    )
+    check("database of a newer MLflow", ["leaderboard", *bench.stored()], pattern, ("mlflow.db",))
+
+
+def test_database_of_something_else(bench, check):
+    with contextlib.closing(sqlite3.connect(bench.folder / "optuna.db")) as connection:
+        connection.execute("CREATE TABLE studies (study_id INTEGER)")
+        connection.execute("CREATE TABLE trials (trial_id INTEGER)")
+    check(
+        "database of something else",
+        bench.search("--tracking-uri", f"sqlite:///{bench.folder}/optuna.db"),
+        r"database sqlite:\S+/optuna.db is not MLflow's \(its tables: studies, trials\); name another --tracking-uri$",
+        ("checkpoints",),
+    )
+
+
+def test_database_that_another_process_holds(bench, check):
+    bench.begin()
+    with contextlib.closing(sqlite3.connect(bench.storage / "mlflow.db")) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        pattern = (
+            r"mlflow.db: \(sqlite3.OperationalError\) database is locked; another process holds it; wait until that"
+        )
+        check("database that another process holds", ["leaderboard", *bench.stored()], pattern, ("mlflow.db",))
+
+
+def test_question_mark_in_a_databases_address(bench, check):
+    (bench.folder / "what?").mkdir()
+    uri = f"sqlite:///{bench.folder}/what?/mlflow.db"
+    pattern = r"'\?' ends the file's name in a URI; write %3F in its place$"
+    check("question mark in a database's address", bench.search("--tracking-uri", uri), pattern, ("checkpoints",))
+    assert {file.name for file in bench.folder.iterdir()} == {"nuscenes", "what?", "storage"}
+
+
+def test_question_mark_in_a_buckets_address(bench, check):
+    pattern = r"cannot open s3://bucket/what: in a URI '#' and '\?' end the path; write %23 and %3F in their place$"
+    check("question mark in a bucket's address", bench.search("--storage", "s3://bucket/what?"), pattern)
+
+
+def test_copy_of_a_storage_with_the_database_of_the_original(bench, complaint, documented):
+    """Told when the search begins, since it may have waited."""
+    pattern = r"they lie in \S+, whose own database this is; copy \S+/mlflow.db elsewhere and name the copy with --trac"
+    assert re.search(pattern, documented["copy of a storage with the database of the original"])
+    bench.begin()
+    client = Tracker.open(None, Location.parse(bench.storage)).store.client
+    run = client.search_runs(["1"])[0]
+    client.log_text(run.info.run_id, "text", "file")
+    shutil.copytree(bench.storage, bench.folder / "copy")
+    tracker = Tracker.open(f"sqlite:///{bench.storage}/mlflow.db", Location.parse(bench.folder / "copy"))
+    with pytest.raises(UserError, match=pattern):
+        tracker.start_search("second", dataset="nuscenes", model="bevfusion-mit-toy", params={})
 
 
 def test_trained_checkpoint_where_none_can_be(bench, check):

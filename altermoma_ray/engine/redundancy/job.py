@@ -17,6 +17,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from altermoma_ray.engine.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, load_scores, merged
+from altermoma_ray.engine.places import Place
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.redundancy.features import ROWS
 from altermoma_ray.engine.space import PruningSetting
@@ -44,7 +45,7 @@ class RedundancyJob(BaseModel):
     trial: TrialJob
     """The job that prunes and fine-tunes, as one trial of a search."""
     task: TrialTask
-    pruned: str | None
+    pruned: Place | None
     """Folder of a pruned model, by URI; None for the trial's own."""
 
     @property
@@ -123,12 +124,12 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
     task = TrialTask(number=0, setting=setting)
     identity = [
         scoring.checkpoint_hash,
-        str(scoring.folder()),
+        scoring.folder().name,
         plan.source.validation_part,
         setting.model_dump(mode="json"),
         job.fine_tune_epochs,
         job.seed,
-        None if pruned is None else str(pruned),
+        None if pruned is None else pruned.kept_in(plan.source.storage_location),
         total,
     ]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]

@@ -31,6 +31,7 @@ from altermoma_ray.models.fusion import SENSORS, FusionModel
 from altermoma_ray.pruning import MaskHolder, group_weights, prunable_weights
 from altermoma_ray.pruning.reactivation import reactivated
 from altermoma_ray.pruning.targets import Target
+from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection import DetectionTask
 from altermoma_ray.tracking.redundancy import (
     BEFORE,
@@ -197,12 +198,13 @@ class Measurement:
             if job.pruned is not None or job.task.setting.criterion not in masks:
                 masks[THIS_MODEL] = pruned.masks
             removed = removals(masks, groups)
+        storage = self._source.storage_location
         report = RedundancyReport(
             dataset=job.dataset,
             model=job.trial.model,
             checkpoint=job.trial.scoring.checkpoint_hash,
-            dataroot=self._source.dataroot,
-            criterion=job.task.setting.criterion if job.pruned is None else job.pruned,
+            dataroot=Location.parse(self._source.dataroot).kept_in(storage),
+            criterion=job.task.setting.criterion if job.pruned is None else job.pruned_folder.kept_in(storage),
             sparsity=sparsity,
             seed=job.trial.seed,
             reactivation_steps=job.reactivation.steps,

@@ -1,0 +1,62 @@
+"""Addresses in what is stored: relative to the storage folder where they lie in it, so that it can move as a whole.
+
+In memory an address is whole, as workers need it. It is written, and read back, beside a storage:
+
+    text = plan.model_dump_json(context=kept_in(storage))                    # "checkpoints/0f.safetensors"
+    plan = SearchPlan.model_validate_json(text, context=read_from(storage))  # "/data/checkpoints/0f.safetensors"
+
+Releases before this one wrote whole addresses; ``was`` names the storage that they were written for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, PlainSerializer, SerializationInfo, ValidationInfo
+
+from altermoma_ray.addresses import inside
+from altermoma_ray.storage import Location
+
+
+def kept_in(storage: Location) -> dict[str, Any]:
+    """The context to write a model with."""
+    return {"storage": storage}
+
+
+def read_from(storage: Location, was: str | None = None) -> dict[str, Any]:
+    """The context to read a model with.
+
+    Args:
+        storage: where it lies now.
+        was: address of the storage that whole addresses were written for, or ``"."``.
+    """
+    return {"storage": storage, "was": None if was in (None, ".") else was}
+
+
+_SQLITE = "sqlite:///"
+"""Before the path of a database that lies in the storage beside MLflow's own."""
+
+
+def _read(value: str, info: ValidationInfo) -> str:
+    if not info.context:
+        return value
+    storage, was = info.context["storage"], info.context.get("was")
+    prefix = _SQLITE if value.startswith(_SQLITE) else ""
+    path = value.removeprefix(prefix)
+    if path.startswith("/") or "://" in path:
+        relative = inside(path, was) if was else None
+    else:
+        relative = None if was and prefix else path  # earlier releases left a database's path as it was typed
+    return value if relative is None else f"{prefix}{storage.join(relative)}"
+
+
+def _write(value: str, info: SerializationInfo) -> str:
+    if not info.context:
+        return value
+    prefix = _SQLITE if value.startswith(_SQLITE) else ""
+    relative = inside(value.removeprefix(prefix), str(info.context["storage"]))
+    return value if relative is None else f"{prefix}{relative}"
+
+
+Place = Annotated[str, AfterValidator(_read), PlainSerializer(_write)]
+"""A local path or URI, or the address of a SQLite file."""

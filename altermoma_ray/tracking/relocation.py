@@ -1,0 +1,171 @@
+"""A storage that moved: MLflow keeps whole addresses of files in its database, which are brought up to date here.
+
+Files of an experiment lie in ``<storage>/mlartifacts/<experiment>/<run>/``. A database may serve several storages, so
+an experiment of another place, X, is taken for one of this storage, Y, that moved
+
+    where files of its runs lie in Y (Y is X moved, or a copy of X), or
+    where none lie in X, and the database is Y's own or knows a search that Y keeps.
+
+Runs whose files lie in X alone stay there. Nothing in X is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+ARTIFACTS = "mlartifacts"
+"""The folder in a storage that holds the files of its runs."""
+_COLUMNS = (
+    ("runs", "run_uuid", "artifact_uri"),
+    ("logged_models", "model_id", "artifact_location"),
+    ("model_versions", "source", "source"),
+    ("model_versions", "storage_location", "storage_location"),
+)
+"""Table, key and column of all addresses of files that are below an experiment's."""
+
+
+def follow(uri: str, storage: Location, *, prefix: str, file: Path | None) -> dict[str, str]:
+    """Bring a database's addresses up to date with a storage that moved.
+
+    Args:
+        uri: of the database.
+        storage: where it lies now.
+        prefix: how the names of our experiments begin.
+        file: the database's own, where it is SQLite.
+
+    Returns:
+        Experiments whose files lie elsewhere and must not be added to, by name, and what to do.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the database cannot be read or written.
+    """
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:
+        found = _experiments(connection, prefix)
+    strays: dict[str, str] = {}
+    for number, name, location in found:
+        home = home_of(name, location)
+        if home is None or home.is_same(storage):
+            continue
+        with engine.begin() as connection:
+            moved = _Moved(connection, number, name, location, home, storage)
+            if moved.is_ours(file):
+                moved.rewrite()
+                _forget_places()
+            elif (reason := moved.stray(file)) is not None:
+                strays[name] = reason
+    return strays
+
+
+def home_of(experiment: str, location: str) -> Location | None:
+    """The storage in which an experiment's files lie; None where a server or somebody else decides."""
+    root = location.removesuffix(f"/{ARTIFACTS}/{experiment}")
+    scheme, separator, rest = root.partition("://")
+    if root == location or (separator and scheme not in ("s3", "gs", "file")):
+        return None
+    try:
+        return Location.parse(f"{scheme}://{quote(unquote(rest) if scheme == 'file' else rest)}" if separator else root)
+    except UserError:
+        return None
+
+
+def is_gone(home: Location) -> bool:
+    """Whether a storage folder was on this machine and is there no more."""
+    return home.is_local and not home.exists()
+
+
+class _Moved:
+    """An experiment whose files are, by the database, in another storage than the one that is open."""
+
+    def __init__(
+        self, connection: Connection, number: str, name: str, location: str, home: Location, storage: Location
+    ) -> None:
+        self._connection, self._number, self._name = connection, number, name
+        self._location, self._home, self._storage = location, home, storage
+        runs = {entry.split("/")[0] for _, entry in self._entries("runs", "run_uuid", "artifact_uri")}
+        self._here = runs & _names(storage.join(ARTIFACTS, name))
+        self._there = runs & _names(home.join(ARTIFACTS, name))
+
+    def is_ours(self, file: Path | None) -> bool:
+        if self._there and self._is_home(self._home, file):
+            return False
+        own = self._is_home(self._storage, file)
+        knows = own or any(self._storage.join("searches", name, "search.json").exists() for name in self._searches())
+        return bool(self._here) or (knows and not self._there)
+
+    def stray(self, file: Path | None) -> str | None:
+        if self._here and self._is_home(self._home, file):
+            return f"they lie in {self._home}, whose own database this is; copy {file} elsewhere and name the copy with"
+        if is_gone(self._home):
+            return f"they lay in {self._home}, which is not there; name the database of this storage with"
+        return None
+
+    def rewrite(self) -> None:
+        """Write the storage's address in place of its former one, but for runs whose files are there alone."""
+        import sqlalchemy
+
+        target, stay = self._storage.join(ARTIFACTS, self._name).plain, self._there - self._here
+        for table, key, column in _COLUMNS:
+            changes = [
+                {"key": value, "new": f"{target}/{rest}"}
+                for value, rest in self._entries(table, key, column)
+                if rest.split("/")[0] not in stay
+            ]
+            if changes:
+                statement = f"UPDATE {table} SET {column} = :new WHERE {key} = :key"
+                self._connection.execute(sqlalchemy.text(statement), changes)
+        statement = "UPDATE experiments SET artifact_location = :new WHERE experiment_id = :key"
+        self._connection.execute(sqlalchemy.text(statement), {"key": self._number, "new": target})
+
+    def _entries(self, table: str, key: str, column: str) -> list[tuple[str, str]]:
+        """Keys of rows with files of this experiment, and their addresses below its own."""
+        import sqlalchemy
+
+        rows = self._connection.execute(sqlalchemy.text(f"SELECT {key}, {column} FROM {table}"))
+        start = f"{self._location}/"
+        return [(name, address[len(start) :]) for name, address in rows if address and address.startswith(start)]
+
+    def _searches(self) -> Sequence[str]:
+        import sqlalchemy
+
+        statement = (
+            "SELECT tags.value FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
+            "WHERE runs.experiment_id = :number AND tags.key = 'altermoma.search'"
+        )
+        return [row[0] for row in self._connection.execute(sqlalchemy.text(statement), {"number": self._number})]
+
+    @staticmethod
+    def _is_home(place: Location, file: Path | None) -> bool:
+        return file is not None and place.is_local and Location.parse(file.parent).is_same(place)
+
+
+def _experiments(connection: Connection, prefix: str) -> Iterator[tuple[str, str, str]]:
+    import sqlalchemy
+
+    rows = connection.execute(sqlalchemy.text("SELECT experiment_id, name, artifact_location FROM experiments"))
+    return iter([(number, name, where) for number, name, where in rows if name.startswith(prefix) and where])
+
+
+def _forget_places() -> None:
+    """Let MLflow look up again where files of runs lie, which it remembers for as long as a process lives."""
+    from mlflow.tracking._tracking_service import utils
+
+    getattr(utils, "_artifact_repos_cache", {}).clear()
+
+
+def _names(folder: Location) -> set[str]:
+    try:
+        return {child.name for child in folder.children()}
+    except UserError:  # a bucket that is there no more
+        return set()
