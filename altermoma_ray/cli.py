@@ -165,7 +165,7 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[
         UserError: the space file does not define a space.
     """
     from altermoma_ray.engine.dataset import DATASETS  # bring in Ray, which a mere leaderboard does without
-    from altermoma_ray.engine.space import load_space
+    from altermoma_ray.engine.space_files import load_space
 
     blank = argparse.Namespace(**dict.fromkeys(vars(options)))
     found = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}

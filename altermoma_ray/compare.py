@@ -31,9 +31,10 @@ from altermoma_ray.engine.comparison import (
 )
 from altermoma_ray.engine.dataset import find_data, prepare_data
 from altermoma_ray.engine.logbook import OnlyInStorage
-from altermoma_ray.engine.plan import Ablation, SearchPlan, plan_search, resume_search
+from altermoma_ray.engine.plan import Ablation, SearchPlan, plan_search
+from altermoma_ray.engine.resuming import resume_search
 from altermoma_ray.engine.search import run_search
-from altermoma_ray.engine.space import load_space
+from altermoma_ray.engine.space_files import load_space
 from altermoma_ray.engine.sync import REPORT_FOLDER, log_report, stored_reference
 from altermoma_ray.engine.workers import check_cluster
 from altermoma_ray.errors import UserError
@@ -104,6 +105,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         model=options.model,
         checkpoint=options.checkpoint,
         space=space,
+        space_file=options.space,
         objective="map",
         sparsity=max(options.sparsities),
         trials=len(tasks),

@@ -12,7 +12,7 @@ from altermoma_ray.engine.plan import plan_search
 from altermoma_ray.engine.redundancy.job import plan_report
 from altermoma_ray.engine.redundancy.measure import measure_report, prune_for_report, score_for_report
 from altermoma_ray.engine.source import Part
-from altermoma_ray.engine.space import load_space
+from altermoma_ray.engine.space_files import load_space
 from altermoma_ray.engine.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.config import configuration

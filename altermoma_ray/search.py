@@ -19,10 +19,11 @@ from altermoma_ray.cli import (
 )
 from altermoma_ray.console import console
 from altermoma_ray.engine.dataset import find_data, prepare_data
-from altermoma_ray.engine.plan import plan_search, resume_search
+from altermoma_ray.engine.plan import plan_search
+from altermoma_ray.engine.resuming import resume_search
 from altermoma_ray.engine.search import run_search
 from altermoma_ray.engine.source import Part
-from altermoma_ray.engine.space import load_space
+from altermoma_ray.engine.space_files import load_space
 from altermoma_ray.engine.workers import check_cluster
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -58,6 +59,7 @@ def main() -> None:
             model=options.model,
             checkpoint=options.checkpoint,
             space=space,
+            space_file=options.space,
             objective=options.objective,
             sparsity=SPARSITY if options.sparsity is None else options.sparsity,
             trials=options.trials,

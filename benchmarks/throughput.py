@@ -31,7 +31,8 @@ from altermoma_ray.console import console
 from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.proposals import Proposals
 from altermoma_ray.engine.search import run_search
-from altermoma_ray.engine.space import PruningSetting, SearchSpace, load_space
+from altermoma_ray.engine.space import PruningSetting, SearchSpace
+from altermoma_ray.engine.space_files import load_space
 from altermoma_ray.engine.trial import TrialTask, read_result
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult

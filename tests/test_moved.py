@@ -14,7 +14,8 @@ from torch import nn
 
 from altermoma_ray.engine.dataset import find_data
 from altermoma_ray.engine.driver import sole_driver
-from altermoma_ray.engine.plan import SHIPPED, SearchPlan, plan_search, resume_search
+from altermoma_ray.engine.plan import SHIPPED, SearchPlan, plan_search
+from altermoma_ray.engine.resuming import resume_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trial import TrialTask, record_failure
 from altermoma_ray.errors import UserError

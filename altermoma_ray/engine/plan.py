@@ -7,33 +7,35 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from rich.markup import escape
 
+from altermoma_ray.console import console
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.engine.dataset import DATASETS
 from altermoma_ray.engine.distinct import number_of_settings
-from altermoma_ray.engine.driver import FILE, check_undriven
+from altermoma_ray.engine.driver import FILE
 from altermoma_ray.engine.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, merged
 from altermoma_ray.engine.places import Place, kept_in, read_from
 from altermoma_ray.engine.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.recipes import recipe
 from altermoma_ray.engine.source import DataSource
 from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.engine.space_files import SpaceReference, reference_to
 from altermoma_ray.engine.trial import TrialJob, TrialTask, read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.config import configuration
 from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.models.weights import load_weights
-from altermoma_ray.pruning import check_ratio, group_weights, prunable_weights
+from altermoma_ray.pruning import check_ratio, coverage, group_weights, prunable_weights
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.names import check_name
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.tracking.store import kept_uri
-from altermoma_ray.tracking.tracker import check_name
 
 Ablation = Literal["beta", "residual", "reactivation"]
 """What a comparison may vary: β of AlterMOMA, β of its residual variant, or how indicators are made."""
@@ -53,7 +55,9 @@ class SearchPlan(BaseModel):
     sizes: dict[str, int]
     """Prunable weights of each group."""
     source: DataSource
-    space: SearchSpace
+    space: SerializeAsAny[SearchSpace]
+    space_reference: SpaceReference | None = None
+    """Where to find a space that is of a class of its own; its fields alone are in ``space``."""
     objective: str
     sparsity: float = Field(ge=0, lt=1)
     trials: int = Field(gt=0)
@@ -115,7 +119,11 @@ class SearchPlan(BaseModel):
             # Searches of releases that knew one second gradient alone go on with that one.
             plan["space"].setdefault("published_gradient", "scoring-batches")
             was = plan["source"]["storage"]  # the former place in plans of earlier releases
-            return cls.model_validate_json(json.dumps(plan), context=read_from(storage, was))
+            if plan.get("space_reference"):
+                plan["space"] = SpaceReference.model_validate(plan["space_reference"]).load(name)
+            return cls.model_validate(plan, context=read_from(storage, was))
+        except UserError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is broken or of another release; start the search again elsewhere") from error
 
@@ -160,7 +168,7 @@ class SearchPlan(BaseModel):
     def params(self) -> dict[str, Any]:
         """What was decided, as flat names and values: without the space, and what the data set's reader needs."""
         context = kept_in(self.source.storage_location)
-        fields = self.model_dump(mode="json", exclude={"space", "sizes", "grid"}, context=context)
+        fields = self.model_dump(mode="json", exclude={"space", "space_reference", "sizes", "grid"}, context=context)
         source = fields.pop("source")
         return fields | {"dataroot": source["dataroot"], "version": source["version"]}
 
@@ -211,6 +219,7 @@ def plan_search(
     model: str | None = None,
     checkpoint: str | None = None,
     space: SearchSpace,
+    space_file: Path | None = None,
     objective: str = "map",
     sparsity: float,
     trials: int,
@@ -233,6 +242,7 @@ def plan_search(
         model: named configuration; None for the toy on the synthetic set, else the published model.
         checkpoint: weights to prune; None for the shipped ones.
         space: what varies.
+        space_file: that defines the space; None for one of the project's own.
         objective: see :meth:`altermoma_ray.tracking.objective.Objective.parse`.
         sparsity: the total sparsity, where it is not an objective.
         trials: how many to run; the plan has fewer where the space has fewer different settings.
@@ -266,6 +276,8 @@ def plan_search(
         raise UserError(f"{workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
     weights = load_weights(Location.parse(SHIPPED if checkpoint is None else checkpoint), config)
     sizes = _sizes(weights)
+    if notice := coverage(weights).notice():
+        console.print(f"[yellow]not pruned[/]: {escape(notice)}")
     totals = space.sparsity if parsed.searches_sparsity else (sparsity,)
     for total in sorted({task.setting.sparsity for task in grid}) or totals:
         _check_sparsity(total, sizes, layers=len(prunable_weights(weights)))
@@ -281,6 +293,7 @@ def plan_search(
         sizes=sizes,
         source=source,
         space=space,
+        space_reference=reference_to(space, space_file),
         objective=objective,
         sparsity=sparsity,
         trials=len(grid) or trials,
@@ -293,72 +306,6 @@ def plan_search(
         save_every=save_every,
         tracking_uri=kept_uri(tracking_uri, storage),
     )
-
-
-def resume_search(
-    storage: Location,
-    name: str | None,
-    asked: Mapping[str, Any] = MappingProxyType({}),
-    *,
-    compares: bool = False,
-    told: Callable[[SearchPlan], Mapping[str, Any]] = lambda plan: {},
-) -> SearchPlan:
-    """The plan of a search that was started before.
-
-    Args:
-        storage: where it was started.
-        name: of the search; None for the latest one.
-        asked: options that the user gave again, by the names of :func:`plan_search`.
-        compares: whether a comparison is meant.
-        told: what a plan was started with, by options that are no field of it.
-
-    Raises:
-        UserError: there is no such search, it is of the other kind, another process drives it, or an option says
-            something else than its plan.
-    """
-    kind, other, command = ("comparison", "search", "search") if compares else ("search", "comparison", "compare")
-    names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
-    if name is not None and names:
-        plans = [SearchPlan.load(storage, name)]
-        if bool(plans[0].grid) != compares:
-            raise UserError(f"{name!r} is a {other}; go on with it: python -m altermoma_ray.{command} --resume")
-    else:
-        plans = [plan for plan in (SearchPlan.load(storage, known) for known in names) if bool(plan.grid) == compares]
-    if not plans:
-        raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
-    plan = max(plans, key=lambda plan: plan.created)
-    check_undriven(plan.folder)
-    _refuse_changes(plan, asked, told(plan))
-    return plan
-
-
-def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    planned = {**dict(plan), **dict(plan.source), **dict(plan.source.reading), "dataset": plan.dataset, **told}
-    for option, value in asked.items():
-        if option == "checkpoint":
-            same = _digest(load_weights(Location.parse(value), configuration(plan.model))) == plan.checkpoint_hash
-        elif option == "trials" and plan.repeat is False:  # the plan holds what is left of them
-            same = number_of_settings(plan.space, plan.sizes, plan.drawn_sparsity, value) == plan.trials
-        elif isinstance(value, list):
-            same = set(planned[option]) == set(value)
-        else:
-            same = planned[option] == value
-        if not same:
-            kind = "comparison" if plan.grid else "search"
-            raise UserError(
-                f"{kind} {plan.name!r} was started "
-                f"{_started_with(option, planned[option])}; to --resume it leave that option out, or start a new {kind}"
-            )
-
-
-def _started_with(option: str, planned: object) -> str:
-    """An option of a plan, in the words of a refusal."""
-    name = f"--{option.replace('_', '-')}"
-    if planned is None or planned is False or planned == []:
-        return f"without {name}"
-    if option in ("checkpoint", "space"):  # a hash, and a page of text
-        return f"with another {name}"
-    return f"with another {name} {','.join(map(str, planned)) if isinstance(planned, list) else planned}"
 
 
 def begin_search(plan: SearchPlan, *, numbered: bool, is_free: Callable[[str], bool] = lambda name: True) -> SearchPlan:
@@ -418,14 +365,15 @@ def _sizes(model: FusionModel) -> dict[str, int]:
 
 def _store(model: FusionModel, storage: Location) -> tuple[Location, str]:
     """Keep the unpruned model in storage, where every worker finds it, under the hash of its weights."""
-    key = _digest(model)
+    key = digest_of(model)
     file = storage.join("checkpoints", f"{key}.safetensors")
     if not file.exists():
         save_checkpoint(file, model, {})
     return file, key
 
 
-def _digest(model: FusionModel) -> str:
+def digest_of(model: FusionModel) -> str:
+    """Hash of a model's configuration and tensors, under which its checkpoint and indicators are kept."""
     digest = hashlib.sha256(model.config.model_dump_json().encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -7,19 +7,14 @@ the first trial; all else is free for every trial.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from altermoma_ray.engine.indicators import combines_indicators, is_one_shot
-from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import (
     Normalisation,
     NormMode,
@@ -293,47 +288,3 @@ class SearchSpace(BaseModel):
             "reactivation_steps": self.reactivation_steps,
             "reactivation_learning_rate": self.reactivation_learning_rates,
         }
-
-
-def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
-    """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file.
-
-    Raises:
-        UserError: there is no such space, or it does not define a valid ``SPACE``.
-    """
-    module = _import_named(name) if file is None else _import_file(file)
-    space = getattr(module, "SPACE", None)
-    if not isinstance(space, SearchSpace):
-        raise UserError(f"search space {file or name} does not define SPACE = SearchSpace(...); add it")
-    return space
-
-
-def _import_named(name: str | None) -> ModuleType:
-    if name not in known_spaces():
-        raise UserError(f"unknown search space {name!r}; choose {', '.join(known_spaces())}, or give --space FILE")
-    return importlib.import_module(f"search_spaces.{name}")
-
-
-def _import_file(file: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location("altermoma_ray_user_space", file)
-    if specification is None or specification.loader is None or not file.is_file():
-        raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE")
-    module = importlib.util.module_from_spec(specification)
-    try:
-        specification.loader.exec_module(module)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        own = first["type"] == "value_error"  # ours say what to do
-        what = first["msg"].removeprefix("Value error, ") if own else f"{first['msg']}; mend the file"
-        raise UserError(f"search space {file}: {where + ': ' if where else ''}{what}") from None
-    except Exception as error:
-        raise UserError(f"search space {file} does not run: {type(error).__name__}: {error}; mend the file") from error
-    return module
-
-
-def known_spaces() -> list[str]:
-    """Names of the spaces that come with the project."""
-    package = importlib.import_module("search_spaces")
-    folders = [Path(folder) for folder in package.__path__]
-    return sorted(file.stem for folder in folders for file in folder.glob("*.py") if file.stem != "__init__")

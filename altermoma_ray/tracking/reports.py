@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from altermoma_ray.tracking.tracker import Tracker, experiment_name
+from altermoma_ray.tracking.names import experiment_name
+from altermoma_ray.tracking.tracker import Tracker
 
 REPORT_TAG = "altermoma.report"
 

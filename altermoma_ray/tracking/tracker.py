@@ -10,7 +10,6 @@ Every call may be repeated: what is there already is neither logged nor register
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +33,7 @@ from altermoma_ray.tracking.board import (
 )
 from altermoma_ray.tracking.deleted import check_active, check_not_deleted
 from altermoma_ray.tracking.figures import LONGEST_VALUE, RUN_STATUS, as_text, is_complete, trial_metrics
+from altermoma_ray.tracking.names import check_name, experiment_name
 from altermoma_ray.tracking.pictures import search_picture
 from altermoma_ray.tracking.result import Status, TrialResult
 from altermoma_ray.tracking.store import EXPERIMENT_PREFIX, Store, open_store
@@ -400,18 +400,3 @@ class Tracker:
         while metrics or named:
             self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
             metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]
-
-
-def experiment_name(dataset: str, model: str) -> str:
-    """Where all runs of one model on one data set are, and what its registered model is called."""
-    return f"{EXPERIMENT_PREFIX}{dataset}-{model}"
-
-
-def check_name(name: str) -> None:
-    """Find out whether a search may have this name: it becomes a folder, a file name and part of a URL.
-
-    Raises:
-        UserError: it has odd characters.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", name):
-        raise UserError(f"search name {name!r} must be letters, digits, '.', '_' and '-'; choose another --name")

@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 
 from altermoma_ray.engine.comparison import criteria_settings, grid
 from altermoma_ray.engine.driver import Driver
-from altermoma_ray.engine.space import SearchSpace, load_space
+from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.engine.space_files import load_space
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.tracker import Tracker

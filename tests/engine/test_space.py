@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altermoma_ray.engine.indicators import MaskRequest, scores_file
-from altermoma_ray.engine.space import PruningSetting, SearchSpace, load_space
+from altermoma_ray.engine.plan import SearchPlan
+from altermoma_ray.engine.source import DataSource
+from altermoma_ray.engine.space import PruningSetting, SearchSpace
+from altermoma_ray.engine.space_files import load_space, reference_to
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Reactivation
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ProsPr, Snip
+from altermoma_ray.storage import Location
 
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 
@@ -157,3 +161,60 @@ def test_stored_scores_are_named_by_a_criterion_s_parameters_and_source(monkeypa
         monkeypatch.syspath_prepend(tmp_path)
         keys.add(importlib.import_module(f"own_{number}").Own().key())
     assert len(keys) == 2
+
+
+OWN = """
+from altermoma_ray.engine.space import SearchSpace
+
+class Narrow(SearchSpace):
+    floor: float = 0.25
+
+    def suggest(self, trial, sizes, sparsity):
+        return super().suggest(trial, sizes, sparsity).model_copy(update={"learning_rate": self.floor})
+
+SPACE = Narrow(beta=(0.0, 0.1), floor=0.5)
+"""
+
+
+def saved_plan(tmp_path, space, file):
+    source = DataSource(dataroot="/data", version="v1.0-mini", storage=str(tmp_path))
+    plan = SearchPlan(
+        name="first", dataset="nuscenes", model="bevfusion-mit-toy", checkpoint=str(tmp_path / "model.safetensors"),
+        checkpoint_hash="0", sizes=SIZES, source=source, space=space, space_reference=reference_to(space, file),
+        objective="map", sparsity=0.9, trials=4, seed=0, workers=1, gpus_per_worker=0,
+    )  # fmt: skip
+    plan.save()
+    return plan
+
+
+def test_a_space_of_a_class_of_its_own_is_the_same_after_resuming(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    plan = saved_plan(tmp_path, load_space(None, file), file)
+    again = SearchPlan.load(Location.parse(tmp_path), "first")
+    assert again.space == plan.space == load_space(None, file)
+    assert type(again.space).__name__ == "Narrow"
+    studies = [optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)) for _ in range(2)]
+    drawn = [
+        [one.space.suggest(study.ask(), SIZES, 0.9) for _ in range(3)]
+        for one, study in zip((plan, again), studies, strict=True)
+    ]
+    assert drawn[0] == drawn[1]
+    assert {setting.learning_rate for setting in drawn[1]} == {0.5}
+
+
+def test_a_space_whose_file_was_changed_or_is_gone_is_refused(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    saved_plan(tmp_path, load_space(None, file), file)
+    file.write_text(OWN.replace("0.5", "0.75"))
+    with pytest.raises(UserError, match=r"^search 'first' takes its space from .*own.py, which was changed since; put"):
+        SearchPlan.load(Location.parse(tmp_path), "first")
+    file.unlink()
+    with pytest.raises(UserError, match=r"^search 'first' takes its space from .*own.py, which is not there; put"):
+        SearchPlan.load(Location.parse(tmp_path), "first")
+
+
+def test_a_plain_space_needs_no_file_to_resume(tmp_path):
+    plan = saved_plan(tmp_path, SearchSpace(beta=(0.0, 0.1)), None)
+    assert SearchPlan.load(Location.parse(tmp_path), "first") == plan

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from altermoma_ray.engine.plan import SearchPlan, begin_search, resume_search
+from altermoma_ray.engine.plan import SearchPlan, begin_search
+from altermoma_ray.engine.resuming import resume_search
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.tracker import Tracker

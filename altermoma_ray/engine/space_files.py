@@ -1,0 +1,128 @@
+"""Search spaces in files: the project's own by name, a user's by path, and the reference by which a search finds one.
+
+A space that is a plain ``SearchSpace`` is saved whole with its search. One of a class of its own is code, which is not
+saved: the search keeps where its file is and the hash of what the file held, so that ``--resume`` proposes the same
+trials or says that the file has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.errors import UserError
+
+
+class SpaceReference(BaseModel):
+    """Where the code of a search space is, and what it was.
+
+    >>> SpaceReference(file="spaces/mine.py", sha256="0f...").file
+    'spaces/mine.py'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    """Path of the Python file that defines ``SPACE``, as it was given."""
+    sha256: str
+    """Of the file's bytes."""
+
+    def load(self, search: str) -> SearchSpace:
+        """The space again.
+
+        Args:
+            search: name of the search that was started with it, for messages.
+
+        Raises:
+            UserError: the file is gone, or holds something else.
+        """
+        file = Path(self.file)
+        remedy = "put it back as it was, or start a new search"
+        if not file.is_file():
+            raise UserError(f"search {search!r} takes its space from {file}, which is not there; {remedy}")
+        if _hash(file) != self.sha256:
+            raise UserError(f"search {search!r} takes its space from {file}, which was changed since; {remedy}")
+        return load_space(None, file)
+
+
+def reference_to(space: SearchSpace, file: Path | None) -> SpaceReference | None:
+    """The reference that a search keeps to its space; None where the space is saved whole.
+
+    Args:
+        space: of a search.
+        file: that defines it; None for one of the project's own.
+
+    Raises:
+        UserError: the space is of a class of its own, and no file is known.
+    """
+    if type(space) is SearchSpace:
+        return None
+    if file is None:
+        raise UserError(
+            f"a space of class {type(space).__name__} can be found again by its file only; give it with --space FILE"
+        )
+    return SpaceReference(file=str(file.expanduser().absolute()), sha256=_hash(file))
+
+
+def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
+    """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file.
+
+    Raises:
+        UserError: there is no such space, or it does not define a valid ``SPACE``.
+    """
+    module = _import_named(name) if file is None else _import_file(file)
+    space = getattr(module, "SPACE", None)
+    if not isinstance(space, SearchSpace):
+        raise UserError(f"search space {file or name} does not define SPACE = SearchSpace(...); add it")
+    return space
+
+
+def _import_named(name: str | None) -> ModuleType:
+    if name not in known_spaces():
+        raise UserError(f"unknown search space {name!r}; choose {', '.join(known_spaces())}, or give --space FILE")
+    return importlib.import_module(f"search_spaces.{name}")
+
+
+def _import_file(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE")
+    # Named by its content: the same file, read twice, gives the same classes, whose objects compare equal.
+    name = f"altermoma_ray_user_space_{_hash(file)[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    specification = importlib.util.spec_from_file_location(name, file)
+    if specification is None or specification.loader is None:
+        raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)
+    except ValidationError as error:
+        del sys.modules[name]
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        own = first["type"] == "value_error"  # ours say what to do
+        what = first["msg"].removeprefix("Value error, ") if own else f"{first['msg']}; mend the file"
+        raise UserError(f"search space {file}: {where + ': ' if where else ''}{what}") from None
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"search space {file} does not run: {type(error).__name__}: {error}; mend the file") from error
+    return module
+
+
+def known_spaces() -> list[str]:
+    """Names of the spaces that come with the project."""
+    package = importlib.import_module("search_spaces")
+    folders = [Path(folder) for folder in package.__path__]
+    return sorted(file.stem for folder in folders for file in folder.glob("*.py") if file.stem != "__init__")
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
