@@ -44,8 +44,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 _SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.objective", "altermoma.reason"
-_PARENT_TAG = "mlflow.parentRunId"
-_REFERENCE_PREFIX = "reference/"
+_PARENT_TAG, _REFERENCE_PREFIX = "mlflow.parentRunId", "reference/"
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
 _PAGE_SIZE = 1000  # runs in one answer
 
@@ -54,8 +53,7 @@ class Tracker:
     """Logs searches to MLflow and reads them back.
 
     >>> tracker = Tracker.open(None, Location.parse("storage"))  # doctest: +SKIP
-    >>> parent = tracker.start_search("first", dataset="nusc", model="bevfusion-mit-toy", params={"trials": 8})
-    ... # doctest: +SKIP
+    >>> parent = tracker.start_search("first", dataset="nusc", model="toy", params={})  # doctest: +SKIP
     >>> run_id = tracker.log_trial(parent, result, {"masks.safetensors": location}, model)  # doctest: +SKIP
     >>> tracker.register_champion(parent, run_id)  # doctest: +SKIP
     1
