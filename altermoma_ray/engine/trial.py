@@ -187,7 +187,7 @@ class TrialRunner:
         clock = _Clock(read_result(self._job, trial.number))
         history: list[Evaluation] = []
         steps = self._steps(trial)
-        end = steps if trial.until is None else round(self._job.rungs[trial.until] * steps)
+        end = steps if trial.until is None else max(1, round(self._job.rungs[trial.until] * steps))
         try:
             score_missing(self._job.scoring_of(trial))
             clock.lap("criterion")
@@ -250,7 +250,7 @@ class TrialRunner:
         seed = self._job.seed_of(trial)
         batches = seeded(itertools.islice(self._batches(steps, seed), done, None), seed, done)
         prune_at = dict(plan)
-        evaluate_at = {round(rung * steps) for rung in self._job.rungs} | {steps}
+        evaluate_at = {max(1, round(rung * steps)) for rung in self._job.rungs} | {steps}
         pauses = range(0, steps, max(1, steps // _PAUSES))  # to keep the state, if it is time to
         stops = sorted(stop for stop in prune_at.keys() | evaluate_at | set(pauses) if done < stop <= end)
         masks = prune_at[max(when for when in prune_at if when <= done)]

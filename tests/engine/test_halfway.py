@@ -113,3 +113,10 @@ def test_random_numbers_follow_from_seed_and_step():
     assert draw(0)[2:] == draw(2)
     assert draw(0) == draw(0)
     assert len(set(draw(0))) == 4
+
+
+def test_a_trial_of_one_step_has_its_rung_at_its_end(source, checkpoint):
+    job = job_of(source, checkpoint, "short").model_copy(update={"fine_tune_epochs": 1e-6, "rungs": (0.25,)})
+    list(TrialRunner(job).run(TASK.model_copy(update={"until": 0})))
+    result = read_result(job, 0)
+    assert (result.status, [entry.step for entry in result.history]) == ("finished", [1])
