@@ -21,6 +21,12 @@ Record = dict[str, Any]
 Tables = dict[str, list[Record]]
 """The records of each table, by its name."""
 
+FARTHEST = 1e8
+"""Metres: coordinates of every map projection are nearer."""
+LARGEST = 1e3
+"""Metres: no box is longer."""
+LATEST = 2**53
+"""Microseconds: the year 2255. Nanoseconds since 1970, another habit, are more."""
 UNIT_TOLERANCE = 1e-3
 """How far the length of a rotation's quaternion may be from 1."""
 _LEFT_OUT = ("ego_pose", "calibrated_sensor", "sample_data")
@@ -92,8 +98,17 @@ def _whole(column: np.ndarray) -> np.ndarray:
     return np.isfinite(column) & (column >= 0) & (column == np.floor(column)) & (column < 2**62)
 
 
-_PLACE = _Rule((3,), "three finite numbers", _finite)
-_SIZE = _Rule((3,), "three finite numbers above 0", lambda column: _finite(column) & (column > 0).all(1))
+_PLACE = _Rule(
+    (3,), f"three finite numbers within {FARTHEST:.0e} m", lambda column: (np.abs(column) <= FARTHEST).all(1)
+)
+_SIZE = _Rule(
+    (3,), f"three numbers above 0 and up to {LARGEST:g} m", lambda column: ((column > 0) & (column <= LARGEST)).all(1)
+)
+_TIME = _Rule(
+    (),
+    f"a whole number of microseconds above 0 and below {LATEST}",
+    lambda column: _whole(column) & (column > 0) & (column < LATEST),
+)
 _ROTATION = _Rule(
     (4,),
     f"a unit quaternion (length 1 to {UNIT_TOLERANCE:g})",
@@ -117,8 +132,8 @@ _NUMBERS: tuple[tuple[str, str, _Rule], ...] = (
     ("ego_pose", "rotation", _ROTATION),
     ("calibrated_sensor", "translation", _PLACE),
     ("calibrated_sensor", "rotation", _ROTATION),
-    ("sample_data", "timestamp", _COUNT),
-    ("sample", "timestamp", _COUNT),
+    ("sample_data", "timestamp", _TIME),
+    ("sample", "timestamp", _TIME),
 )
 _OF_CAMERAS: tuple[tuple[str, str, _Rule], ...] = (
     ("calibrated_sensor", "camera_intrinsic", _INTRINSIC),
@@ -187,11 +202,12 @@ def find_faults(tables: Tables) -> list[Fault]:
     faults += [_names(tables, table, field) for table, field in _NAMES]
     tokens = {name: {record["token"] for record in records} for name, records in tables.items()}
     faults += [_reference(tables, tokens, *reference) for reference in _REFERENCES]
-    faults += [_attributes(tables, tokens)]
+    faults += [_attributes(tables, tokens), _keyframe_flags(tables)]
+    faults += [_reference(tables, tokens, "sample_annotation", "visibility_token", "visibility", optional=True)]
     for table in _CHAINED:
         faults += [_reference(tables, tokens, table, field, table, optional=True) for field in ("prev", "next")]
     if not any(fault.records for fault in faults if fault.table == "sample"):
-        faults += [_order(tables, table) for table in _CHAINED]
+        faults += [_order(tables, table, way) for table in _CHAINED for way in ("next", "prev")]
     return [fault for fault in faults if fault.records]
 
 
@@ -270,8 +286,15 @@ def _attributes(tables: Tables, tokens: dict[str, set[str]]) -> Fault:
     return Fault("sample_annotation", "attribute_tokens", "a list of tokens of records in table attribute", broken)
 
 
-def _order(tables: Tables, table: str) -> Fault:
-    """Records that are followed by one that is not later; of a sensor's frames, by an earlier one or by themselves."""
+def _keyframe_flags(tables: Tables) -> Fault:
+    broken = [
+        place for place, record in enumerate(tables["sample_data"]) if record.get("is_key_frame") not in (True, False)
+    ]
+    return Fault("sample_data", "is_key_frame", "true or false", broken)
+
+
+def _order(tables: Tables, table: str, way: str) -> Fault:
+    """Records whose neighbour is not later, or earlier; two frames of a sensor may be of the same time."""
     if table == "sample_annotation":
         times = {record["token"]: record["timestamp"] for record in tables["sample"]}
         times = {record["token"]: times.get(record.get("sample_token"), 0) for record in tables[table]}
@@ -280,17 +303,19 @@ def _order(tables: Tables, table: str) -> Fault:
     strict = table != "sample_data"
     broken = []
     for place, record in enumerate(tables[table]):
-        following = record.get("next")
-        if not following or following not in times:
+        neighbour = record.get(way)
+        if not isinstance(neighbour, str) or neighbour not in times:
             continue
-        own, later = times[record["token"]], times[following]
-        if following == record["token"] or not _rises(own, later, strict=strict):
+        pair = times[record["token"]], times[neighbour]
+        if neighbour == record["token"] or not _rises(*(pair if way == "next" else pair[::-1]), strict=strict):
             broken.append(place)
-    return Fault(table, "next", f"the token of a later record in table {table}", broken)
+    return Fault(
+        table, way, f"the token of {'a later' if way == 'next' else 'an earlier'} record in table {table}", broken
+    )
 
 
 def _rises(own: Any, later: Any, *, strict: bool) -> bool:
-    if not _COUNT.holds_for(own) or not _COUNT.holds_for(later):
+    if not _TIME.holds_for(own) or not _TIME.holds_for(later):
         return True  # told already, as a timestamp that cannot be
     return bool(later > own or (later == own and not strict))
 

@@ -45,7 +45,7 @@ def test_table_with_other_values(bench, check):
     check(
         "table with other values",
         bench.index(),
-        r"translation of ego_pose \w+ is 'north', but must be three finite numbers \(\d+ more"
+        r"translation of ego_pose \w+ is 'north', but must be three finite numbers within 1e.08 m \(\d+ more"
         r" records like it\) in "
         r".*v1.0-trainval; mend them, or leave such records out with --skip-invalid$",
     )
@@ -149,7 +149,7 @@ def test_a_box_of_no_size(bench, check):
     check(
         "a box of no size",
         bench.index(),
-        r"size of sample_annotation \w+ is \[0.0, 4.1, 1.6\], but must be three finite numbers above 0 "
+        r"size of sample_annotation \w+ is \[0.0, 4.1, 1.6\], but must be three numbers above 0 and up to 1000 m "
         r"\(2 more records like it\) in .*; mend them, or leave such records out with --skip-invalid$",
     )
 

@@ -28,6 +28,10 @@ NUMBERS = [
     ("sample_annotation", "size", ["1.9", "4.1", "1.6"]),
     ("sample_annotation", "translation", [INFINITY, 0.0, 0.0]),
     ("sample_annotation", "translation", [10**400, 0, 0]),
+    ("sample_annotation", "translation", [1e300, 0.0, 0.0]),
+    ("sample_annotation", "size", [1.9, 4.1, 1e9]),
+    ("sample_data", "timestamp", 1533151603547590123),
+    ("sample", "timestamp", 0),
     ("sample_annotation", "rotation", [0.0, 0.0, 0.0, 0.0]),
     ("sample_annotation", "rotation", [NAN, 0.0, 0.0, 1.0]),
     ("sample_annotation", "rotation", [1.002, 0.0, 0.0, 0.0]),
@@ -49,6 +53,8 @@ TOKENS = [
     ("sample_annotation", "instance_token", "nobody"),
     ("sample_annotation", "attribute_tokens", ["nobody"]),
     ("sample_annotation", "prev", "nobody"),
+    ("sample_annotation", "visibility_token", None),
+    ("sample_data", "is_key_frame", "true"),
     ("sample_data", "ego_pose_token", "nobody"),
     ("sample_data", "next", "nobody"),
     ("sample_data", "filename", None),
@@ -118,7 +124,9 @@ def test_whole_numbers_may_be_written_as_floats(root):
 
 def test_a_field_that_is_missing_is_named(root):
     edit(root, "sample_annotation", lambda rows: rows[3].pop("size"))
-    with pytest.raises(UserError, match=r"^size of sample_annotation \w+ is missing, but must be three finite numbers"):
+    with pytest.raises(
+        UserError, match=r"^size of sample_annotation \w+ is missing, but must be three numbers above 0"
+    ):
         opened(root)
 
 
@@ -130,9 +138,10 @@ def test_like_records_and_other_fields_are_counted(root):
 
 
 @pytest.mark.parametrize("table", ["sample", "sample_data", "sample_annotation"])
-def test_a_record_that_follows_itself_is_told_and_ends(table, root):
-    edit(root, table, lambda rows: rows[0].update(next=rows[0]["token"]))
-    with pytest.raises(UserError, match=rf"^next of {table} (\w+) is '\1', but must be the token of a later record"):
+@pytest.mark.parametrize(("way", "when"), [("next", "a later"), ("prev", "an earlier")])
+def test_a_record_that_follows_itself_is_told_and_ends(table, way, when, root):
+    edit(root, table, lambda rows: rows[0].update({way: rows[0]["token"]}))
+    with pytest.raises(UserError, match=rf"^{way} of {table} (\w+) is '\1', but must be the token of {when} record"):
         opened(root)
 
 
@@ -191,7 +200,7 @@ def test_a_broken_pose_leaves_its_keyframe_out(root):
 
 def test_faults_that_hold_the_tables_together_are_not_left_out(root):
     edit(root, "sample", lambda rows: rows[0].update(timestamp=None))
-    with pytest.raises(UserError, match=r"^timestamp of sample .* whole number of at least 0 .*; copy the tables"):
+    with pytest.raises(UserError, match=r"^timestamp of sample .* whole number of microseconds .*; copy the tables"):
         opened(root, Reading(skip_invalid=True))
 
 
