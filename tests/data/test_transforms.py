@@ -67,7 +67,7 @@ def test_bottom_crop_cuts_below_the_picture():
 def test_the_image_matrix_says_where_the_content_goes(seed, u, v):
     view = ImageView.draw(SMALL, 400, 225, np.random.default_rng(seed))
     expected = (view.matrix() @ [u, v, 1])[:2]
-    if (expected < 12).any() or (expected > np.array(view.size) - 12).any():
+    if (expected < 14).any() or (expected > np.array(view.size) - 14).any():
         return  # the spot is cut by the border
     np.testing.assert_allclose(centre_of_mass(view.apply(spot(400, 225, u, v))), expected, atol=0.1)
 
