@@ -145,8 +145,8 @@ class Location:
     def plain(self) -> str:
         """The address for MLflow, which takes a bucket's literally, and a path too but for what looks quoted in it.
 
-        >>> Location.parse("/data/50%").plain, Location.parse("s3://bucket/a%20b").plain
-        ('file:///data/50%25', 's3://bucket/a b')
+        >>> Location.parse("/data/50%").plain, Location.parse("/data/a b").plain
+        ('file:///data/50%25', '/data/a b')
         """
         if self.is_local:
             return f"file://{quote(self.path)}" if {"%", "?", "#"} & {*self.path} else self.path
