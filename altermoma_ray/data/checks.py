@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -63,14 +64,18 @@ class _Rule:
 
     def broken(self, values: Sequence[Any]) -> list[int]:
         """Places of the values that are not as they must be."""
-        try:
-            column = np.array(values)
-        except (ValueError, OverflowError):  # lists of different lengths
-            column = np.array(None)
-        truth_values = not self.shape and bool in set(map(type, values))  # which NumPy would take for 0 and 1
-        if column.dtype.kind in "iuf" and column.shape == (len(values), *self.shape) and not truth_values:
-            with np.errstate(all="ignore"):
-                return np.nonzero(~self.holds(column.astype(float)))[0].tolist()
+        flat = values
+        for length in self.shape:
+            if {*map(type, flat)} <= {list} and {*map(len, flat)} <= {length}:
+                flat = [*chain.from_iterable(flat)]
+        if {*map(type, flat)} <= {int, float}:  # not bool, which NumPy would take for 0 and 1
+            try:
+                column = np.array(flat, dtype=float).reshape(len(values), *self.shape)
+            except OverflowError:
+                pass
+            else:
+                with np.errstate(all="ignore"):
+                    return np.nonzero(~self.holds(column))[0].tolist()
         return [place for place, value in enumerate(values) if not self.holds_for(value)]
 
     def holds_for(self, value: Any) -> bool:
@@ -91,7 +96,7 @@ def _is_numeric(value: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _finite(column: np.ndarray) -> np.ndarray:
-    return np.isfinite(column).reshape(len(column), -1).all(1)
+    return np.isfinite(column).all(axis=tuple(range(1, column.ndim)))
 
 
 def _whole(column: np.ndarray) -> np.ndarray:
@@ -114,12 +119,14 @@ _ROTATION = _Rule(
     f"a unit quaternion (length 1 to {UNIT_TOLERANCE:g})",
     lambda column: _finite(column) & (np.abs(np.linalg.norm(column, axis=1) - 1) <= UNIT_TOLERANCE),
 )
-_COUNT = _Rule((), "a whole number of at least 0", _whole)
+_COUNT = _Rule((), "a whole number of at least 0", lambda column: _whole(column) & (column < 2**30))
 _PIXELS = _Rule((), "a whole number above 0", lambda column: _whole(column) & (column > 0))
 _INTRINSIC = _Rule(
     (3, 3),
-    "3 x 3 finite numbers with focal lengths above 0",
-    lambda column: _finite(column) & (column[:, 0, 0] > 0) & (column[:, 1, 1] > 0),
+    "3 x 3 finite numbers with focal lengths above 0 and last row 0, 0, 1",
+    lambda column: (
+        _finite(column) & (column[:, 0, 0] > 0) & (column[:, 1, 1] > 0) & (column[:, 2] == [0, 0, 1]).all(axis=1)
+    ),
 )
 
 _NUMBERS: tuple[tuple[str, str, _Rule], ...] = (
@@ -134,6 +141,8 @@ _NUMBERS: tuple[tuple[str, str, _Rule], ...] = (
     ("calibrated_sensor", "rotation", _ROTATION),
     ("sample_data", "timestamp", _TIME),
     ("sample", "timestamp", _TIME),
+    ("scene", "nbr_samples", _COUNT),
+    ("instance", "nbr_annotations", _COUNT),
 )
 _OF_CAMERAS: tuple[tuple[str, str, _Rule], ...] = (
     ("calibrated_sensor", "camera_intrinsic", _INTRINSIC),
@@ -145,6 +154,7 @@ _REFERENCES: tuple[tuple[str, str, str], ...] = (
     ("calibrated_sensor", "sensor_token", "sensor"),
     ("scene", "log_token", "log"),
     ("scene", "first_sample_token", "sample"),
+    ("scene", "last_sample_token", "sample"),
     ("sample", "scene_token", "scene"),
     ("sample_data", "sample_token", "sample"),
     ("sample_data", "ego_pose_token", "ego_pose"),
@@ -222,15 +232,17 @@ def describe_fault(tables: Tables, fault: Fault) -> str:
 
 
 def check_chains(tables: Tables, place: str) -> None:
-    """See that the samples of each scene are one chain from its first sample on, and that no sample is outside.
+    """See that the samples of each scene are one chain from its first sample to its last, and that none is outside.
 
     Raises:
-        UserError: a chain comes back to a sample, goes into another scene, or leaves samples out.
+        UserError: a chain comes back to a sample, goes into another scene, leaves samples out, or has another last
+            sample or length than its scene says.
     """
     samples = {record["token"]: record for record in tables["sample"]}
     reached: set[str] = set()
+    ends: dict[str, tuple[str, int]] = {}
     for scene in tables["scene"]:
-        token = scene["first_sample_token"]
+        token, last, length = scene["first_sample_token"], "", 0
         while token:
             sample = samples[token]
             if token in reached:
@@ -244,12 +256,20 @@ def check_chains(tables: Tables, place: str) -> None:
                     f"{sample['scene_token']}; {_COPY}"
                 )
             reached.add(token)
-            token = sample["next"]
+            last, length, token = token, length + 1, sample["next"]
+        ends[scene["token"]] = last, length
     if lost := [token for token in samples if token not in reached]:
         raise UserError(
             f"{len(lost)} of the {len(samples)} samples in {place}, {lost[0]} for one, follow after no sample of their "
             f"scene; {_COPY}"
         )
+    for scene in tables["scene"]:
+        last, length = ends[scene["token"]]
+        if (scene["last_sample_token"], scene["nbr_samples"]) != (last, length):
+            raise UserError(
+                f"scene {scene['token']} in {place} has {length} samples, the last one {last}, but names "
+                f"{scene['nbr_samples']} as nbr_samples and {scene['last_sample_token']} as last_sample_token; {_COPY}"
+            )
 
 
 def _numbers(tables: Tables, table: str, field: str, rule: _Rule, places: Sequence[int] | None = None) -> Fault:
@@ -261,8 +281,16 @@ def _numbers(tables: Tables, table: str, field: str, rule: _Rule, places: Sequen
 
 def _names(tables: Tables, table: str, field: str) -> Fault:
     records = tables[table]
-    broken = [place for place, record in enumerate(records) if not isinstance(record.get(field), str)]
+    broken = [place for place, record in enumerate(records) if not _is_text(record.get(field))]
     return Fault(table, field, "text", broken)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that is not empty and can be written; half of a surrogate pair cannot."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _reference(
@@ -297,40 +325,46 @@ def _order(tables: Tables, table: str, way: str) -> Fault:
     """Records whose neighbour is not later, or earlier; two frames of a sensor may be of the same time."""
     if table == "sample_annotation":
         times = {record["token"]: record["timestamp"] for record in tables["sample"]}
-        times = {record["token"]: times.get(record.get("sample_token"), 0) for record in tables[table]}
+        times = {record["token"]: times.get(_token(record, "sample_token")) for record in tables[table]}
     else:
-        times = {record["token"]: record["timestamp"] for record in tables[table]}
+        times = {record["token"]: record.get("timestamp") for record in tables[table]}
+    valid = {token: time for token, time in times.items() if type(time) in (int, float) and 0 < time < LATEST}
     strict = table != "sample_data"
     broken = []
     for place, record in enumerate(tables[table]):
         neighbour = record.get(way)
-        if not isinstance(neighbour, str) or neighbour not in times:
+        if neighbour == record["token"]:
+            broken.append(place)
             continue
-        pair = times[record["token"]], times[neighbour]
-        if neighbour == record["token"] or not _rises(*(pair if way == "next" else pair[::-1]), strict=strict):
+        if not neighbour or not isinstance(neighbour, str) or neighbour not in valid or record["token"] not in valid:
+            continue  # told already, as a token or a timestamp that cannot be
+        own, other = valid[record["token"]], valid[neighbour]
+        if (own == other and strict) or (own > other if way == "next" else own < other):
             broken.append(place)
     return Fault(
         table, way, f"the token of {'a later' if way == 'next' else 'an earlier'} record in table {table}", broken
     )
 
 
-def _rises(own: Any, later: Any, *, strict: bool) -> bool:
-    if not _TIME.holds_for(own) or not _TIME.holds_for(later):
-        return True  # told already, as a timestamp that cannot be
-    return bool(later > own or (later == own and not strict))
-
-
 def _camera_records(tables: Tables) -> dict[str, list[int]]:
     """Places of the records that belong to cameras."""
     sensors = {record["token"] for record in tables["sensor"] if record.get("modality") == "camera"}
     calibrated = [
-        place for place, record in enumerate(tables["calibrated_sensor"]) if record.get("sensor_token") in sensors
+        place for place, record in enumerate(tables["calibrated_sensor"]) if _token(record, "sensor_token") in sensors
     ]
     tokens = {tables["calibrated_sensor"][place]["token"] for place in calibrated}
     frames = [
-        place for place, record in enumerate(tables["sample_data"]) if record.get("calibrated_sensor_token") in tokens
+        place
+        for place, record in enumerate(tables["sample_data"])
+        if _token(record, "calibrated_sensor_token") in tokens
     ]
     return {"calibrated_sensor": calibrated, "sample_data": frames}
+
+
+def _token(record: Record, field: str) -> str:
+    """A token of a record; empty where there is none."""
+    value = record.get(field)
+    return value if isinstance(value, str) else ""
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,9 @@ from altermoma_ray.data.checks import Fault, Record, Tables
 USED = ("camera", "lidar")
 """Sensors without which a keyframe is left out; a radar's frame alone is."""
 
+MISSING = "is_missing"
+"""Field of a sweep in ``sample_data`` whose file is not there."""
+
 LeftOut = dict[str, int]
 """How many records were left out, by kind."""
 
@@ -60,7 +63,7 @@ def leave_out_faulty(tables: Tables, faults: Iterable[Fault]) -> LeftOut:
 
 
 def leave_out_missing(tables: Tables, there: Callable[[Sequence[str]], Collection[str]]) -> LeftOut:
-    """Take out scenes with a picture or LiDAR file of a keyframe that is not there, and sweeps that are not.
+    """Take out scenes with a picture or LiDAR file of a keyframe that is not there, and mark sweeps that are not.
 
     Args:
         tables: are changed.
@@ -79,12 +82,13 @@ def leave_out_missing(tables: Tables, there: Callable[[Sequence[str]], Collectio
     missing = [record for record in needed if record["filename"] not in existing]
     scene_of = {record["token"]: record["scene_token"] for record in tables["sample"]}
     scenes = {scene_of[record["sample_token"]] for record in missing if record["is_key_frame"]}
-    sweeps = {
-        record["token"]
+    sweeps = [
+        record
         for record in missing
-        if not record["is_key_frame"] and scene_of[record["sample_token"]] not in scenes
-    }
-    _take_out(tables, "sample_data", sweeps)
+        if not record["is_key_frame"] and scene_of.get(record["sample_token"]) not in scenes
+    ]
+    for record in sweeps:  # it keeps its place in the chain, so that no older sweep takes it
+        record[MISSING] = True
     keyframes = {token for token, scene in scene_of.items() if scene in scenes}
     # Frames between keyframes belong to a scene by their sample.
     others = {record["token"] for record in tables["sample_data"] if record["sample_token"] in keyframes}
@@ -139,10 +143,10 @@ def _take_out(tables: Tables, table: str, gone: Collection[str]) -> None:
 
     def beyond(token: str, way: str) -> str:
         passed = set()
-        while token in gone and token not in passed:
+        while isinstance(token, str) and token in gone and token not in passed:
             passed.add(token)
             token = by_token[token].get(way) or ""
-        return "" if token in gone else token
+        return token if isinstance(token, str) and token in by_token and token not in gone else ""
 
     kept = [record for record in tables[table] if record["token"] not in gone]
     for record, way in chain(((one, "prev") for one in kept), ((one, "next") for one in kept)):

@@ -23,7 +23,7 @@ from altermoma_ray.console import console
 from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.data.checks import Fault, Tables, check_chains, check_records, describe_fault, find_faults
 from altermoma_ray.data.dataroot import check_dataroot, check_name, existing_files
-from altermoma_ray.data.leaving_out import LeftOut, leave_out_faulty, leave_out_missing, left_out_text
+from altermoma_ray.data.leaving_out import MISSING, LeftOut, leave_out_faulty, leave_out_missing, left_out_text
 from altermoma_ray.data.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.rig import Rig, channels_of, find_rig
 from altermoma_ray.data.splits import FILE as SPLITS_FILE
@@ -176,8 +176,8 @@ def _sift(tables: Tables, place: str, reading: Reading, existing: Callable[[Sequ
         also = f", and {others} other field{'s' if others > 1 else ''} at fault" if others else ""
         remedy = "mend them, or leave such records out with --skip-invalid" if first.can_be_left_out else _COPY
         raise UserError(f"{describe_fault(tables, first)}{also} in {place}; {remedy}")
-    left_out = leave_out_faulty(tables, faults) if faults else {}
     check_chains(tables, place)
+    left_out = leave_out_faulty(tables, faults) if faults else {}
     if reading.partial:
         left_out |= leave_out_missing(tables, existing)
     if not tables["sample"]:
@@ -217,7 +217,7 @@ def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: 
         for table in tables.values():
             try:
                 json.loads(table.read_bytes())
-            except ValueError as reason:
+            except (ValueError, RecursionError) as reason:
                 raise UserError(f"{table} is not valid JSON ({reason}); {_COPY}") from error
         raise UserError(
             f"the tables in {tables['map'].path.rpartition('/')[0]} do not fit together: "
@@ -251,7 +251,7 @@ class _Reader:
         sweeps = [data[self.rig.lidar]]
         while sweeps[-1]["prev"] and len(sweeps) <= PREVIOUS_SWEEPS:
             sweeps.append(self.nusc.get("sample_data", sweeps[-1]["prev"]))
-        lidar = [self._frame(sweep) for sweep in sweeps]
+        lidar = [self._frame(sweep) for sweep in sweeps if not sweep.get(MISSING)]
         return {
             "token": sample["token"],
             "scene_token": scene["token"],

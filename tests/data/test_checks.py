@@ -48,6 +48,11 @@ NUMBERS = [
     ("sample_data", "height", True),
     ("sample_data", "timestamp", NAN),
     ("sample", "timestamp", None),
+    ("sample_annotation", "size", [1.9, True, 1.6]),
+    ("sample_annotation", "num_lidar_pts", 2**40),
+    ("calibrated_sensor", "camera_intrinsic", [[10.0, 0, 8], [0, 10.0, 4], [0, 0, 0]]),
+    ("scene", "nbr_samples", None),
+    ("instance", "nbr_annotations", None),
 ]
 TOKENS = [
     ("sample_annotation", "instance_token", "nobody"),
@@ -62,6 +67,12 @@ TOKENS = [
     ("scene", "first_sample_token", "nobody"),
     ("scene", "log_token", 7),
     ("calibrated_sensor", "sensor_token", None),
+    ("calibrated_sensor", "sensor_token", ["a"]),
+    ("sample_data", "calibrated_sensor_token", ["a"]),
+    ("sample_annotation", "sample_token", ["a"]),
+    ("scene", "last_sample_token", "nobody"),
+    ("sample_data", "filename", ""),
+    ("attribute", "name", "\ud800"),
 ]
 
 
@@ -267,3 +278,31 @@ def test_broken_splits_are_told(text, complaint, root):
     (root / VERSION / "splits.json").write_text(text)
     with pytest.raises(UserError, match=complaint):
         opened(root)
+
+
+def test_a_scene_of_another_length_is_told(root):
+    edit(root, "scene", lambda rows: rows[0].update(nbr_samples=99))
+    with pytest.raises(UserError, match=r"^scene \w+ in .* has \d+ samples, the last one \w+, but names 99 as nbr_sam"):
+        opened(root)
+
+
+def test_a_box_with_a_neighbour_that_is_not_there_is_left_out(root):
+    for token in ("nobody", 3, ["a"]):
+        edit(root, "sample_annotation", lambda rows, token=token: rows[0].update(prev=token))
+        assert opened(root, Reading(skip_invalid=True)).left_out == {"invalid_annotations": 1}
+
+
+def test_a_table_nested_without_end_is_told(root):
+    (root / VERSION / "ego_pose.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"ego_pose.json is not valid JSON .*; copy the tables again"):
+        opened(root)
+
+
+def test_older_sweeps_do_not_take_the_place_of_missing_ones(synthetic_root, root):
+    for folder in ("samples", "maps"):
+        shutil.copytree(synthetic_root / folder, root / folder)
+    whole, index = opened(root), opened(root, Reading(partial=True))
+    assert set(index.left_out) == {"sweeps_without_files"}
+    for row in range(len(whole)):
+        there = [sweep.file for sweep in whole.record(row).sweeps if sweep.file.startswith("samples/")]
+        assert [sweep.file for sweep in index.record(row).sweeps] == there
