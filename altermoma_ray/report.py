@@ -41,6 +41,7 @@ def main() -> None:
         model=options.model,
         checkpoint=options.checkpoint,
         space=load_space(options.dataset, options.space),
+        space_file=options.space,
         objective="map",
         sparsity=SPARSITY if options.sparsity is None else options.sparsity,
         trials=1,
