@@ -46,10 +46,11 @@ def leave_out_faulty(tables: Tables, faults: Iterable[Fault]) -> LeftOut:
         or record.get("ego_pose_token") in bad["ego_pose"]
         or record.get("calibrated_sensor_token") in bad["calibrated_sensor"]
     }
+    modality = modality_of(tables)
     keyframes = {
         record["sample_token"]
         for record in tables["sample_data"]
-        if record["token"] in frames and record.get("is_key_frame") and modality_of(tables)(record) in USED
+        if record["token"] in frames and record.get("is_key_frame") and modality(record) in USED
     }
     count = {
         "invalid_annotations": len(bad["sample_annotation"]),
@@ -127,12 +128,9 @@ def _take_out_keyframes(tables: Tables, keyframes: Collection[str]) -> None:
         if first:
             scenes.append({**scene, "first_sample_token": first})
     tables["scene"][:] = scenes
+    # Frames between keyframes stay, though they name the nearest keyframe, which may be gone: a later one has them as
+    # sweeps, and nothing asks for the keyframe that they name.
     _take_out(tables, "sample", keyframes)
-    # Frames between keyframes name the nearest one, which may be gone; nothing asks for it but the devkit's look-ups.
-    left = {record["token"] for record in tables["sample"]}
-    tables["sample_data"][:] = [
-        record for record in tables["sample_data"] if record["sample_token"] in left or not record["is_key_frame"]
-    ]
 
 
 def _take_out(tables: Tables, table: str, gone: Collection[str]) -> None:

@@ -11,7 +11,7 @@ _IGNORED = ("-", "_")
 
 
 class Reading(BaseModel):
-    """The user's word on a data set that differs from the published one; the default takes nothing but that.
+    """How the user says that a data set is read; by default, only as nuScenes publishes its own.
 
     >>> Reading(skip_invalid=True).is_default
     False
