@@ -71,13 +71,8 @@ def altereva(
     if normalisation not in get_args(Normalisation):
         raise UserError(f"normalisation is one of {', '.join(get_args(Normalisation))}, but got '{normalisation}'")
     check_groups(groups, indicators.contribution)
-    scores: Weights = {}
-    for group, members in groups.items():
-        frozen = frozen_of(indicators, members)
-        scores.update({name: indicators.contribution[name] for name in frozen})
-        names = [name for name in members if name not in frozen]
-        if not names:
-            continue
+    scores, scored = without_frozen(indicators, groups)
+    for group, names in scored.items():
         terms = [(alpha, indicators.contribution)]
         if beta != 0:
             passes = passes_of(indicators, group, names)
@@ -90,9 +85,16 @@ def altereva(
     return {name: scores[name] for name in indicators.contribution}
 
 
-def frozen_of(indicators: Indicators, names: Sequence[str]) -> set[str]:
-    """Weights whose contribution is infinite: no gradient leads to them, and they are not pruned."""
-    return {name for name in names if is_frozen(indicators.contribution[name])}
+def without_frozen(indicators: Indicators, groups: Mapping[str, Sequence[str]]) -> tuple[Weights, dict[str, list[str]]]:
+    """Set weights apart whose contribution is infinite: no gradient leads to them, and they are not pruned.
+
+    Returns:
+        The scores of these weights, which are their contributions, and the names of all others by group; a group of
+        which nothing is left is not among them.
+    """
+    frozen = {name: value for name, value in indicators.contribution.items() if is_frozen(value)}
+    left = {group: [name for name in members if name not in frozen] for group, members in groups.items()}
+    return frozen, {group: names for group, names in left.items() if names}
 
 
 def passes_of(indicators: Indicators, group: str, names: Sequence[str]) -> list[Weights]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altermoma_ray.pruning.altereva import frozen_of, passes_of
+from altermoma_ray.pruning.altereva import passes_of, without_frozen
 from altermoma_ray.pruning.criteria.altermoma import AlterMOMA
 from altermoma_ray.pruning.gradients import Weights
 from altermoma_ray.pruning.groups import check_groups
@@ -36,13 +36,8 @@ class ResidualAlterMOMA(AlterMOMA):
     def combine(self, indicators: Indicators, groups: Mapping[str, Sequence[str]]) -> Weights:
         """Scores of indicators that are there already, in the shapes and types of the contributions."""
         check_groups(groups, indicators.contribution)
-        scores: Weights = {}
-        for group, members in groups.items():
-            frozen = frozen_of(indicators, members)
-            scores.update({name: indicators.contribution[name] for name in frozen})
-            names = [name for name in members if name not in frozen]
-            if not names:
-                continue
+        scores, scored = without_frozen(indicators, groups)
+        for group, names in scored.items():
             contribution = _shares(indicators.contribution, names)
             score = contribution.clamp_min(_TINY).log()
             if self.beta != 0:
