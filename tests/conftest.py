@@ -48,6 +48,17 @@ def real_nuscenes() -> Path:
 
 
 @pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an MLflow store without searches: to copy it is quicker than to make its tables anew."""
+    from altermoma_ray.storage import Location
+    from altermoma_ray.tracking.tracker import Tracker
+
+    folder = tmp_path_factory.mktemp("empty")
+    Tracker.open(None, Location.parse(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic nuScenes (version ``v1.0-trainval``): five training scenes, one for validation."""
     from altermoma_ray.data.synthetic import generate

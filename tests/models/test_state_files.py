@@ -15,19 +15,12 @@ from torch import nn
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.state_files import read_state
 from altermoma_ray.storage import Location
+from tests.archives import edited_record
 
 
 def save(content: object) -> bytes:
     stream = io.BytesIO()
     torch.save(content, stream)
-    return stream.getvalue()
-
-
-def edited_record(data: bytes, ending: str, content: bytes) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(stream, "w") as target:
-        for entry in source.infolist():
-            target.writestr(entry, content if entry.filename.endswith(ending) else source.read(entry))
     return stream.getvalue()
 
 

@@ -29,6 +29,7 @@ from altermoma_ray.models.recognition import find_weights
 from altermoma_ray.models.state_files import StateFile, read_state
 from altermoma_ray.models.torch_files import StandIn, read_zip
 from altermoma_ray.storage import Location
+from tests.archives import edited_record
 
 FORMATS = [True, False]
 """Whether ``torch.save`` writes a zip archive."""
@@ -326,14 +327,6 @@ def edited(data: bytes, old: bytes, new: bytes) -> bytes:
     inside = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
     assert inside.count(old) == 1
     return edited_record(data, "data.pkl", inside.replace(old, new))
-
-
-def edited_record(data: bytes, ending: str, content: bytes) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(stream, "w") as target:
-        for entry in source.infolist():
-            target.writestr(entry, content if entry.filename.endswith(ending) else source.read(entry))
-    return stream.getvalue()
 
 
 def test_tensors_that_reach_outside_their_storage_are_refused():

@@ -23,14 +23,6 @@ from altermoma_ray.tracking.tracker import Tracker
 NAMES = ["what?", "feature%2Fpruning", "a#b", "ä b", "100%", "what?a=b&c", "file:x", 'it\'s; "x"', "%3F"]
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """Folder of a store without searches: to copy it is quicker than to make its tables anew."""
-    folder = tmp_path_factory.mktemp("empty")
-    Tracker.open(None, Location.parse(folder))
-    return folder
-
-
 @pytest.fixture
 def storage(tmp_path, empty_store):
     return Location.parse(shutil.copytree(empty_store, tmp_path / "storage"))
