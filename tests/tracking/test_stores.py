@@ -58,9 +58,7 @@ def test_a_server_that_dies_is_told_in_seconds():
     tracker = Tracker(Store(client=MlflowClient(uri), uri=uri, artifacts=None))
     result = TrialResult(number=0, status="finished", metrics={"map": 0.5}, started=1, ended=2)
     with pytest.raises(TrackingError, match=r"tracking store http://127\S+: .*; see that it works") as caught:
-        tracker.log_trial(
-            "parent", TrialResult(number=0, status="finished", metrics={"map": 0.5}, started=1, ended=2), {}
-        )
+        tracker.log_trial("parent", result, {})
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 30
