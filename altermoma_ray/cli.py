@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from altermoma_ray.addresses import redacted
 from altermoma_ray.console import console
-from altermoma_ray.data.reading import Reading
+from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import DEFAULT_STORAGE, Location
 
@@ -164,8 +164,8 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[
     Raises:
         UserError: the space file does not define a space.
     """
-    from altermoma_ray.engine.dataset import DATASETS  # bring in Ray, which a mere leaderboard does without
-    from altermoma_ray.engine.space_files import load_space
+    from altermoma_ray.data.nuscenes.prepare import DATASETS  # bring in Ray, which a mere leaderboard does without
+    from altermoma_ray.engine.space.files import load_space
 
     blank = argparse.Namespace(**dict.fromkeys(vars(options)))
     found = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}

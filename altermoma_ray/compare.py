@@ -20,7 +20,9 @@ from altermoma_ray.cli import (
     run,
 )
 from altermoma_ray.console import console
-from altermoma_ray.engine.comparison import (
+from altermoma_ray.data.nuscenes.prepare import find_data, prepare_data
+from altermoma_ray.engine.ray.workers import check_cluster
+from altermoma_ray.engine.search.comparison import (
     ablation_settings,
     champion_setting,
     compared,
@@ -29,19 +31,17 @@ from altermoma_ray.engine.comparison import (
     published_parts,
     search_label,
 )
-from altermoma_ray.engine.dataset import find_data, prepare_data
-from altermoma_ray.engine.logbook import OnlyInStorage
-from altermoma_ray.engine.plan import Ablation, SearchPlan, plan_search
-from altermoma_ray.engine.resuming import resume_search
-from altermoma_ray.engine.search import run_search
-from altermoma_ray.engine.space_files import load_space
-from altermoma_ray.engine.sync import REPORT_FOLDER, log_report, stored_reference
-from altermoma_ray.engine.workers import check_cluster
+from altermoma_ray.engine.search.logbook import OnlyInStorage
+from altermoma_ray.engine.search.plan import Ablation, SearchPlan, plan_search
+from altermoma_ray.engine.search.resuming import resume_search
+from altermoma_ray.engine.search.run import run_search
+from altermoma_ray.engine.search.sync import REPORT_FOLDER, log_report, stored_reference
+from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.comparison_report import ablation_report, comparison_report, write_report
-from altermoma_ray.tracking.tracker import Tracker
+from altermoma_ray.tracking.comparison.report import ablation_report, comparison_report, write_report
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from altermoma_ray import cli
-from altermoma_ray.data.dataroot import check_files
-from altermoma_ray.data.index import open_index
-from altermoma_ray.data.leaving_out import left_out_text
-from altermoma_ray.data.rig import check_rig
+from altermoma_ray.data.nuscenes.dataroot import check_files
+from altermoma_ray.data.nuscenes.index import open_index
+from altermoma_ray.data.nuscenes.leaving_out import left_out_text
+from altermoma_ray.data.nuscenes.rig import check_rig
 from altermoma_ray.storage import Location
 
 

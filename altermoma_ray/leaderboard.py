@@ -7,9 +7,9 @@ import argparse
 from altermoma_ray.cli import Parser, add_storage_option, run
 from altermoma_ray.console import console
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.printing import FORMATS
-from altermoma_ray.tracking.store import StrayFiles
-from altermoma_ray.tracking.tracker import Tracker
+from altermoma_ray.tracking.leaderboard.printing import FORMATS
+from altermoma_ray.tracking.mlflow.store import StrayFiles
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 
 def main() -> None:
@@ -31,7 +31,10 @@ def main() -> None:
 
 
 def _sync(storage: Location, name: str | None, tracking_uri: str | None) -> tuple[Tracker, str]:
-    from altermoma_ray.engine.sync import stored_plan, sync  # brings in Ray, which a mere leaderboard does without
+    from altermoma_ray.engine.search.sync import (  # brings in Ray, which a mere leaderboard does without
+        stored_plan,
+        sync,
+    )
 
     plan = stored_plan(storage, name)
     tracker = Tracker.open(tracking_uri or plan.tracking_uri, storage)

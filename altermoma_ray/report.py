@@ -7,20 +7,20 @@ from typing import get_args
 
 from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, ratio, reading_of, run
 from altermoma_ray.console import console
-from altermoma_ray.engine.dataset import find_data, prepare_data
-from altermoma_ray.engine.plan import plan_search
+from altermoma_ray.data.nuscenes.prepare import find_data, prepare_data
+from altermoma_ray.data.nuscenes.source import Part
+from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.engine.redundancy.job import plan_report
 from altermoma_ray.engine.redundancy.measure import measure_report, prune_for_report, score_for_report
-from altermoma_ray.engine.source import Part
-from altermoma_ray.engine.space_files import load_space
-from altermoma_ray.engine.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.engine.search.plan import plan_search
+from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.config import configuration
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.redundancy_page import page
-from altermoma_ray.tracking.redundancy_summary import print_summary
-from altermoma_ray.tracking.reports import ReportTracker
+from altermoma_ray.tracking.mlflow.reports import ReportTracker
+from altermoma_ray.tracking.redundancy.page import page
+from altermoma_ray.tracking.redundancy.summary import print_summary
 
 SPARSITY = 0.85
 """Of the model that the command prunes itself."""

@@ -18,18 +18,18 @@ from altermoma_ray.cli import (
     run,
 )
 from altermoma_ray.console import console
-from altermoma_ray.engine.dataset import find_data, prepare_data
-from altermoma_ray.engine.plan import plan_search
-from altermoma_ray.engine.resuming import resume_search
-from altermoma_ray.engine.search import run_search
-from altermoma_ray.engine.source import Part
-from altermoma_ray.engine.space_files import load_space
-from altermoma_ray.engine.workers import check_cluster
+from altermoma_ray.data.nuscenes.prepare import find_data, prepare_data
+from altermoma_ray.data.nuscenes.source import Part
+from altermoma_ray.engine.ray.workers import check_cluster
+from altermoma_ray.engine.search.plan import plan_search
+from altermoma_ray.engine.search.resuming import resume_search
+from altermoma_ray.engine.search.run import run_search
+from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.leaderboard.printing import print_table
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.objective import Objective
-from altermoma_ray.tracking.printing import print_table
-from altermoma_ray.tracking.tracker import Tracker
 
 SPARSITY = 0.85
 """The total sparsity of a search that is not told another."""

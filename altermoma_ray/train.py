@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from altermoma_ray.cli import Parser, add_data_options, add_worker_options, reading_of, run, seed
 from altermoma_ray.console import console
-from altermoma_ray.engine.dataset import find_data, prepare_data
-from altermoma_ray.engine.pretraining import STAGES, TrainingJob, train_stage
-from altermoma_ray.engine.recipes import recipe
-from altermoma_ray.engine.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.data.nuscenes.prepare import find_data, prepare_data
+from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.engine.training.pretraining import STAGES, TrainingJob, train_stage
+from altermoma_ray.engine.training.recipes import recipe
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.config import configuration
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.storage import Location
 
 

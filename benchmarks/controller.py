@@ -34,21 +34,21 @@ from safetensors.torch import save as save_tensors
 
 from altermoma_ray.cli import positive_int, run
 from altermoma_ray.console import console
-from altermoma_ray.engine.logbook import Logbook
-from altermoma_ray.engine.plan import SHIPPED, SearchPlan, plan_search
-from altermoma_ray.engine.search import tune_trials
-from altermoma_ray.engine.searcher import ProposalSearcher
-from altermoma_ray.engine.source import DataSource
+from altermoma_ray.data.nuscenes.source import DataSource
+from altermoma_ray.engine.ray.workers import ray_session
+from altermoma_ray.engine.search.logbook import Logbook
+from altermoma_ray.engine.search.plan import SHIPPED, SearchPlan, plan_search
+from altermoma_ray.engine.search.run import tune_trials
+from altermoma_ray.engine.search.searcher import ProposalSearcher
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.workers import ray_session
+from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import load_checkpoint
-from altermoma_ray.models.fusion import FusionModel
 from altermoma_ray.pruning import Masks, group_weights, prunable_weights
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.mlflow.store import TrackingError
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import Evaluation, Histogram, TrialResult
-from altermoma_ray.tracking.store import TrackingError
-from altermoma_ray.tracking.tracker import Tracker
 from benchmarks.no_work import NoWork
 from benchmarks.report import RESULTS, publish
 from benchmarks.report import Target as Figure
@@ -204,7 +204,7 @@ def real_size(plan: SearchPlan) -> TrialResult:
 
 
 def drive(plan: SearchPlan, logbook: Records, template: Location) -> Searcher:
-    """What :mod:`altermoma_ray.engine.search` does for the trials, with trials that do no work."""
+    """What :mod:`altermoma_ray.engine.search.run` does for the trials, with trials that do no work."""
     job = plan.trial_job()
     searcher = Searcher(plan.proposer(), job, logbook.trial_ended)
     logbook.start([])

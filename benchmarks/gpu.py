@@ -24,15 +24,15 @@ from torch import Tensor
 from altermoma_ray.cli import positive_int, run
 from altermoma_ray.console import console
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.data.index import open_index
-from altermoma_ray.data.nuscenes import NuScenesDataset, Sample, collate
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, Sample, collate
+from altermoma_ray.data.nuscenes.index import open_index
 from altermoma_ray.data.synthetic import matches, provide
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.fusion import FusionModel
-from altermoma_ray.models.sparse import spconv
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.layers.sparse import spconv
 from altermoma_ray.pruning import Reactivation, contribution, prunable_weights, redundancy
 from altermoma_ray.storage import Location
-from altermoma_ray.tasks.detection import DetectionTask
+from altermoma_ray.tasks.detection.task import DetectionTask
 from benchmarks.report import Target, options_parser, publish
 from benchmarks.timing import Stages, Timed, alternately
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "index.json"
 VERSION = "v1.0-trainval"
-_IMPORTS = "from altermoma_ray.data.index import open_index; from altermoma_ray.storage import Location"
+_IMPORTS = "from altermoma_ray.data.nuscenes.index import open_index; from altermoma_ray.storage import Location"
 _OPEN = "index = open_index(Location.parse(dataroot), version, Location.parse(storage)); count = len(index)"
 SIDES = {
     "index": (_IMPORTS, _OPEN),

@@ -12,7 +12,7 @@ from altermoma_ray.storage import Location
 
 
 class NoWork(tune.Trainable):
-    """Reports and writes what :class:`altermoma_ray.engine.trainable.TrialActor` does, but measures nothing."""
+    """Reports and writes what :class:`altermoma_ray.engine.trials.trainable.TrialActor` does, but measures nothing."""
 
     def setup(self, config: dict[str, Any], folder: str = "", template: str = "", rungs: int = 0) -> None:
         self._folder, self._rungs = Location.parse(folder), rungs

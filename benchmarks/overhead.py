@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from altermoma_ray.cli import positive_int, run
-from altermoma_ray.engine.indicators import is_one_shot
-from altermoma_ray.engine.search import run_search
+from altermoma_ray.engine.scoring.indicators import is_one_shot
+from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.tracker import Tracker
 from benchmarks.recipe import empty_trial, recipe_session, run_recipe
 from benchmarks.report import Target, options_parser, publish
 from benchmarks.toy import toy_plan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from altermoma_ray.engine.indicators import MODALITIES, ScoringJob
-from altermoma_ray.engine.scoring import ScoringWorker
+from altermoma_ray.engine.scoring.indicators import MODALITIES, ScoringJob
+from altermoma_ray.engine.scoring.score import ScoringWorker
 
 
 class Passes:

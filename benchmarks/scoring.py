@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from altermoma_ray.cli import positive_int, run
-from altermoma_ray.engine.indicators import backward_passes
+from altermoma_ray.engine.scoring.indicators import backward_passes
 from altermoma_ray.engine.space import SearchSpace
 from benchmarks.passes import Passes
 from benchmarks.report import Target, options_parser, publish

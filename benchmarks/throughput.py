@@ -28,15 +28,15 @@ from pydantic import PrivateAttr
 
 from altermoma_ray.cli import positive_int, run
 from altermoma_ray.console import console
-from altermoma_ray.engine.plan import SearchPlan
-from altermoma_ray.engine.proposals import Proposals
-from altermoma_ray.engine.search import run_search
+from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.proposals import Proposals
+from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.space_files import load_space
-from altermoma_ray.engine.trial import TrialTask, read_result
+from altermoma_ray.engine.space.files import load_space
+from altermoma_ray.engine.trials.trial import TrialTask, read_result
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.tracker import Tracker
 from benchmarks.recipe import pruning_trial, pruning_work, recipe_session, run_recipe
 from benchmarks.report import Target, options_parser, publish
 from benchmarks.toy import toy_plan

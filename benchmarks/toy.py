@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from altermoma_ray.engine.dataset import data_source
-from altermoma_ray.engine.plan import SearchPlan, plan_search
-from altermoma_ray.engine.source import DataSource
+from altermoma_ray.data.nuscenes.prepare import data_source
+from altermoma_ray.data.nuscenes.source import DataSource
+from altermoma_ray.engine.search.plan import SearchPlan, plan_search
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.storage import Location
 

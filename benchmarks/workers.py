@@ -19,10 +19,10 @@ import torch
 import torch.distributed as distributed
 
 from altermoma_ray.cli import positive_int, run
-from altermoma_ray.engine.indicators import ScoringJob, backward_passes
-from altermoma_ray.engine.progress import Reporter
+from altermoma_ray.engine.ray.progress import Reporter
+from altermoma_ray.engine.ray.workers import rank_and_world, ray_session, run_on_workers
+from altermoma_ray.engine.scoring.indicators import ScoringJob, backward_passes
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.workers import rank_and_world, ray_session, run_on_workers
 from benchmarks.passes import Passes
 from benchmarks.report import Target, options_parser, publish
 from benchmarks.toy import toy_plan

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from altermoma_ray import cli
-from altermoma_ray.engine.plan import SHIPPED
+from altermoma_ray.engine.search.plan import SHIPPED
 from tests.processes import Server
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def real_nuscenes() -> Path:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an MLflow store without searches: to copy it is quicker than to make its tables anew."""
     from altermoma_ray.storage import Location
-    from altermoma_ray.tracking.tracker import Tracker
+    from altermoma_ray.tracking.mlflow.tracker import Tracker
 
     folder = tmp_path_factory.mktemp("empty")
     Tracker.open(None, Location.parse(folder))

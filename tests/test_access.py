@@ -16,12 +16,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from altermoma_ray.data.dataroot import check_files, read_picture, read_points
-from altermoma_ray.data.reading import Reading
-from altermoma_ray.engine.plan import SHIPPED
+from altermoma_ray.data.nuscenes.dataroot import check_files, read_picture, read_points
+from altermoma_ray.data.nuscenes.reading import Reading
+from altermoma_ray.engine.search.plan import SHIPPED
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.weights import load_weights
+from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.storage import Location
 
 VERSION = "v1.0-trainval"

@@ -11,7 +11,7 @@ import pytest
 
 from altermoma_ray import cli, compare
 from altermoma_ray.data.synthetic import generate
-from altermoma_ray.engine.plan import SHIPPED
+from altermoma_ray.engine.search.plan import SHIPPED
 
 SPACE = """
 from altermoma_ray.engine.space import SearchSpace

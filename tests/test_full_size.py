@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from altermoma_ray.data.nuscenes import NuScenesDataset, collate
-from altermoma_ray.engine.source import DataSource
-from altermoma_ray.engine.training import one_cycle, train_steps
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
+from altermoma_ray.data.nuscenes.source import DataSource
+from altermoma_ray.engine.training.loop import one_cycle, train_steps
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.pruning import Reactivation, contribution, prunable_weights, redundancy
-from altermoma_ray.tasks.detection import DetectionTask
+from altermoma_ray.tasks.detection.task import DetectionTask
 
 
 @pytest.mark.slow

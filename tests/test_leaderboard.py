@@ -14,8 +14,8 @@ import pytest
 from altermoma_ray import leaderboard
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.tracker import Tracker
 
 FIELDS = ["rank", "trial", "run_id", "status", "map", "nds"]
 FIELDS += ["sparsity", "sparsity_camera", "sparsity_lidar", "sparsity_fusion", "params_left", "delta_map"]

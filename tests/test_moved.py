@@ -12,17 +12,17 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-from altermoma_ray.engine.dataset import find_data
-from altermoma_ray.engine.driver import sole_driver
-from altermoma_ray.engine.plan import SHIPPED, SearchPlan, plan_search
-from altermoma_ray.engine.resuming import resume_search
+from altermoma_ray.data.nuscenes.prepare import find_data
+from altermoma_ray.engine.search.driver import sole_driver
+from altermoma_ray.engine.search.plan import SHIPPED, SearchPlan, plan_search
+from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.trial import TrialTask, record_failure
+from altermoma_ray.engine.trials.trial import TrialTask, record_failure
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.mlflow.store import StrayFiles
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.store import StrayFiles
-from altermoma_ray.tracking.tracker import Tracker
 
 MODEL = "altermoma-nuscenes-bevfusion-mit-toy"
 SETTING = PruningSetting(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from altermoma_ray.addresses import redacted, without_credentials
-from altermoma_ray.engine.dataset import find_data
-from altermoma_ray.engine.plan import SHIPPED, plan_search
+from altermoma_ray.data.nuscenes.prepare import find_data
+from altermoma_ray.engine.search.plan import SHIPPED, plan_search
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.tracker import Tracker
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 SECRET = "hunter2hunter2"
 

@@ -19,10 +19,10 @@ from torch import nn
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.mlflow.store import TrackingError
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.pictures import pareto_front
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.store import TrackingError
-from altermoma_ray.tracking.tracker import Tracker
 
 MODEL_NAME = "altermoma-nusc-toy"
 
@@ -219,7 +219,7 @@ def test_leaderboard_puts_failures_last_with_null_metrics(tracker):
 
 
 def test_more_trials_than_one_page(tracker, monkeypatch):
-    monkeypatch.setattr("altermoma_ray.tracking.tracker._PAGE_SIZE", 2)
+    monkeypatch.setattr("altermoma_ray.tracking.mlflow.tracker._PAGE_SIZE", 2)
     parent = start(tracker)
     for number in range(5):
         tracker.log_trial(parent, make_result(number, "failed", layer_sparsity={}, histogram={}), {})
@@ -252,8 +252,8 @@ def test_the_next_champion_is_the_next_version(tracker, storage):
 
 
 def test_the_real_model_comes_back_as_sparse_as_logged(tracker, storage):
-    from altermoma_ray.models.config import configuration
-    from altermoma_ray.models.fusion import FusionModel
+    from altermoma_ray.models.bevfusion import FusionModel
+    from altermoma_ray.models.configurations.config import configuration
     from altermoma_ray.pruning.groups import prunable_weights
     from altermoma_ray.pruning.masks import global_masks
 

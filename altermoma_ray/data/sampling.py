@@ -12,8 +12,8 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.data.index import Index
-from altermoma_ray.data.nuscenes import NuScenesDataset, Sample, collate
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, Sample, collate
+from altermoma_ray.data.nuscenes.index import Index
 from altermoma_ray.errors import UserError
 
 

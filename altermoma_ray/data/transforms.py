@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from altermoma_ray.data.rig import CAMERAS
+from altermoma_ray.data.nuscenes.rig import CAMERAS
 
 Range = tuple[float, float]
 

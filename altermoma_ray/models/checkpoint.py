@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.config import parse_configuration
-from altermoma_ray.models.fusion import FusionModel
-from altermoma_ray.models.state_files import shown
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import parse_configuration
+from altermoma_ray.models.weights.state_files import shown
 from altermoma_ray.storage import Location
 
 FORMAT = "altermoma_ray/1"

@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.camera import CameraEncoder
-from altermoma_ray.models.depth_lss import STRIDE, paint_depth
+from altermoma_ray.models.encoders.camera import CameraEncoder
+from altermoma_ray.models.views.depth_lss import STRIDE, paint_depth
 
 
 class DepthSupervision:

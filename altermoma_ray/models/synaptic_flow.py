@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.models.bevfusion import FusionModel
 
 _CHOICES = frozenset({"query_labels", "query_heatmap_score"})
 """Outputs that say which proposals were chosen: no flow runs to them."""

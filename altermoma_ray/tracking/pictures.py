@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from altermoma_ray.tracking.board import Row
+    from altermoma_ray.tracking.leaderboard.board import Row
     from altermoma_ray.tracking.result import Histogram
 
 Point = tuple[float, float]

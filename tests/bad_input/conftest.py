@@ -20,14 +20,14 @@ import ray
 import torch
 
 from altermoma_ray import cli
-from altermoma_ray.engine.dataset import find_data
-from altermoma_ray.engine.plan import plan_search
+from altermoma_ray.data.nuscenes.prepare import find_data
+from altermoma_ray.engine.search.plan import plan_search
 from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.tracker import Tracker
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 
 @dataclass

@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from altermoma_ray.data.nuscenes import NuScenesDataset
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
+from altermoma_ray.data.nuscenes.prepare import find_data
 from altermoma_ray.data.sampling import load_batches
-from altermoma_ray.engine.dataset import find_data
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.config import configuration
+from altermoma_ray.models.configurations.config import configuration
 
 TRACKED = ("checkpoints", "mlflow.db")
 

@@ -11,10 +11,10 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from altermoma_ray.engine.comparison import criteria_settings, grid
-from altermoma_ray.engine.driver import Driver
+from altermoma_ray.engine.search.comparison import criteria_settings, grid
+from altermoma_ray.engine.search.driver import Driver
 from altermoma_ray.engine.space import SearchSpace
-from altermoma_ray.engine.space_files import load_space
+from altermoma_ray.engine.space.files import load_space
 
 TRACKED = ("checkpoints", "mlflow.db")
 PLANNED = ("checkpoints", "searches")

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.tracker import Tracker
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 TRACKED = ("checkpoints", "mlflow.db")
 TRACKED = ("checkpoints", "mlflow.db")

@@ -8,7 +8,7 @@ import pytest
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.store import open_store
+from altermoma_ray.tracking.mlflow.store import open_store
 from cluster.mlflow.start import check_password
 
 SEARCH = "/api/2.0/mlflow/experiments/search"

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altermoma_ray.data.index import Index, open_index
-from altermoma_ray.data.nuscenes import NuScenesDataset
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
+from altermoma_ray.data.nuscenes.index import Index, open_index
 from altermoma_ray.data.sampling import class_balanced_rows, epoch_order, global_batches, load_batches, shard
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.storage import Location

@@ -4,11 +4,11 @@ import pytest
 import ray
 import torch
 
-from altermoma_ray.engine.source import DataSource
-from altermoma_ray.engine.workers import ray_session
+from altermoma_ray.data.nuscenes.source import DataSource
+from altermoma_ray.engine.ray.workers import ray_session
+from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.storage import Location
 
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from altermoma_ray.data.nuscenes import NuScenesDataset, collate
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.engine.redundancy.features import ROWS, FeatureRecorder, contrast, occupied
 from altermoma_ray.engine.redundancy.removal import removals
 from altermoma_ray.engine.redundancy.shares import group_figures, jaccard, layer_figures, shares
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.pruning import Indicators, Masks, Reactivation
 from altermoma_ray.pruning.reactivation import reactivated
-from altermoma_ray.tasks.boxes import BevGrid
-from altermoma_ray.tasks.detection import DetectionTask
-from altermoma_ray.tracking.redundancy import BEFORE, MASKED, REACTIVATED
+from altermoma_ray.tasks.detection.boxes import BevGrid
+from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.tracking.redundancy.records import BEFORE, MASKED, REACTIVATED
 
 GROUPS = {"camera": ["c1", "c2"], "lidar": ["l1"], "fusion": ["f1", "f2"]}
 SHAPES = {"c1": (4, 5), "c2": (10,), "l1": (6,), "f1": (3, 4), "f2": (8,)}

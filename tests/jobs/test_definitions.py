@@ -99,7 +99,7 @@ def travelling(tmp_path):
     """Names in the package that Ray would upload of a checkout with everything that a user leaves lying about."""
     checkout = tmp_path / "checkout"
     for name in (
-        "altermoma_ray/engine/search.py",
+        "altermoma_ray/engine/search/run.py",
         "altermoma_ray/models/checkpoints/bevfusion-mit-toy.safetensors",
         "search_spaces/nusc.py",
         "jobs/submit.py",
@@ -127,7 +127,7 @@ def travelling(tmp_path):
 
 def test_code_travels_and_nothing_else(travelling):
     assert travelling == {
-        "altermoma_ray/engine/search.py",
+        "altermoma_ray/engine/search/run.py",
         "altermoma_ray/models/checkpoints/bevfusion-mit-toy.safetensors",
         "search_spaces/nusc.py",
         "jobs/submit.py",

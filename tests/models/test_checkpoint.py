@@ -7,9 +7,9 @@ import safetensors.torch
 import torch
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import fit, load_checkpoint, save_checkpoint
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.storage import Location
 
 

@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.depth_lss import STRIDE, paint_depth
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.models.depth_supervision import DepthSupervision
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.models.views.depth_lss import STRIDE, paint_depth
 
 
 def test_loss_is_the_cross_entropy_of_each_cell_s_nearest_point(batch):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.models.synaptic_flow import flow_of
 from altermoma_ray.pruning import Problem, Target, group_weights, prunable_weights
 from altermoma_ray.pruning.criteria import SynFlow

@@ -8,12 +8,12 @@ import pickle
 import numpy as np
 import pytest
 
-from altermoma_ray.data.dataroot import check_files
-from altermoma_ray.data.index import open_index
-from altermoma_ray.data.nuscenes import NuScenesDataset
+from altermoma_ray.data.nuscenes.dataroot import check_files
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
+from altermoma_ray.data.nuscenes.index import open_index
 from altermoma_ray.data.synthetic import matches, provide
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.config import configuration
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.storage import Location
 
 VERSION = "v1.0-trainval"

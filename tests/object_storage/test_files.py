@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from altermoma_ray.data.index import open_index
+from altermoma_ray.data.nuscenes.index import open_index
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 

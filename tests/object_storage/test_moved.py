@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from altermoma_ray.engine.plan import SearchPlan, begin_search
-from altermoma_ray.engine.resuming import resume_search
+from altermoma_ray.engine.search.plan import SearchPlan, begin_search
+from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.tracker import Tracker
+from altermoma_ray.tracking.mlflow.tracker import Tracker
 from tests.test_moved import MODEL, addresses, log, make_model, make_plan, tree
 
 

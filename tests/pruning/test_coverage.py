@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from altermoma_ray.models.config import configuration
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.pruning import MaskHolder, count_sparsity, coverage, global_masks, prunable_weights
 from altermoma_ray.pruning.coverage import effective_weight
 

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.mlflow.tracker import Tracker
+from altermoma_ray.tracking.mlflow.view import view_address
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.tracking.tracker import Tracker
-from altermoma_ray.tracking.view import view_address
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (Debian: apt install chromium)")

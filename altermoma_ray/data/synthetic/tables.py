@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from altermoma_ray.data.dataroot import TABLES
+from altermoma_ray.data.nuscenes.dataroot import TABLES
 from altermoma_ray.data.synthetic import rig, town
 from altermoma_ray.data.synthetic.kinds import KINDS
 from altermoma_ray.data.synthetic.tokens import token

@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.fusion import FusionModel
-from altermoma_ray.tasks.boxes import BevGrid
-from altermoma_ray.tracking.redundancy import BEFORE, FINE_TUNED, MASKED, PRUNED, REACTIVATED, FeatureFigures, row_name
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.tasks.detection.boxes import BevGrid
+from altermoma_ray.tracking.redundancy.records import (
+    BEFORE,
+    FINE_TUNED,
+    MASKED,
+    PRUNED,
+    REACTIVATED,
+    FeatureFigures,
+    row_name,
+)
 
 ROWS = (("camera", "lidar"), ("lidar", "camera"), ("fused", "lidar"), ("fused", "camera"))
 """The maps that are followed, and the modality that is masked meanwhile."""

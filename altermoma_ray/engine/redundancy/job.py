@@ -16,19 +16,26 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from altermoma_ray.engine.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, load_scores, merged
-from altermoma_ray.engine.places import Place
-from altermoma_ray.engine.plan import SearchPlan
 from altermoma_ray.engine.redundancy.features import ROWS
+from altermoma_ray.engine.scoring.indicators import (
+    DECI,
+    ScoringJob,
+    combines_indicators,
+    is_one_shot,
+    load_scores,
+    merged,
+)
+from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.space import PruningSetting
-from altermoma_ray.engine.trial import TrialJob, TrialTask
+from altermoma_ray.engine.trials.trial import TrialJob, TrialTask
 from altermoma_ray.errors import UserError
+from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import load_checkpoint
-from altermoma_ray.models.fusion import FusionModel
+from altermoma_ray.places import Place
 from altermoma_ray.pruning import Indicators, Masks, Reactivation, Weights, prunable_weights
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ScoreCriterion
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.redundancy import RedundancyReport
+from altermoma_ray.tracking.redundancy.records import RedundancyReport
 
 FEATURE_SAMPLES = 8
 """Validation samples whose BEV features are compared."""

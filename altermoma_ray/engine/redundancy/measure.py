@@ -14,26 +14,26 @@ from contextlib import contextmanager
 import torch
 from safetensors.torch import save as save_tensors
 
-from altermoma_ray.data.nuscenes import NuScenesDataset, collate
-from altermoma_ray.engine.evaluation import Evaluator
-from altermoma_ray.engine.indicators import load_indicators
-from altermoma_ray.engine.progress import Reporter
-from altermoma_ray.engine.recipes import recipe
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
+from altermoma_ray.engine.ray.progress import Reporter
+from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, worker_device
 from altermoma_ray.engine.redundancy.features import FeatureRecorder
 from altermoma_ray.engine.redundancy.job import EVALUATIONS, FEATURE_SAMPLES, PrunedModel, RedundancyJob
 from altermoma_ray.engine.redundancy.removal import removals
 from altermoma_ray.engine.redundancy.shares import group_figures, layer_figures
-from altermoma_ray.engine.scoring import ScoringWorker, score
-from altermoma_ray.engine.trial import TrialRunner, read_result
-from altermoma_ray.engine.workers import rank_and_world, run_on_workers, worker_device
+from altermoma_ray.engine.scoring.indicators import load_indicators
+from altermoma_ray.engine.scoring.score import ScoringWorker, score
+from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.training.recipes import recipe
+from altermoma_ray.engine.trials.trial import TrialRunner, read_result
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.fusion import SENSORS, FusionModel
+from altermoma_ray.models.bevfusion import SENSORS, FusionModel
 from altermoma_ray.pruning import MaskHolder, group_weights, prunable_weights
 from altermoma_ray.pruning.reactivation import reactivated
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
-from altermoma_ray.tasks.detection import DetectionTask
-from altermoma_ray.tracking.redundancy import (
+from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.tracking.redundancy.records import (
     BEFORE,
     FINE_TUNED,
     INTACT,

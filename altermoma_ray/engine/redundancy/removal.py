@@ -8,7 +8,7 @@ import torch
 
 from altermoma_ray.engine.redundancy.shares import jaccard
 from altermoma_ray.pruning import Masks
-from altermoma_ray.tracking.redundancy import Removal
+from altermoma_ray.tracking.redundancy.records import Removal
 
 
 def removals(masks: Mapping[str, Masks], groups: Mapping[str, Sequence[str]]) -> list[Removal]:

@@ -1,7 +1,7 @@
 """Where DeCI and ReRI lie: by layer and by group, and how alike they rank.
 
-Notation: see :mod:`altermoma_ray.tracking.redundancy`; Φ̂ is DeCI, Φ̃ ReRI, and both are divided by their group's sums
-(AlterMOMA Eqs. 11-13), so that every group's shares add up to 1.
+Notation: see :mod:`altermoma_ray.tracking.redundancy.records`; Φ̂ is DeCI, Φ̃ ReRI, and both are divided by their
+group's sums (AlterMOMA Eqs. 11-13), so that every group's shares add up to 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from altermoma_ray.pruning import Indicators, Weights, altereva, global_masks
-from altermoma_ray.tracking.redundancy import GroupFigures, LayerFigures
+from altermoma_ray.tracking.redundancy.records import GroupFigures, LayerFigures
 
 RANK_BINS = 25
 """Bins of each axis of the rank densities."""

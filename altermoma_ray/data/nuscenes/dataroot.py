@@ -1,0 +1,241 @@
+"""What a nuScenes dataroot must hold, and reading its files; a user's mistake or a broken file is named.
+
+Tables and files are whatever somebody gave the user, so nothing in them is trusted: a file name leads to a file inside
+the dataroot or to an error, and only JPEG and PNG are decoded, whatever a file is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from altermoma_ray.console import console
+from altermoma_ray.data.nuscenes.clouds import check_size, decode_points
+from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+
+TABLES = (
+    "attribute",
+    "calibrated_sensor",
+    "category",
+    "ego_pose",
+    "instance",
+    "log",
+    "map",
+    "sample",
+    "sample_annotation",
+    "sample_data",
+    "scene",
+    "sensor",
+    "visibility",
+)
+_OPENED = 8  # LiDAR files of each folder whose numbers are looked at before anything costly begins
+_PICTURE_FORMATS = ("JPEG", "PNG")  # Pillow starts Ghostscript for some others
+
+
+def check_dataroot(dataroot: Location, version: str) -> dict[str, Location]:
+    """The tables of a version, by name.
+
+    Raises:
+        UserError: the dataroot, the version or a table is missing.
+    """
+    if not dataroot.is_folder():
+        raise UserError(f"dataroot {dataroot} is no folder; give --dataroot the folder that holds `v1.0-...`")
+    folder = dataroot.join(version)
+    if not folder.is_folder():
+        found = ", ".join(child.name for child in dataroot.children() if child.join("sample_data.json").exists())
+        remedy = f"choose a version that is there: {found}" if found else "it holds no nuScenes version at all"
+        raise UserError(f"dataroot {dataroot} has no version {version!r}; {remedy}")
+    tables = {name: folder.join(f"{name}.json") for name in TABLES}
+    there = {child.name for child in folder.children()}
+    missing = [table.name for table in tables.values() if table.name not in there]
+    if missing:
+        raise UserError(f"{folder} lacks {', '.join(missing)}; copy all 13 tables of nuScenes there")
+    return tables
+
+
+def describe(table: Location, known: list[Any] | None = None) -> list[Any]:
+    """Size (bytes), modification time (ns) and BLAKE2 hash of a file.
+
+    Args:
+        table: the file.
+        known: its earlier description; when size and time are still the same, the file is not read again.
+    """
+    info = table.info()
+    if known and known[:2] == [info.size, info.mtime_ns]:
+        return known
+    state = hashlib.blake2b(digest_size=16)
+    try:
+        with table.filesystem.open_input_stream(table.path) as stream:
+            while block := stream.read(1 << 20):
+                state.update(block)
+    except OSError as error:
+        raise UserError(f"cannot read {table} ({_cause(error)}); check the file and its access") from error
+    return [info.size, info.mtime_ns, state.hexdigest()]
+
+
+def sensor_file(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) -> Location:
+    """The file that a table names.
+
+    Raises:
+        UserError: the name leads out of the dataroot, by itself or through a link that is not followed.
+    """
+    check_name(dataroot, name)
+    file = dataroot.join(name)
+    if dataroot.is_local and not reading.follow_links:
+        _check_link(dataroot, name, os.path.realpath(dataroot.path))
+    return file
+
+
+def existing_files(dataroot: Location, names: Sequence[str]) -> set[str]:
+    """Those of the named sensor files that are there; folders are listed, no file is opened.
+
+    Raises:
+        UserError: a name may lead out of the dataroot.
+    """
+    for name in names:
+        check_name(dataroot, name)
+    return set(_sizes(dataroot, names)) & set(names)
+
+
+def _sizes(dataroot: Location, names: Sequence[str]) -> dict[str, int]:
+    """Sizes (bytes) of all files in the folders of the named ones."""
+    sizes: dict[str, int] = {}
+    for folder in dict.fromkeys(map(posixpath.dirname, names)):
+        for info in dataroot.join(folder).listing():
+            if info.is_file:
+                sizes[posixpath.join(folder, info.base_name)] = info.size
+    return sizes
+
+
+def check_files(
+    dataroot: Location, pictures: Sequence[str], clouds: Sequence[str], reading: Reading = AS_PUBLISHED
+) -> None:
+    """Look at the sizes of sensor files, and into eight LiDAR files of each folder, spread over it.
+
+    Folders are listed, so a whole data set takes seconds.
+
+    Args:
+        dataroot: the folder that names are relative to.
+        pictures: camera files.
+        clouds: LiDAR files.
+        reading: the LiDAR files' columns, and which links are followed.
+
+    Raises:
+        UserError: some are missing, empty or (LiDAR) cut short or of another layout, or a name leads out of the
+            dataroot.
+    """
+    names = [*dict.fromkeys([*pictures, *clouds])]
+    for name in names:
+        check_name(dataroot, name)
+    sizes = _sizes(dataroot, names)
+    if dataroot.is_local and not reading.follow_links:
+        _check_links(dataroot, names)
+    missing = [name for name in names if name not in sizes]
+    if missing:
+        raise UserError(
+            f"dataroot {dataroot} lacks {len(missing)} of the {len(names)} pictures and LiDAR files that its tables "
+            f"name, {missing[0]} for one; copy them there, or leave out scenes without files with --partial"
+        )
+    for name in pictures:
+        if not sizes[name]:
+            raise UserError(f"picture {dataroot.join(name)} is empty; copy it from nuScenes again")
+    for name in clouds:
+        check_size(dataroot.join(name), sizes[name], reading.lidar_columns)
+    brightest: list[float] = []
+    for folder in dict.fromkeys(map(posixpath.dirname, clouds)):
+        inside = [name for name in dict.fromkeys(clouds) if posixpath.dirname(name) == folder]
+        for position in np.unique(np.linspace(0, len(inside) - 1, _OPENED).round().astype(int)):
+            brightest.append(read_points(dataroot, inside[position], reading)[:, 3].max(initial=0))
+    if 0 < max(brightest, default=0) <= 1:
+        console.print("  LiDAR intensities lie in 0..1; nuScenes has 0..255, on which released weights were trained")
+
+
+def check_name(dataroot: Location, name: str) -> None:
+    """Take a name only as nuScenes writes it: printable parts between slashes.
+
+    Raises:
+        UserError: it is written otherwise, and may lead out of the dataroot.
+    """
+    if not name.isprintable() or "://" in name or {"", ".."} & {*name.split("/")}:
+        raise UserError(f"file name {name!r} leaves its folder {dataroot}; use names inside it")
+
+
+def _check_links(dataroot: Location, names: Sequence[str]) -> None:
+    """Follow the symbolic links among files and their folders; plain files cost nothing but a folder's listing."""
+    root, wanted = os.path.realpath(dataroot.path), set(names)
+    for folder in dict.fromkeys(map(posixpath.dirname, names)):
+        path = dataroot.join(folder).path
+        if not os.path.isdir(path):
+            continue
+        _check_link(dataroot, folder, root)
+        with os.scandir(path) as entries:
+            links = [posixpath.join(folder, entry.name) for entry in entries if entry.is_symlink()]
+        for name in links:
+            if name in wanted:
+                _check_link(dataroot, name, root)
+
+
+def _check_link(dataroot: Location, name: str, root: str) -> None:
+    """Take what lies in the dataroot, or below the target of a link directly below it, such as ``samples``."""
+    target = os.path.realpath(os.path.join(root, name))
+    folder = os.path.realpath(os.path.join(root, name.partition("/")[0]))
+    if all(os.path.commonpath([place, target]) != place for place in (root, folder)):
+        raise UserError(
+            f"{dataroot.join(name)} is a link out of dataroot {dataroot}; put the files themselves there, mount them, "
+            "or give --follow-links if the link is yours"
+        )
+
+
+def read_picture(
+    dataroot: Location, name: str, width: int, height: int, reading: Reading = AS_PUBLISHED
+) -> Image.Image:
+    """An RGB picture of the size that the tables give.
+
+    Raises:
+        UserError: the file is missing, broken, cut short, no JPEG or PNG, or of another size.
+    """
+    file = sensor_file(dataroot, name, reading)
+    try:
+        image = Image.open(io.BytesIO(_read(file)), formats=_PICTURE_FORMATS)
+        if image.size == (width, height):  # a picture of any other size is not decoded
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise UserError(f"picture {file} is broken (neither JPEG nor PNG); copy it from nuScenes again") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on broken files
+        raise UserError(f"picture {file} is broken ({_cause(error)}); copy it from nuScenes again") from None
+    raise UserError(
+        f"picture {file} has {image.width}x{image.height} pixels, but the tables say "
+        f"{width}x{height}; copy it from nuScenes again"
+    )
+
+
+def read_points(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) -> np.ndarray:
+    """[P, 5] float32 of a LiDAR file: x, y, z (m, lidar frame), intensity (0..255), ring; it may be read-only.
+
+    Raises:
+        UserError: the file is missing, empty, cut short, or holds other columns.
+    """
+    file = sensor_file(dataroot, name, reading)
+    return decode_points(file, _read(file), reading.lidar_columns)
+
+
+def _read(file: Location) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {file} ({_cause(error)}), which the tables name; copy it to the dataroot"
+        ) from None
+
+
+def _cause(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,160 @@
+"""nuScenes keyframes as a PyTorch data set: reads the sensors' files, transforms them, and batches the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.data.nuscenes.dataroot import read_picture, read_points
+from altermoma_ray.data.nuscenes.index import Index
+from altermoma_ray.data.nuscenes.records import SampleRecord, camera_to_lidar, sweep_to_keyframe
+from altermoma_ray.data.nuscenes.rig import choose_cameras
+from altermoma_ray.data.transforms import (
+    ImageView,
+    InputConfig,
+    boxes_in_range,
+    choose_sweeps,
+    drop_close,
+    lidar_augmentation,
+    normalise,
+    points_in_range,
+    transform_boxes,
+    transform_points,
+)
+from altermoma_ray.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One entry of a :class:`Batch`; C cameras, P points, M boxes."""
+
+    token: str
+    images: Tensor
+    """[C, 3, H, W] float32."""
+    points: Tensor
+    """[P, 5] float32."""
+    camera_intrinsics: Tensor
+    """[C, 3, 3]."""
+    camera_to_lidar: Tensor
+    """[C, 4, 4]."""
+    image_augmentation: Tensor
+    """[C, 3, 3]."""
+    lidar_augmentation: Tensor
+    """[4, 4]."""
+    boxes: Tensor
+    """[M, 9] float32."""
+    labels: Tensor
+    """[M] int64."""
+
+
+class NuScenesDataset(Dataset[Sample]):
+    """Keyframes of an index, ready for a model.
+
+    What is drawn at random depends on ``seed``, the epoch and the position in ``rows`` alone: whichever worker loads a
+    sample, it is the same, and a row that occurs twice in ``rows`` is augmented in two ways.
+    """
+
+    def __init__(self, index: Index, rows: Sequence[int], inputs: InputConfig, *, augment: bool, seed: int = 0) -> None:
+        """Choose the keyframes.
+
+        Args:
+            index: where the keyframes are described.
+            rows: rows of the index; a row may occur more than once.
+            inputs: the figures of the transforms.
+            augment: whether to draw random transforms; otherwise those of evaluation are used.
+            seed: of the random transforms.
+
+        Raises:
+            UserError: the data set lacks a camera that ``inputs`` name.
+        """
+        self.index, self.rows, self.inputs = index, list(rows), inputs
+        self.augment, self.seed, self.epoch = augment, seed, 0
+        self.cameras = choose_cameras(inputs, index)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other transforms from now on; a data loader with workers must be started after this."""
+        self.epoch = epoch
+
+    def __getitem__(self, position: int) -> Sample:
+        """Read and transform one keyframe.
+
+        Raises:
+            UserError: a sensor's file is missing or broken.
+        """
+        record = self.index.record(self.rows[position])
+        missing = [camera for camera in self.cameras if camera not in record.cameras]
+        if missing:
+            raise UserError(f"sample {record.token} has no picture of {missing[0]}; take it out of the tables")
+        rng = np.random.default_rng((self.seed, self.epoch, position)) if self.augment else None
+        scene = lidar_augmentation(self.inputs, rng)
+        images, views = zip(*(self._picture(record, camera, rng) for camera in self.cameras), strict=True)
+        boxes, labels = self._boxes(record, scene)
+        cameras = [record.cameras[camera] for camera in self.cameras]
+        return Sample(
+            token=record.token,
+            images=torch.stack(images),
+            points=torch.from_numpy(self._points(record, scene, rng)),
+            camera_intrinsics=_tensor([camera.intrinsic for camera in cameras]),
+            camera_to_lidar=_tensor([camera_to_lidar(record, camera) for camera in self.cameras]),
+            image_augmentation=_tensor(views),
+            lidar_augmentation=_tensor(scene),
+            boxes=boxes,
+            labels=labels,
+        )
+
+    def _picture(self, record: SampleRecord, camera: str, rng: np.random.Generator | None) -> tuple[Tensor, np.ndarray]:
+        frame = record.cameras[camera]
+        view = ImageView.draw(self.inputs, frame.width, frame.height, rng)
+        picture = read_picture(self.index.dataroot, frame.file, frame.width, frame.height, self.index.reading)
+        return normalise(view.apply(picture), self.inputs), view.matrix()
+
+    def _points(self, record: SampleRecord, scene: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        """[P, 5] float32: all sweeps in the augmented lidar frame, the ring replaced by the time lag (s)."""
+        clouds = []
+        chosen = choose_sweeps(len(record.sweeps), self.inputs.sweeps - 1, rng)
+        for sweep in [record.lidar, *(record.sweeps[position] for position in chosen)]:
+            points = read_points(self.index.dataroot, sweep.file, self.index.reading)
+            if sweep is record.lidar:
+                cloud = transform_points(points, scene)
+            else:
+                points = drop_close(points, self.inputs.close_range)
+                cloud = transform_points(points, scene @ sweep_to_keyframe(record, sweep))
+            cloud[:, 4] = (record.lidar.timestamp - sweep.timestamp) / 1e6
+            clouds.append(cloud[points_in_range(cloud, self.inputs.point_range)])
+        return np.concatenate(clouds)
+
+    def _boxes(self, record: SampleRecord, scene: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Boxes to learn from; an unknown velocity counts as standing still, as in the published code."""
+        table = record.boxes
+        boxes = transform_boxes(table.boxes, scene)
+        keep = table.learnable & boxes_in_range(boxes, self.inputs.point_range)
+        boxes = np.nan_to_num(boxes[keep], nan=0.0).astype(np.float32)
+        return torch.from_numpy(boxes), torch.from_numpy(table.labels[keep].astype(np.int64))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Batch at least one sample."""
+    return Batch(
+        tokens=[sample.token for sample in samples],
+        images=torch.stack([sample.images for sample in samples]),
+        points=[sample.points for sample in samples],
+        camera_intrinsics=torch.stack([sample.camera_intrinsics for sample in samples]),
+        camera_to_lidar=torch.stack([sample.camera_to_lidar for sample in samples]),
+        image_augmentation=torch.stack([sample.image_augmentation for sample in samples]),
+        lidar_augmentation=torch.stack([sample.lidar_augmentation for sample in samples]),
+        boxes=[sample.boxes for sample in samples],
+        labels=[sample.labels for sample in samples],
+    )
+
+
+def _tensor(matrices: Sequence[np.ndarray] | np.ndarray) -> Tensor:
+    return torch.from_numpy(np.stack(matrices).astype(np.float32))

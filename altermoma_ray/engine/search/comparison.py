@@ -1,0 +1,156 @@
+"""Which trials a comparison of criteria, or an ablation of one, is made of.
+
+A comparison is a search whose trials are settled beforehand: the same checkpoint, the same data in the same order, the
+same fine-tuning, one global threshold; only what is compared differs. A seed draws both the scoring data and the order
+of fine-tuning, so trials of one seed are pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from altermoma_ray.engine.search.plan import Ablation, SearchPlan
+from altermoma_ray.engine.space import PruningSetting, SearchSpace
+from altermoma_ray.engine.trials.trial import TrialTask
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning import ReactivationGradient
+from altermoma_ray.pruning.criteria import CRITERIA
+from altermoma_ray.tracking.comparison.statistics import UNPRUNED
+from altermoma_ray.tracking.objective import Objective
+
+BETAS = tuple(0.25 * step for step in range(9))
+"""β with α = 1 (AlterMOMA Fig. 4)."""
+RESIDUAL_BETAS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+"""β of :class:`altermoma_ray.pruning.criteria.ResidualAlterMOMA` with α = 1; values below 0 are a control."""
+STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Values of B, the number of reactivation steps."""
+LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
+"""Learning rates of the reactivation."""
+SCORING_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+"""Numbers of batches in D, the scoring data."""
+_REACTIVATION = ("reactivation_steps", "reactivation_learning_rate", "reactivation_gradient")
+_SEARCH_LABEL = "search "
+
+
+def criteria_settings(space: SearchSpace, criteria: Sequence[str], sparsities: Sequence[float]) -> list[PruningSetting]:
+    """Every criterion at every sparsity, and the unpruned model.
+
+    Raises:
+        UserError: a criterion is unknown.
+    """
+    for name in criteria:
+        if name not in CRITERIA:
+            raise UserError(f"unknown criterion {name!r}; choose out of {', '.join(CRITERIA)}")
+    compared = [
+        _setting(space, criterion=name, sparsity=sparsity, **_fields(space, name))
+        for sparsity in sparsities
+        for name in criteria
+    ]
+    return [_setting(space, criterion=UNPRUNED, sparsity=0.0), *compared]
+
+
+def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequence[float]) -> list[PruningSetting]:
+    """AlterMOMA with one of its parts varied, the others as published; each distinct setting once."""
+    assert ablation in get_args(Ablation)
+    published = _fields(space, "altermoma")
+    if ablation == "beta":
+        varied: list[dict[str, Any]] = [{"beta": beta} for beta in BETAS]
+    elif ablation == "residual":
+        varied = [{"criterion": "altermoma-residual", "beta": beta} for beta in RESIDUAL_BETAS]
+    else:
+        varied = [{"reactivation_steps": steps} for steps in STEPS]
+        varied += [{"reactivation_learning_rate": rate} for rate in LEARNING_RATES]
+        varied += [{"reactivation_steps": max(STEPS), "reactivation_learning_rate": rate} for rate in LEARNING_RATES]
+        varied += [{"reactivation_gradient": gradient} for gradient in get_args(ReactivationGradient)]
+        varied += [{"scoring_batches": batches} for batches in SCORING_BATCHES]
+        varied += [{"norms": "batch"}, {"normalisation": "layer"}, {}]
+    settings = [
+        _setting(space, **{"criterion": "altermoma", "sparsity": sparsity, **published, **change})
+        for sparsity in sparsities
+        for change in varied
+    ]
+    unpruned = _setting(space, criterion=UNPRUNED, sparsity=0.0)
+    return list({setting.model_dump_json(): setting for setting in (unpruned, *settings)}.values())
+
+
+def published_parts(space: SearchSpace) -> dict[str, str | float | int | bool | None]:
+    """The published value of everything that an ablation varies."""
+    setting = _setting(space, criterion="altermoma", sparsity=0.0, **_fields(space, "altermoma"))
+    names = ("beta", "scoring_batches", "norms", "normalisation", *_REACTIVATION)
+    return {name: getattr(setting, name) for name in names}
+
+
+def champion_setting(plan: SearchPlan) -> PruningSetting:
+    """What the best trial of a search did.
+
+    Raises:
+        UserError: none of its trials has run to its end, or has an objective that is a finite number.
+    """
+    objective = Objective.parse(plan.objective)
+    finished = {result.number: result for result in plan.results() if result.status == "finished"}
+    if not finished:
+        raise UserError(f"search {plan.name!r} has no finished trial to compare; --resume it first")
+    best = objective.best({number: objective.values(result) for number, result in finished.items()})
+    if best is None:
+        raise UserError(
+            f"search {plan.name!r} has no best trial to compare: none of its {len(finished)} finished trials has a "
+            f"finite {plan.objective}; leave it out of --search"
+        )
+    return PruningSetting.model_validate(finished[best].configuration["setting"])
+
+
+def search_label(name: str) -> str:
+    """What a comparison calls the best trial of a search."""
+    return f"{_SEARCH_LABEL}{name}"
+
+
+def compared(plan: SearchPlan) -> dict[str, Any]:
+    """What a comparison was started with, by those options of its command that are no field of its plan."""
+    own = [task for task in plan.grid if task.label is None and task.setting.criterion != UNPRUNED]
+    labels = dict.fromkeys(task.label for task in plan.grid if task.label is not None)
+    return {
+        "criteria": list(dict.fromkeys(task.setting.criterion for task in own)),
+        "sparsities": list(dict.fromkeys(task.setting.sparsity for task in own)),
+        "seeds": len({task.seed for task in plan.grid}),
+        "budget": list(dict.fromkeys(task.fine_tune_epochs for task in plan.grid)),
+        "ablate": plan.ablation,
+        "search": [label.removeprefix(_SEARCH_LABEL) for label in labels],
+    }
+
+
+def grid(
+    settings: Mapping[str, Sequence[PruningSetting]], *, seeds: Sequence[int], budgets: Sequence[float]
+) -> list[TrialTask]:
+    """One trial for every setting, seed and length of fine-tuning; those of one seed follow each other.
+
+    Args:
+        settings: by label; the label ``""`` stands for each setting's own criterion.
+        seeds: of the trials.
+        budgets: lengths of fine-tuning in epochs.
+    """
+    wanted = [
+        {"setting": setting, "seed": seed, "fine_tune_epochs": epochs, "label": label or None}
+        for seed in seeds
+        for epochs in budgets
+        for label, group in settings.items()
+        for setting in group
+    ]
+    return [TrialTask(number=number, **fields) for number, fields in enumerate(wanted)]
+
+
+def _fields(space: SearchSpace, criterion: str) -> dict[str, Any]:
+    """What a criterion needs beside its name: the paper's figures for AlterMOMA."""
+    published = space.published(0.5)
+    reactivation = {name: published[name] for name in _REACTIVATION}
+    match criterion:
+        case "altermoma" | "altermoma-residual":
+            return {"beta": 1.0, "scoring_batches": space.scoring_batches, **reactivation}
+        case "reri":
+            return {"alpha": 0.0, "beta": 1.0, **reactivation}
+        case _:
+            return {}
+
+
+def _setting(space: SearchSpace, **fields: Any) -> PruningSetting:
+    return PruningSetting(scope="global", learning_rate=space.published(0.5)["learning_rate"], **fields)

@@ -1,0 +1,248 @@
+"""What to try next: Optuna's sampler and early stopping, arranged so that one seed gives one search.
+
+Early stopping is asynchronous successive halving (Li et al., *A System for Massively Parallel Hyperparameter Tuning*,
+MLSys 2020): a trial first runs to the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the
+trials that reached a rung are promoted: they go on from where they stopped, to the next rung or to the end. Trial 0,
+the paper's configuration, always runs to the end.
+
+What is proposed is a leg: a trial, and the rung it goes to. Legs run side by side and end in any order. To keep a
+search reproducible, and a resumed search equal to an undisturbed one, what leg n is never depends on that order: it
+follows from the results of legs 0 ... n − lag, all of which must have ended, and from nothing else. Replaying the
+results of a stopped search therefore proposes the same legs again.
+
+Two trials of one setting and one seed find the same. A setting that was proposed before is therefore drawn again, and
+where the sampler insists on it, taken out of those that are left (:mod:`altermoma_ray.engine.space.distinct`). A search
+that was asked to repeat settings runs them again with another seed each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from altermoma_ray.engine.space import PruningSetting, SearchSpace, distinct
+from altermoma_ray.engine.trials.trial import TrialTask, has_ended
+from altermoma_ray.tracking.objective import Objective
+from altermoma_ray.tracking.result import TrialResult
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_ATTEMPTS = 100
+"""How often a setting is drawn until it is one that has not come before: first by TPE, then at random."""
+
+
+class Proposer(Protocol):
+    """Where trials come from."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more will be proposed."""
+
+    def next(self) -> TrialTask | None:
+        """The next leg of a trial, or None while it must wait for others to end, or when there is none."""
+
+    def complete(self, result: TrialResult) -> None:
+        """Take in the result of a trial; order does not matter."""
+
+
+class Grid:
+    """Proposes trials that were all settled beforehand, each to its end."""
+
+    def __init__(self, tasks: Sequence[TrialTask]) -> None:
+        self._left = list(tasks)
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._left
+
+    def next(self) -> TrialTask | None:
+        return self._left.pop(0) if self._left else None
+
+    def complete(self, result: TrialResult) -> None:
+        """Nothing to learn."""
+
+
+class _Leg(NamedTuple):
+    number: int
+    until: int | None
+
+
+class Proposals:
+    """Proposes the legs of one search's trials, in order.
+
+    Args:
+        space: what varies.
+        sizes: prunable weights of each group.
+        objective: what is optimised.
+        sparsity: the total sparsity, used where it is not an objective.
+        trials: how many to propose.
+        lag: leg n waits for the legs up to n − lag. At least the number of legs that run side by side.
+        seed: of the sampler.
+        repeat: whether a setting may come again, with a seed of its own each time. None, as plans of before have it,
+            lets it come again with the same seed.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        sizes: Mapping[str, int],
+        objective: Objective,
+        *,
+        sparsity: float,
+        trials: int,
+        lag: int,
+        seed: int,
+        repeat: bool | None = None,
+    ) -> None:
+        self._space, self._sizes, self._objective = space, dict(sizes), objective
+        self._metric = objective.metrics[0]
+        """What rungs compare."""
+        self._sparsity = None if objective.searches_sparsity else sparsity
+        self._rungs = 0 if objective.is_pareto else len(space.rungs)
+        self._lag, self._seed, self._repeat = lag, seed, repeat
+        self._trials = distinct.number_of_settings(space, sizes, self._sparsity, trials) if repeat is False else trials
+        self._settings: list[PruningSetting] = []
+        self._keys: list[str] = []
+        """Of the settings, see :func:`altermoma_ray.engine.space.distinct.key`."""
+        self._draws: dict[int, tuple[dict[str, object], dict[str, BaseDistribution]]] = {}
+        self._legs: list[_Leg] = []
+        self._furthest: dict[int, int | None] = {}
+        self._ended = 0
+        self._results: dict[int, TrialResult] = {}
+        self.exhausted = False
+        """Whether nothing more will be proposed."""
+
+    def complete(self, result: TrialResult) -> None:
+        """Take in the result of a trial; order does not matter."""
+        self._results[result.number] = result
+
+    def next(self) -> TrialTask | None:
+        """The next leg of a trial, or None while it must wait for others to end, or when there is none."""
+        visible = max(0, len(self._legs) - self._lag + 1)
+        if self.exhausted or not self._have_ended(visible):
+            return None
+        leg = self._promotion(visible) or self._new_trial(visible)
+        if leg is None:  # what is left is what the last legs may promote
+            if not self._have_ended(len(self._legs)):
+                return None
+            leg = self._promotion(len(self._legs))
+            self.exhausted = leg is None
+        if leg is None:
+            return None
+        self._legs.append(leg)
+        self._furthest[leg.number] = leg.until
+        before, own = self._keys[: leg.number], self._keys[leg.number]
+        times = before.count(own) if self._repeat else 0
+        seed = (self._seed + times) % 2**32 if times else None
+        return TrialTask(number=leg.number, setting=self._settings[leg.number], until=leg.until, seed=seed)
+
+    def _have_ended(self, visible: int) -> bool:
+        while self._ended < visible:
+            leg = self._legs[self._ended]
+            result = self._results.get(leg.number)
+            if result is None or not has_ended(result, leg.until):
+                return False
+            self._ended += 1
+        return True
+
+    def _promotion(self, visible: int) -> _Leg | None:
+        """The best trial that may go on from the highest rung; None when there is none."""
+        for rung in reversed(range(self._rungs)):
+            gains = {
+                leg.number: self._metric.gain(self._value_at(leg.number, rung))
+                for leg in self._legs[:visible]
+                if (leg.until is None or leg.until >= rung) and len(self._results[leg.number].history) > rung
+            }
+            best = sorted(gains, key=lambda number: (-gains[number], number))
+            for number in best[: int(len(gains) / self._space.reduction)]:
+                waits = self._furthest[number] == rung and not _is_whole(self._results[number], rung)
+                if waits and gains[number] > -math.inf:
+                    return _Leg(number, rung + 1 if rung + 1 < self._rungs else None)
+        return None
+
+    def _value_at(self, number: int, rung: int) -> float:
+        return self._objective.values(self._results[number], rung)[0]
+
+    def _new_trial(self, visible: int) -> _Leg | None:
+        number = len(self._settings)
+        if number == self._trials:
+            return None
+        setting = self._suggest(number, visible)
+        self._keys.append(distinct.key(setting))
+        self._settings.append(setting)
+        return _Leg(number, 0 if self._rungs and number > 0 else None)
+
+    def _suggest(self, number: int, visible: int) -> PruningSetting:
+        draws = self._space.published(self._sparsity) if number == 0 else None
+        if draws is not None and not self._space.holds(draws):
+            return self._space.setting(draws, self._sizes, self._sparsity)  # the sampler cannot learn from it
+        seen = self._seen(visible)
+        for attempt in range(_ATTEMPTS):
+            setting = self._draw(number, attempt, seen, draws)
+            if self._repeat is not False or distinct.key(setting) not in self._keys:
+                return setting
+        with contextlib.suppress(distinct.EndlessError):
+            for draws, left in distinct.settings(self._space, self._sizes, self._sparsity):
+                if distinct.key(left) not in self._keys:
+                    return self._draw(number, 0, seen, draws)
+        return setting  # of an endless space whose settings hardly differ
+
+    def _draw(
+        self, number: int, attempt: int, seen: Sequence[FrozenTrial], draws: Mapping[str, object] | None = None
+    ) -> PruningSetting:
+        """Ask a sampler that has seen these trials for a setting, or have it note ``draws`` as its own."""
+        words = (self._seed, number, attempt) if attempt else (self._seed, number)
+        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
+        startup = max(4, min(10, self._trials // 4))
+        sampler = (
+            optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+            if attempt < _ATTEMPTS // 10
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
+        study = optuna.create_study(directions=self._objective.directions, sampler=sampler)
+        study.add_trials(seen)
+        if draws is not None:
+            study.enqueue_trial(dict(draws))
+        trial = study.ask()
+        setting = self._space.suggest(trial, self._sizes, self._sparsity)
+        self._draws[number] = dict(trial.params), dict(trial.distributions)
+        return setting
+
+    def _seen(self, visible: int) -> list[FrozenTrial]:
+        """What the sampler learns: each trial as the visible legs left it.
+
+        A trial that failed, or whose objective is no finite number, teaches nothing: Optuna takes no NaN, and its own
+        samplers leave failed trials out.
+        """
+        reached = {leg.number: leg.until for leg in self._legs[:visible] if leg.number in self._draws}
+        seen = []
+        for number, until in reached.items():
+            result, (params, distributions) = self._results[number], self._draws[number]
+            if until is None or _is_whole(result, until):
+                values = self._objective.values(result)
+                if result.status == "finished" and self._objective.is_defined(values):
+                    seen.append(create_trial(params=params, distributions=distributions, values=values))
+            elif len(result.history) > until:
+                gains = [self._metric.gain(self._value_at(number, rung)) for rung in range(until + 1)]
+                steps = {result.history[rung].step: self._metric.sign * gain for rung, gain in enumerate(gains)}
+                seen.append(
+                    create_trial(
+                        state=TrialState.PRUNED,
+                        params=params,
+                        distributions=distributions,
+                        intermediate_values=steps,
+                    )
+                )
+        return seen
+
+
+def _is_whole(result: TrialResult, until: int) -> bool:
+    """Whether a leg to a rung was the whole trial: with few steps a rung is the end."""
+    return result.status == "finished" and len(result.history) <= until + 1

@@ -1,0 +1,165 @@
+"""A pruning search from plan to leaderboard: indicators, reference, trials, MLflow.
+
+Everything a search learns is in storage as soon as it is known, so that a search can stop at any moment and go on:
+
+    searches/<name>/search.json              the plan: everything that was decided at the start
+    searches/<name>/driver.json              the process that runs it
+    searches/<name>/trials/<number>/...      what each trial left, its result.json last
+    references/<key>.json                    metrics of the unpruned model
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import ray
+from ray import tune
+
+from altermoma_ray.console import console
+from altermoma_ray.engine.ray.workers import (
+    check_room,
+    check_shared,
+    driver_resources,
+    ray_session,
+    result_of,
+    scratch_folder,
+    worker_slots,
+)
+from altermoma_ray.engine.scoring.score import score
+from altermoma_ray.engine.search.driver import sole_driver
+from altermoma_ray.engine.search.logbook import Logbook
+from altermoma_ray.engine.search.plan import SearchPlan, begin_search
+from altermoma_ray.engine.search.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
+from altermoma_ray.engine.trials.trainable import TrialActor, distributed_trial
+from altermoma_ray.engine.trials.trial import TrialJob, TrialRunner, forget_halfway
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.mlflow.tracker import Tracker
+from altermoma_ray.tracking.result import TrialResult
+
+
+def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool, numbered: bool = False) -> SearchPlan:
+    """Run a search or a comparison to its end, or go on with it.
+
+    Args:
+        plan: of the search.
+        tracker: where it is logged.
+        resume: go on with it.
+        numbered: the name of a new search is free to be another, see :func:`begin_search`.
+
+    Returns:
+        The plan as it ran.
+
+    Raises:
+        UserError: the name of a new search is taken.
+    """
+    with ray_session():
+        check_room(plan.workers, plan.gpus_per_worker)
+        check_shared(plan.source.storage_location)
+        slots = worker_slots(plan.gpus_per_worker)
+        if plan.lag == 0:
+            plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
+        if not resume:
+            plan = begin_search(plan, numbered=numbered, is_free=tracker.is_free)
+        with sole_driver(plan.folder):
+            if resume:
+                plan.save()  # as this release writes it
+            console.print(f"[bold]search[/] {plan.name}")
+            plan.folder.join("ray").delete()  # what a killed driver left
+            _run_stages(plan, tracker, slots, resume=resume)
+    return plan
+
+
+def _run_stages(plan: SearchPlan, tracker: Tracker, slots: int, *, resume: bool) -> None:
+    with Logbook(plan, tracker, resume=resume) as logbook:
+        job, wanted = plan.trial_job(), plan.scoring_jobs()
+        things = sum(map(len, wanted))
+        console.print(f"[bold]scoring[/] {things} indicators, scores and masks")
+        computed = score(wanted, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker, scratch=plan.folder)
+        console.print(f"  {computed} computed, {things - computed} from storage")
+        reference = _reference(plan, job)
+        results = _run_trials(plan, job, logbook)
+        logbook.close(results, result_of(reference))
+
+
+def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[TrialResult]:
+    searcher = ProposalSearcher(plan.proposer(), job, logbook.trial_ended)
+    known = plan.results()
+    for result in known:
+        searcher.know(result)
+    logbook.start(known)
+    if searcher.has_more():
+        if plan.workers == 1:
+            trainable: Any = tune.with_resources(
+                tune.with_parameters(TrialActor, job=job), {"CPU": 1, "GPU": plan.gpus_per_worker}
+            )
+        else:
+            trainable = tune.with_resources(
+                tune.with_parameters(
+                    distributed_trial, job=job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker
+                ),
+                driver_resources(),  # its workers do the work
+            )
+        tune_trials(plan, searcher, trainable)
+        if searcher.mistake is not None:
+            raise UserError(searcher.mistake)
+    results = plan.results()
+    for result in results:
+        forget_halfway(job, result.number)  # of those that were not promoted
+    return results
+
+
+def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) -> None:
+    """Let Ray Tune run what the searcher proposes, until it has nothing more.
+
+    Args:
+        plan: of the search.
+        searcher: proposes legs of trials and takes in their results.
+        trainable: runs one, with its parameters and resources.
+    """
+    with scratch_folder(plan.folder) as scratch:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                reuse_actors=plan.workers == 1,
+                max_concurrent_trials=max(1, plan.lag // 2),  # also when a node is away just now
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=plan.name,
+                storage_path=scratch.path,
+                storage_filesystem=scratch.filesystem,
+                verbose=0,
+                stop=StopOnMistake(searcher),
+                callbacks=[ForgiveNodes()],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # storage keeps what matters
+                failure_config=tune.FailureConfig(max_failures=3),
+            ),
+        ).fit()
+
+
+def _reference(plan: SearchPlan, job: TrialJob) -> Any:
+    """A reference to the unpruned model's metrics, measured once for a checkpoint and a data set."""
+    file = reference_file(plan)
+    if file.exists():
+        return ray.put(json.loads(file.read_bytes()))
+    return _evaluate_reference.options(num_cpus=1, num_gpus=plan.gpus_per_worker).remote(job, str(file))
+
+
+def reference_file(plan: SearchPlan) -> Location:
+    """Where the unpruned model's metrics are kept, for all searches on one checkpoint and data set."""
+    source = plan.source
+    identity = [plan.checkpoint_hash, source.index().fingerprint, source.validation_split, source.validation_part]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    return source.storage_location.join("references", f"{key}.json")
+
+
+@ray.remote(max_retries=-1)
+def _evaluate_reference(job: TrialJob, file: str) -> dict[str, float]:
+    metrics = TrialRunner(job).reference()
+    Location.parse(file).write_text(json.dumps(metrics))
+    return metrics

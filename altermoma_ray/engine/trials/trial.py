@@ -1,0 +1,398 @@
+"""One trial: indicators, scores, masks, fine-tuning, evaluation, and its result in storage.
+
+A trial's folder appears piece by piece, and ``result.json`` last: its run to a rung or to the end is over exactly when
+that file says so (:func:`has_ended`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save as save_tensors
+
+from altermoma_ray.engine.ray.workers import rank_and_world, worker_device
+from altermoma_ray.engine.scoring.indicators import (
+    DECI,
+    MaskRequest,
+    ScoringJob,
+    is_one_shot,
+    load_indicators,
+    load_masks,
+    load_scores,
+    seconds_to_score,
+)
+from altermoma_ray.engine.scoring.score import score_missing
+from altermoma_ray.engine.space import PruningSetting
+from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.training.loop import (
+    FineTuningBatches,
+    data_parallel,
+    one_cycle,
+    steps_per_epoch,
+    synchronise_buffers,
+    train_steps,
+)
+from altermoma_ray.engine.training.recipes import recipe
+from altermoma_ray.engine.trials.halfway import Halfway, seeded
+from altermoma_ray.engine.trials.histograms import score_histograms
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
+from altermoma_ray.places import Place, kept_in
+from altermoma_ray.pruning import (
+    MaskHolder,
+    Masks,
+    Schedule,
+    Weights,
+    group_weights,
+    prunable_weights,
+)
+from altermoma_ray.pruning.targets import Target
+from altermoma_ray.storage import Location
+from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.tracking.comparison.statistics import UNPRUNED
+from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
+
+_PAUSES = 20
+"""How often in its fine-tuning a trial looks whether to keep its state."""
+
+
+class TrialJob(BaseModel):
+    """What is the same for all trials of a search; small, picklable, made of names and numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    scoring: ScoringJob
+    """Where the indicators, the data and the checkpoint are; wants what any trial of a search may ask for."""
+    model: str
+    """Name of the model's recipe."""
+    folder: Place
+    """URI of the search's folder in storage."""
+    seed: int
+    """Draws the order of the fine-tuning data."""
+    fine_tune_epochs: float
+    iterative_rounds: int
+    pruning_phase: float
+    rungs: tuple[float, ...]
+    rung_samples: int
+    save_every: float
+    """Seconds after which a trial keeps its state again, to go on from when its process or node dies."""
+
+    def trial_folder(self, number: int) -> Location:
+        """Where trial ``number`` leaves its files."""
+        return Location.parse(self.folder).join("trials", f"{number:04d}")
+
+    def scoring_of(self, trial: TrialTask) -> ScoringJob:
+        """What one trial reads: its own draw of the data, and no more than its criterion needs."""
+        setting = trial.setting
+        one_shot, reactivation = setting.criterion != UNPRUNED and is_one_shot(setting.criterion), setting.reactivation
+        wanted: dict[str, Any] = {"settings": (), "criteria": (), "masks": ()}
+        if reactivation is not None:
+            wanted["settings"] = (reactivation,)
+        elif one_shot:
+            wanted["criteria"] = (DECI if setting.reads_indicators else setting.criterion,)
+        elif setting.criterion != UNPRUNED:
+            request = MaskRequest(criterion=setting.criterion, sparsity=setting.sparsity, ratios=setting.ratios)
+            wanted["masks"] = (request,)
+        return self.scoring.model_copy(
+            update=wanted
+            | {
+                "seed": self.seed_of(trial),
+                "scoring_batches": setting.scoring_batches or self.scoring.scoring_batches,
+                "norms": setting.norms,
+            }
+        )
+
+    def seed_of(self, trial: TrialTask) -> int:
+        """Draws a trial's scoring data and the order of its fine-tuning."""
+        return self.seed if trial.seed is None else trial.seed
+
+    def epochs_of(self, trial: TrialTask) -> float:
+        """Length of a trial's fine-tuning."""
+        return self.fine_tune_epochs if trial.fine_tune_epochs is None else trial.fine_tune_epochs
+
+    def params_of(self, trial: TrialTask) -> dict[str, str | float | int | bool | None]:
+        """A trial's setting as flat names and values."""
+        flat = {name: value for name, value in trial.setting if name != "ratios" and value is not None}
+        return {
+            "scoring_batches": self.scoring.scoring_batches,
+            **flat,
+            "seed": self.seed_of(trial),
+            "fine_tune_epochs": self.epochs_of(trial),
+            "label": trial.label or trial.setting.criterion,
+        }
+
+
+class TrialTask(BaseModel):
+    """One trial of a search: its setting, and how far it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    setting: PruningSetting
+    until: int | None = None
+    """The rung at which it stops, to go on from there if it is promoted; None runs it to its end."""
+    seed: int | None = None
+    """Draws the scoring data and the order of fine-tuning; None takes the job's."""
+    fine_tune_epochs: float | None = None
+    """Length of fine-tuning; None takes the job's."""
+    label: str | None = None
+    """What a comparison calls this trial's setting; None takes its criterion."""
+
+
+class TrialRunner:
+    """Runs trials one after another; what they share (model, data, indicators) is loaded once.
+
+    >>> runner = TrialRunner(job)                                    # doctest: +SKIP
+    >>> for report in runner.run(TrialTask(number=0, setting=s)):    # doctest: +SKIP
+    ...     print(report["step"], report["map"])
+    """
+
+    def __init__(self, job: TrialJob) -> None:
+        self._job = job
+        self._source = job.scoring.source
+        self._recipe = recipe(job.model)
+        self._model, _ = load_checkpoint(Location.parse(job.scoring.checkpoint))
+        self._model.to(worker_device())
+        self._initial = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        self._task = DetectionTask(self._model.config.head)
+        self._names = list(prunable_weights(self._model))
+        self._groups = group_weights(self._names, FusionModel.group_of)
+        rows = self._source.validation_rows()
+        inputs, batch_size = self._model.config.inputs, self._recipe.batch_size
+        self._evaluator = Evaluator(self._source, inputs, rows, batch_size=batch_size)
+        rung_rows = self._source.validation_rows(job.rung_samples)
+        self._rung_evaluator = Evaluator(self._source, inputs, rung_rows, batch_size=batch_size)
+        self._indicators = lru_cache(maxsize=4)(load_indicators)
+        self._scored = lru_cache(maxsize=4)(load_scores)
+        self._batches = FineTuningBatches(self._source, inputs, self._recipe)
+
+    def reference(self) -> dict[str, float]:
+        """Metrics of the unpruned model."""
+        self._model.load_state_dict(self._initial)
+        return self._evaluator(self._model, self._task)
+
+    def run(self, trial: TrialTask) -> Iterator[dict[str, float]]:
+        """Run a trial, yielding the metrics of every evaluation with ``step``; the result is in storage at the end.
+
+        A loss that is not finite ends the trial as ``failed`` with that reason.
+        """
+        clock = _Clock(read_result(self._job, trial.number))
+        history: list[Evaluation] = []
+        steps = self._steps(trial)
+        end = steps if trial.until is None else max(1, round(self._job.rungs[trial.until] * steps))
+        try:
+            score_missing(self._job.scoring_of(trial))
+            clock.lap("criterion")
+            scores = self._scores(trial)
+            plan = self._plan(scores, trial, steps)
+            clock.lap("score")
+            for evaluation in self._fine_tune(trial, plan, steps, end, history, clock):
+                history.append(evaluation)
+                yield {"step": float(evaluation.step), **evaluation.metrics}
+            self._write(trial, "finished" if end == steps else "stopped", history, scores, plan[-1][1], clock)
+        except FloatingPointError as error:
+            if rank_and_world()[0] == 0:
+                record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
+
+    def _steps(self, trial: TrialTask) -> int:
+        return max(1, round(self._job.epochs_of(trial) * steps_per_epoch(self._source, self._recipe)))
+
+    def _scores(self, trial: TrialTask) -> Weights:
+        """Scores of all weights; none where the criterion left masks instead."""
+        setting, job = trial.setting, self._job.scoring_of(trial)
+        if setting.criterion == UNPRUNED:
+            return {name: torch.ones_like(self._initial[name]) for name in self._names}
+        if setting.reads_indicators:
+            return setting.combining().combine(self._indicators(job, setting.reactivation), self._groups)
+        return self._scored(job, setting.criterion) if is_one_shot(setting.criterion) else {}
+
+    def _plan(self, scores: Weights, trial: TrialTask, steps: int) -> list[tuple[int, Masks]]:
+        """When to prune, in fine-tuning steps, and to which masks; the last are the target's."""
+        setting = trial.setting
+        if not scores:
+            job = self._job.scoring_of(trial)
+            return [(0, load_masks(job, job.masks[0]))]
+        rounds = 1 if setting.schedule == "one-shot" else self._job.iterative_rounds
+        schedule = Schedule(kind=setting.schedule, rounds=rounds)
+        target = Target(groups=self._groups, sparsity=setting.sparsity, ratios=setting.ratios)
+        when = schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))
+        return [(step, goal.masks(scores)) for step, goal in zip(when, target.rising(schedule), strict=True)]
+
+    def _fine_tune(
+        self,
+        trial: TrialTask,
+        plan: Sequence[tuple[int, Masks]],
+        steps: int,
+        end: int,
+        history: list[Evaluation],
+        clock: _Clock,
+    ) -> Iterator[Evaluation]:
+        """Prune θ_init by the plan and train it up to step ``end`` of ``steps``; evaluate at every rung and at the end.
+
+        A trial that stopped or died halfway goes on there; ``history`` then begins with the evaluations it had made.
+        """
+        self._model.load_state_dict(self._initial)
+        optimizer = torch.optim.AdamW(
+            self._model.parameters(), lr=trial.setting.learning_rate, weight_decay=self._recipe.weight_decay
+        )
+        halfway = self._halfway(trial)
+        done, earlier = halfway.restore(self._model, optimizer)
+        history.extend(earlier)
+        scheduler = one_cycle(optimizer, steps, done=done)
+        seed = self._job.seed_of(trial)
+        batches = seeded(itertools.islice(self._batches(steps, seed), done, None), seed, done)
+        prune_at = dict(plan)
+        evaluate_at = {max(1, round(rung * steps)) for rung in self._job.rungs} | {steps}
+        pauses = range(0, steps, max(1, steps // _PAUSES))  # to keep the state, if it is time to
+        stops = sorted(stop for stop in prune_at.keys() | evaluate_at | set(pauses) if done < stop <= end)
+        masks = prune_at[max(when for when in prune_at if when <= done)]
+        with MaskHolder(self._model, masks, optimizer) as holder:
+            trained = data_parallel(self._model)
+            step = done
+            for stop in stops:
+                train_steps(
+                    trained,
+                    self._task,
+                    itertools.islice(batches, stop - step),
+                    optimizer,
+                    scheduler,
+                    clip_norm=self._recipe.clip_norm,
+                    holder=holder,
+                )
+                step = stop
+                clock.lap("fine_tune")
+                if step in prune_at:
+                    holder.update(prune_at[step])
+                if step in evaluate_at:
+                    evaluator = self._evaluator if step == steps else self._rung_evaluator
+                    synchronise_buffers(self._model)
+                    metrics = evaluator(self._model, self._task)
+                    clock.lap("evaluate")
+                    yield Evaluation(step=step, metrics=metrics)
+                if step < steps:
+                    halfway.save(step, history, self._model, optimizer, now=step == end)
+
+    def _write(
+        self,
+        trial: TrialTask,
+        status: Status,
+        history: Sequence[Evaluation],
+        scores: Weights,
+        masks: Masks,
+        clock: _Clock,
+    ) -> None:
+        if rank_and_world()[0] != 0:
+            return
+        folder = self._job.trial_folder(trial.number)
+        configuration = _configuration(self._job, trial) | {
+            "fine_tune_steps": history[-1].step,
+            "floored_layers": list(masks.floored),
+            "process": f"{socket.gethostname()}:{os.getpid()}",
+        }
+        save_checkpoint(folder.join("model.safetensors"), self._model, {"trial": configuration})
+        folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
+        sparsity = {"total": masks.sparsity(), **masks.sparsity_by_group(self._groups)}
+        clock.lap("write")
+        seconds = clock.seconds | {"criterion": seconds_to_score(self._job.scoring_of(trial))}
+        result = TrialResult(
+            number=trial.number,
+            status=status,
+            params={**self._job.params_of(trial), **{f"ratio_{group}": sparsity[group] for group in self._groups}},
+            metrics=history[-1].metrics,
+            history=list(history),
+            sparsity=sparsity,
+            layer_sparsity=masks.sparsity_by_layer(),
+            params_left=masks.kept(),
+            params_total=sum(mask.numel() for mask in masks.values()),
+            configuration=configuration,
+            histogram=score_histograms(scores, masks, self._groups) if scores else {},
+            seconds=seconds,
+            started=clock.started,
+            ended=time.time(),
+        )
+        folder.join("result.json").write_text(result.to_json())
+        if status == "finished":
+            forget_halfway(self._job, trial.number)
+
+    def _halfway(self, trial: TrialTask) -> Halfway:
+        identity = trial.model_dump_json(exclude={"until"})
+        return Halfway(_halfway_file(self._job, trial.number), identity, every=self._job.save_every)
+
+
+def has_ended(result: TrialResult, until: int | None) -> bool:
+    """Whether a trial's result is that of its run to a rung (None: to its end), or of a later one."""
+    return result.status != "stopped" or (until is not None and len(result.history) > until)
+
+
+def forget_halfway(job: TrialJob, number: int) -> None:
+    """Delete the state from which trial ``number`` could go on."""
+    _halfway_file(job, number).delete()
+
+
+def _halfway_file(job: TrialJob, number: int) -> Location:
+    return job.trial_folder(number).join("halfway.safetensors")
+
+
+def record_failure(
+    job: TrialJob,
+    trial: TrialTask,
+    reason: str,
+    *,
+    history: Sequence[Evaluation] = (),
+    seconds: Mapping[str, float] | None = None,
+) -> TrialResult:
+    """Write the result of a trial that ended without a model; what it evaluated before stays in its history."""
+    now = time.time()
+    spent = dict(seconds or {})
+    earlier = read_result(job, trial.number)
+    if not history and earlier is not None:
+        history = earlier.history
+    result = TrialResult(
+        number=trial.number,
+        status="failed",
+        reason=reason,
+        params=job.params_of(trial),
+        history=list(history),
+        configuration=_configuration(job, trial),
+        seconds=spent,
+        started=now - sum(spent.values()),
+        ended=now,
+    )
+    job.trial_folder(trial.number).join("result.json").write_text(result.to_json())
+    return result
+
+
+def read_result(job: TrialJob, number: int) -> TrialResult | None:
+    """The result of a trial, or None while it has not ended."""
+    file = job.trial_folder(number).join("result.json")
+    return TrialResult.from_json(file.read_bytes()) if file.exists() else None
+
+
+def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
+    return {
+        "setting": trial.setting.model_dump(mode="json"),
+        "job": job.model_dump(mode="json", context=kept_in(job.scoring.source.storage_location)),
+        "recipe": recipe(job.model).model_dump(mode="json"),
+    }
+
+
+class _Clock:
+    """Adds up seconds by kind of work, on top of those of the trial's run to an earlier rung."""
+
+    def __init__(self, earlier: TrialResult | None) -> None:
+        self.started = time.time() if earlier is None else earlier.started
+        self.seconds = {} if earlier is None else dict(earlier.seconds)
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,81 @@
+"""A camera-LiDAR fusion model in bird's-eye view (BEV): encoders by sensor, fuser, decoder, head.
+
+Liu et al., *BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird's-Eye View Representation*, ICRA 2023.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.decoders.second import BevDecoder
+from altermoma_ray.models.encoders.camera import CameraEncoder
+from altermoma_ray.models.encoders.lidar import LidarEncoder
+from altermoma_ray.models.fusers.convolutional import ConvFuser
+from altermoma_ray.models.heads.transfusion import TransFusionHead
+
+SENSORS = ("camera", "lidar")
+"""Names of the encoders, in the order in which the fuser sees their maps."""
+
+
+class FusionModel(nn.Module):
+    """Detector whose encoders can be masked one by one.
+
+    Example: the outputs without the camera, for which the camera encoder does no work::
+
+        model = FusionModel(configuration("bevfusion-mit-toy"))
+        outputs = model(batch, masked=frozenset({"camera"}))
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoders = nn.ModuleDict(
+            {
+                "camera": CameraEncoder(config.camera, config.inputs.image_size),
+                "lidar": LidarEncoder(config.lidar, config.inputs.point_range[:3], config.voxel_grid),
+            }
+        )
+        self.fuser = ConvFuser(config.fuser, [self.encoders[sensor].out_channels for sensor in SENSORS])
+        self.decoder = BevDecoder(config.decoder, self.fuser.out_channels)
+        self.head = TransFusionHead(config.head, self.decoder.out_channels)
+
+    def forward(self, batch: Batch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+        """The head's outputs.
+
+        Args:
+            batch: samples on the model's device.
+            masked: sensors whose encoder is not run. The fuser sees zeros instead, which is what an encoder
+                gives whose parameters are all zero.
+
+        Raises:
+            ValueError: a masked sensor is unknown.
+        """
+        return self.head(self.decoder(self.fuser(self._encode(batch, masked))))
+
+    def bev_features(self, batch: Batch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+        """BEV maps [N, channel, x, y]: each sensor's by its name, and ``fused`` as the fuser gives it."""
+        maps = self._encode(batch, masked)
+        return {**dict(zip(SENSORS, maps, strict=True)), "fused": self.fuser(maps)}
+
+    def _encode(self, batch: Batch, masked: frozenset[str]) -> list[Tensor]:
+        unknown = masked - set(SENSORS)
+        if unknown:
+            raise ValueError(f"`masked` may hold {', '.join(SENSORS)}, but got {', '.join(sorted(unknown))}")
+        maps = []
+        for sensor in SENSORS:
+            encoder = self.encoders[sensor]
+            if sensor in masked:
+                bev = batch.images.new_zeros(len(batch), encoder.out_channels, *self.config.head.bev_size)
+            else:
+                # The same memory layout as the zeros', so that what follows rounds alike with and without a mask.
+                bev = encoder(batch).contiguous()
+            maps.append(bev)
+        return maps
+
+    @staticmethod
+    def group_of(parameter_name: str) -> str:
+        """The group a parameter belongs to: ``camera``, ``lidar`` or ``fusion`` (fuser, decoder and head)."""
+        part, _, rest = parameter_name.partition(".")
+        return rest.partition(".")[0] if part == "encoders" else "fusion"

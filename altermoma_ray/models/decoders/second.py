@@ -1,0 +1,71 @@
+"""The BEV decoder: the backbone and FPN of SECOND (Yan et al., *Sparsely Embedded Convolutional Detection*, 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.models.configurations.config import DecoderConfig
+from altermoma_ray.models.layers.blocks import SECOND_EPS, NormSettings, convolution, initialise
+
+
+class SecondBackbone(nn.Module):
+    """Blocks of 3×3 convolutions, each working on the output of the one before."""
+
+    def __init__(self, config: DecoderConfig, in_channels: int) -> None:
+        super().__init__()
+        norm = NormSettings(eps=SECOND_EPS, momentum=config.norm_momentum)
+        self.blocks = nn.ModuleList()
+        for channels, layers, stride in zip(config.channels, config.layers, config.strides, strict=True):
+            block = convolution(in_channels, channels, stride=stride, norm=norm)
+            for _ in range(layers):
+                block += convolution(channels, channels, norm=norm)
+            self.blocks.append(nn.Sequential(*block))
+            in_channels = channels
+
+    def forward(self, bev: Tensor) -> list[Tensor]:
+        """[N, C, x, y] to one map for each block, finest first."""
+        maps = []
+        for block in self.blocks:
+            bev = block(bev)
+            maps.append(bev)
+        return maps
+
+
+class SecondFpn(nn.Module):
+    """Brings the blocks' maps to the size of the first one and stacks their channels."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.deblocks = nn.ModuleList()
+        for block, (inputs, outputs) in enumerate(zip(config.channels, config.neck, strict=True)):
+            stride = math.prod(config.strides[: block + 1])
+            resize = (
+                nn.Conv2d(inputs, outputs, 1, bias=False)
+                if stride == 1
+                else nn.ConvTranspose2d(inputs, outputs, stride, stride=stride, bias=False)
+            )
+            norm = nn.BatchNorm2d(outputs, eps=SECOND_EPS, momentum=config.norm_momentum)
+            self.deblocks.append(nn.Sequential(resize, norm, nn.ReLU(inplace=True)))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The blocks' maps to one map [N, sum of ``neck``, x, y]."""
+        return torch.cat([deblock(bev) for deblock, bev in zip(self.deblocks, maps, strict=True)], dim=1)
+
+
+class BevDecoder(nn.Module):
+    """SECOND and its FPN: the fused map [N, C, x, y] to the head's map [N, sum of ``neck``, x, y]."""
+
+    def __init__(self, config: DecoderConfig, in_channels: int) -> None:
+        super().__init__()
+        self.backbone = SecondBackbone(config, in_channels)
+        self.neck = SecondFpn(config)
+        self.out_channels = sum(config.neck)
+        initialise(self)
+
+    def forward(self, bev: Tensor) -> Tensor:
+        """See the class."""
+        return self.neck(self.backbone(bev))

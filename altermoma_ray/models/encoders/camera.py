@@ -1,0 +1,131 @@
+"""The camera encoder: Swin transformer, LSS feature pyramid, view transform.
+
+Notation: M pictures (samples × cameras), H × W their size; token maps are [M, height, width, channel] inside the
+transformer, all other maps [M, channel, height, width]. Sources: Liu et al., *Swin Transformer*, ICCV 2021; Liu et
+al., *BEVFusion*, ICRA 2023. The blocks are torchvision's; two things differ from its classifier, as in the
+published model: blocks of odd index shift their windows always, also where a window covers the whole map, and the
+outputs of all stages but the first leave the backbone through a LayerNorm of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import ShiftedWindowAttention, SwinTransformer, SwinTransformerBlock
+
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.models.configurations.config import CameraConfig
+from altermoma_ray.models.layers.blocks import convolution, initialise
+from altermoma_ray.models.views.depth_lss import DepthLss
+
+
+class WindowAttention(ShiftedWindowAttention):
+    """Self-attention inside windows; shifts by ``shift_size`` whatever the map's size (torchvision's would not)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token map to token map, [M, height, width, C]."""
+        count, height, width, channels = x.shape
+        side, shift = self.window_size[0], self.shift_size[0]
+        x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
+        rows, columns = x.shape[1] // side, x.shape[2] // side
+        if shift:
+            x = x.roll((-shift, -shift), (1, 2))
+        # q, k, v: [M, windows, heads, tokens of a window, C / heads]
+        qkv = self.qkv(x).view(count, rows, side, columns, side, 3, self.num_heads, channels // self.num_heads)
+        query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3).unbind(0)
+        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1) + self.get_relative_position_bias()
+        if shift:
+            logits = logits + shift_mask(rows, columns, side, shift, x.device)
+        x = (logits.softmax(-1) @ value).view(count, rows, columns, self.num_heads, side, side, -1)
+        x = self.proj(x.permute(0, 1, 4, 2, 5, 3, 6).reshape(count, rows * side, columns * side, channels))
+        if shift:
+            x = x.roll((shift, shift), (1, 2))
+        return x[:, :height, :width]
+
+
+def shift_mask(rows: int, columns: int, side: int, shift: int, device: torch.device) -> Tensor:
+    """Keeps tokens apart that only the cyclic shift brought together.
+
+    Returns:
+        [rows · columns, 1, side², side²], 0 for pairs of tokens that attend to each other and -100 for all others.
+    """
+
+    def region(windows: int) -> Tensor:
+        position = torch.arange(windows * side, device=device)
+        return (position >= (windows - 1) * side).long() + (position >= windows * side - shift).long()
+
+    regions = 3 * region(rows)[:, None] + region(columns)
+    regions = regions.view(rows, side, columns, side).transpose(1, 2).reshape(rows * columns, 1, side * side)
+    return (regions[..., None] != regions[..., None, :]).float() * -100.0
+
+
+class SwinBackbone(nn.Module):
+    """Pictures [M, 3, H, W] to maps of strides 8, 16, ... ([M, 2·embed, H/8, W/8], ...)."""
+
+    def __init__(self, config: CameraConfig) -> None:
+        super().__init__()
+        classifier = SwinTransformer(
+            patch_size=[4, 4],
+            embed_dim=config.embed,
+            depths=list(config.depths),
+            num_heads=list(config.heads),
+            window_size=[config.window, config.window],
+            stochastic_depth_prob=config.stochastic_depth,
+            num_classes=1,
+            block=partial(SwinTransformerBlock, attn_layer=WindowAttention),
+        )
+        self.features = classifier.features
+        """Patch embedding, stage 0, patch merging, stage 1, ..."""
+        self.output_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in config.stage_channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """See the class."""
+        tokens = self.features[1](self.features[0](images))
+        maps = []
+        for stage, norm in enumerate(self.output_norms, start=1):
+            tokens = self.features[2 * stage + 1](self.features[2 * stage](tokens))
+            maps.append(norm(tokens).permute(0, 3, 1, 2))
+        return maps
+
+
+class LssFpn(nn.Module):
+    """Top-down pyramid: each map is joined with the upsampled coarser one. The finest result is returned."""
+
+    def __init__(self, config: CameraConfig) -> None:
+        super().__init__()
+        self.lateral_convs = nn.ModuleList()
+        self.output_convs = nn.ModuleList()
+        *finer, coarsest = config.stage_channels
+        for level, channels in enumerate(finer):
+            coarser = coarsest if level == len(finer) - 1 else config.neck
+            self.lateral_convs.append(nn.Sequential(*convolution(channels + coarser, config.neck, 1)))
+            self.output_convs.append(nn.Sequential(*convolution(config.neck, config.neck)))
+        initialise(self)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps, finest first, to [M, neck, H/8, W/8]."""
+        *finer, result = maps
+        levels = list(zip(finer, self.lateral_convs, self.output_convs, strict=True))
+        for features, lateral, output in reversed(levels):
+            upsampled = F.interpolate(result, size=features.shape[-2:], mode="bilinear", align_corners=False)
+            result = output(lateral(torch.cat([features, upsampled], dim=1)))
+        return result
+
+
+class CameraEncoder(nn.Module):
+    """Pictures and the LiDAR depth seen in them to a BEV map [N, channels, x, y]."""
+
+    def __init__(self, config: CameraConfig, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.backbone = SwinBackbone(config)
+        self.neck = LssFpn(config)
+        self.view_transform = DepthLss(config, image_size)
+        self.out_channels = self.view_transform.out_channels
+
+    def forward(self, batch: Batch) -> Tensor:
+        """See the class."""
+        return self.view_transform(self.neck(self.backbone(batch.images.flatten(0, 1))), batch)

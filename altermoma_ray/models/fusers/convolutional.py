@@ -1,0 +1,24 @@
+"""The convolutional fuser of BEVFusion-mit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.models.configurations.config import FuserConfig
+from altermoma_ray.models.layers.blocks import convolution, initialise
+
+
+class ConvFuser(nn.Sequential):
+    """Concatenate the sensors' BEV maps and convolve them: camera [N, A, x, y], lidar [N, B, x, y] to [N, C, x, y]."""
+
+    def __init__(self, config: FuserConfig, in_channels: Sequence[int]) -> None:
+        super().__init__(*convolution(sum(in_channels), config.channels))
+        self.out_channels = config.channels
+        initialise(self)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Fuse maps given in the order of ``in_channels``."""
+        return super().forward(torch.cat(list(maps), dim=1))

@@ -1,0 +1,169 @@
+"""How the released checkpoints of BEVFusion name and lay out the tensors of our fusion model.
+
+Both releases hold the same tensors as our model, one to one, constants (grids, frustum, window indices) included.
+Names follow by rule. The numbers differ in layout at four places, and one of them in its meaning:
+
+Sparse kernels
+    spconv 1.x stores [k0, k1, k2, in, out], spconv 2.x and our model [out, k0, k1, k2, in]; neither flips the kernel.
+    Either release may hold either layout (mmdetection3d trains on both libraries), so the shape decides.
+Patch merging
+    The four tokens that are merged lie in the released channels as c·4 + (2·row + column), in torchvision's as
+    b·C + c with b counting (row, column) = (0, 0), (1, 0), (0, 1), (1, 1). Both the norm and the reduction see them.
+Window index
+    Released as [tokens, tokens], in torchvision flat.
+Boxes (mit-han-lab only)
+    It was trained in the coordinates of mmdetection3d before 1.0: sizes are (width, length, height) and
+    yaw' = -yaw - π/2, as its converter writes them and its result formatting undoes them. With yaw = -yaw' - π/2::
+
+        sin yaw = -cos yaw'        cos yaw = -sin yaw'
+
+    The last layers of ``dim`` and ``rot`` are linear in their rows, so swapping rows (and negating those of ``rot``)
+    gives (length, width, height) and (sin yaw, cos yaw) exactly. mmdetection3d 1.x has these from the start.
+Height (mit-han-lab only)
+    Its coder adds half a box's height to the bottom, to regress the centre; but its data set declares the centres to be
+    bottoms (``origin=(0.5, 0.5, 0)``), so that it regressed the top, and its results stand half their height too high.
+    mmdetection3d declares them as centres, so that its release regresses the centre. The size that places z is itself
+    regressed, so that no change of the weights makes one of the other: the convention goes with the weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Size, Tensor
+
+from altermoma_ray.models.configurations.config import Height
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+"""A regular expression and what replaces it."""
+
+
+def _later(text: str, offset: int) -> Callable[[re.Match[str]], str]:
+    """Replacement ``text`` whose ``{}`` is the match's first group as a number, plus ``offset``."""
+    return lambda match: text.format(int(match[1]) + offset)
+
+
+_MIT_RULES: tuple[Rule, ...] = (
+    # Swin: torchvision's `features` are patch embedding, stage 0, patch merging, stage 1, ...
+    (r"\.features\.0\.0\.", ".patch_embed.projection."),
+    (r"\.features\.0\.2\.", ".patch_embed.norm."),
+    (r"\.features\.(\d+)\.(?=norm\.|reduction\.)", lambda match: f".stages.{int(match[1]) // 2 - 1}.downsample."),
+    (r"\.features\.(\d+)\.", lambda match: f".stages.{int(match[1]) // 2}.blocks."),
+    (r"\.output_norms\.(\d+)\.", _later(".norm{}.", 1)),
+    (r"(?<=\.)attn\.", "attn.w_msa."),
+    (r"\.mlp\.0\.", ".ffn.layers.0.0."),
+    (r"\.mlp\.3\.", ".ffn.layers.1."),
+    # Neck and view transform.
+    (r"_convs\.(\d+)\.0\.", r"_convs.\1.conv."),
+    (r"_convs\.(\d+)\.1\.", r"_convs.\1.bn."),
+    (r"\.output_convs\.", ".fpn_convs."),
+    (r"\.view_transform\.", ".vtransform."),
+    (r"\.grid_step$", ".dx"),
+    (r"\.grid_first_centre$", ".bx"),
+    (r"\.grid_cells$", ".nx"),
+    (r"\.depth_net\.", ".dtransform."),
+    (r"\.lift_net\.", ".depthnet."),
+    # Sparse encoder and head.
+    (r"\.input_conv\.", ".conv_input."),
+    (r"\.output_conv\.", ".conv_out."),
+    (r"(?<=lidar\.backbone)\.stages\.(\d+)\.", _later(".encoder_layers.encoder_layer{}.", 1)),
+    (r"(lidar\..*)\.norm(\d)\.", r"\1.bn\2."),
+    (r"^head\.", "heads.object."),
+)
+
+_MMDET3D_RULES: tuple[Rule, ...] = (
+    (r"^encoders\.camera\.backbone\.", "img_backbone."),
+    (r"^encoders\.camera\.neck\.", "img_neck."),
+    (r"^encoders\.camera\.vtransform\.", "view_transform."),
+    (r"^encoders\.lidar\.backbone\.", "pts_middle_encoder."),
+    (r"^fuser\.", "fusion_layer."),
+    (r"^decoder\.backbone\.", "pts_backbone."),
+    (r"^decoder\.neck\.", "pts_neck."),
+    (r"^heads\.object\.", "bbox_head."),
+    (r"\.self_attn\.", ".self_attn.attn."),
+    (r"\.multihead_attn\.", ".cross_attn.attn."),
+    (r"\.linear1\.", ".ffn.layers.0.0."),
+    (r"\.linear2\.", ".ffn.layers.1."),
+    (r"(?<=bbox_head\.decoder)\.(\d+)\.norm(\d)\.", lambda match: f".{match[1]}.norms.{int(match[2]) - 1}."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A way to name and lay out the tensors of a released BEVFusion."""
+
+    origin: str
+    """Whose it is."""
+    rules: tuple[Rule, ...]
+    """From our names to the released ones; all are applied, in this order."""
+    old_boxes: bool
+    """Whether boxes are those of mmdetection3d before 1.0; see the module's text."""
+    height: Height | None
+    """What ``height`` is the z of; see the module's text. None where the weights follow their own configuration."""
+
+    def name(self, ours: str) -> str:
+        """The released name of one of our tensors."""
+        for pattern, replacement in self.rules:
+            ours = re.sub(pattern, replacement, ours)
+        return ours
+
+    def shapes(self, ours: str, tensor: Tensor) -> list[Size]:
+        """The shapes that the released counterpart of our ``tensor`` may have."""
+        shape = tensor.shape
+        if not self.rules:
+            return [shape]
+        if _is_window_index(ours):
+            return [Size([round(shape.numel() ** 0.5)] * 2)]
+        if _is_sparse_kernel(tensor):
+            return [shape, Size([*shape[1:], shape[0]])]
+        return [shape]
+
+    def convert(self, ours: str, tensor: Tensor, released: Tensor) -> Tensor:
+        """A released tensor, of one of :meth:`shapes`, in layout and type of our ``tensor`` of name ``ours``."""
+        released = released.to(tensor.dtype)
+        if not self.rules:
+            return released
+        if _is_window_index(ours):
+            return released.flatten()
+        if _is_sparse_kernel(tensor):
+            return released if released.shape == tensor.shape else released.permute(4, 0, 1, 2, 3)
+        if re.search(r"\.features\.\d+\.(norm|reduction)\.", ours):
+            return released.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)
+        if self.old_boxes and re.search(r"\.dim\.1\.(weight|bias)$", ours):
+            return released[[1, 0, 2]]
+        if self.old_boxes and re.search(r"\.rot\.1\.(weight|bias)$", ours):
+            return -released[[1, 0]]
+        return released
+
+
+OURS = Release(origin="altermoma_ray", rules=(), old_boxes=False, height=None)
+"""A bare ``state_dict()`` of our own model, laid out as it is."""
+MIT = Release(origin="mit-han-lab", rules=_MIT_RULES, old_boxes=True, height="top")
+MMDET3D = Release(origin="mmdetection3d", rules=_MIT_RULES + _MMDET3D_RULES, old_boxes=False, height="centre")
+RELEASES = (MIT, MMDET3D)
+NAMINGS = (*RELEASES, OURS)
+
+
+def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the outdated names of mmdetection3d's ``bevfusion_converted.pth`` brought up to date."""
+    return {re.sub(r"^vtransform\.", "view_transform.", name): tensor for name, tensor in tensors.items()}
+
+
+def is_constant(ours: str) -> bool:
+    """Whether a tensor of our model follows from its configuration alone."""
+    return _is_window_index(ours) or ours.endswith((".grid_step", ".grid_first_centre", ".grid_cells", ".frustum"))
+
+
+def is_optional(ours: str) -> bool:
+    """Whether a file may lack a tensor of our model: constants, and the counters that old versions did not keep."""
+    return is_constant(ours) or ours.endswith(".num_batches_tracked")
+
+
+def _is_window_index(ours: str) -> bool:
+    return ours.endswith(".relative_position_index")
+
+
+def _is_sparse_kernel(tensor: Tensor) -> bool:
+    return tensor.dim() == 5

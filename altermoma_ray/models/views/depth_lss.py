@@ -1,0 +1,186 @@
+"""Depth-aware "lift, splat": image features to a bird's-eye-view (BEV) map.
+
+Notation: N samples, C cameras, M = N·C pictures of H × W pixels; h × w feature cells of a picture (an eighth of its
+size); D depth bins; F channels. A *frustum point* is a feature cell at a depth bin. BEV maps are [N, channel, x, y].
+
+Sources: Philion and Fidler, *Lift, Splat, Shoot*, ECCV 2020 (Sec. 3); Liu et al., *BEVFusion*, ICRA 2023 (depth
+painted from LiDAR). Conventions of the released weights are kept: a BEV cell is the distance from the grid's lower
+edge over the step truncated toward zero, so a point up to one step below the edge falls in the first cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.models.configurations.config import CameraConfig, cells
+from altermoma_ray.models.layers.blocks import convolution, initialise
+
+STRIDE = 8
+"""Pixels a feature cell."""
+
+
+class DepthLss(nn.Module):
+    """Image features [M, neck, h, w] and a batch's points and calibration to a BEV map [N, channels, x, y]."""
+
+    grid_step: Tensor
+    grid_first_centre: Tensor
+    grid_cells: Tensor
+    frustum: Tensor
+
+    def __init__(self, config: CameraConfig, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.image_size = image_size
+        axes = (config.grid_x, config.grid_y, config.grid_z)
+        self.grid_shape = tuple(cells(axis) for axis in axes)
+        self.register_buffer("grid_step", torch.tensor([step for _, _, step in axes]))
+        self.register_buffer("grid_first_centre", torch.tensor([lower + step / 2 for lower, _, step in axes]))
+        self.register_buffer("grid_cells", torch.tensor(self.grid_shape))
+        self.register_buffer("frustum", make_frustum(image_size, config.depth_bins))
+        self.bins = len(self.frustum)
+        self.channels = config.channels
+        self.out_channels = config.channels
+
+        first, second, third = config.depth_net
+        self.depth_net = nn.Sequential(
+            *convolution(1, first, 1, bias=True),
+            *convolution(first, second, 5, stride=4, bias=True),
+            *convolution(second, third, 5, stride=2, bias=True),
+        )
+        self.lift_net = nn.Sequential(
+            *convolution(third + config.neck, config.neck, bias=True),
+            *convolution(config.neck, config.neck, bias=True),
+            nn.Conv2d(config.neck, self.bins + config.channels, 1),
+        )
+        self.downsample = nn.Sequential(
+            *convolution(config.channels * self.grid_shape[2], config.channels),
+            *convolution(config.channels, config.channels, stride=config.downsample),
+            *convolution(config.channels, config.channels),
+        )
+        initialise(self)
+
+    def forward(self, features: Tensor, batch: Batch) -> Tensor:
+        """See the class."""
+        with torch.autocast(features.device.type, enabled=False):  # half precision would move points by whole cells
+            lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
+            painted = paint_depth(
+                batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self.image_size
+            )
+            points = place_frustum(
+                self.frustum,
+                batch.camera_intrinsics,
+                batch.camera_to_lidar,
+                batch.image_augmentation,
+                batch.lidar_augmentation,
+            )
+            cell = grid_cell(points, self.grid_first_centre, self.grid_step)
+        depth_features = self.depth_net(painted.flatten(0, 1)[:, None])
+        lifted = self.lift_net(torch.cat([depth_features, features], dim=1))
+        depth, context = lifted.split([self.bins, self.channels], dim=1)
+        return self.downsample(splat(depth.softmax(1), context, cell, self.grid_shape))
+
+
+def make_frustum(image_size: tuple[int, int], depth_bins: tuple[float, float, float]) -> Tensor:
+    """Pixel (u, v) of the augmented picture and depth (m) of every frustum point: [D, h, w, 3]."""
+    height, width = image_size
+    u = torch.linspace(0, width - 1, width // STRIDE)
+    v = torch.linspace(0, height - 1, height // STRIDE)
+    depth = torch.arange(*depth_bins)
+    depth, v, u = torch.meshgrid(depth, v, u, indexing="ij")
+    return torch.stack([u, v, depth], dim=-1)
+
+
+def place_frustum(
+    frustum: Tensor,
+    camera_intrinsics: Tensor,
+    camera_to_lidar: Tensor,
+    image_augmentation: Tensor,
+    lidar_augmentation: Tensor,
+) -> Tensor:
+    """Frustum points in the augmented lidar frame: [N, C, D, h, w, 3] metres (the matrices are those of a batch)."""
+    depth = frustum[..., 2:]
+    pixels = torch.cat([frustum[..., :2], torch.ones_like(depth)], dim=-1)
+    # (u, v, 1)·depth is a linear function of the point, so that all but the last step is one 3×3 matrix.
+    pixel_to_ray = torch.linalg.inv(image_augmentation @ camera_intrinsics)
+    rotation = lidar_augmentation[:, None] @ camera_to_lidar
+    matrix = rotation[..., :3, :3] @ pixel_to_ray
+    points = (pixels * depth).view(-1, 3) @ matrix.transpose(-2, -1) + rotation[..., None, :3, 3]
+    return points.view(*matrix.shape[:2], *frustum.shape)
+
+
+def grid_cell(points: Tensor, first_centre: Tensor, step: Tensor) -> Tensor:
+    """Cell (x, y, z) of each point, int64, truncated toward zero and not limited to the grid; see the module's text."""
+    return ((points - (first_centre - step / 2)) / step).long()
+
+
+def paint_depth(
+    points: Sequence[Tensor],
+    lidar_to_pixel: Tensor,
+    image_augmentation: Tensor,
+    lidar_augmentation: Tensor,
+    image_size: tuple[int, int],
+) -> Tensor:
+    """Depth pictures of the LiDAR points.
+
+    Args:
+        points: [P, 3 or more] of each sample, in its augmented lidar frame (m).
+        lidar_to_pixel: [N, C, 3, 4], un-augmented lidar frame to original homogeneous pixel (times depth).
+        image_augmentation: [N, C, 3, 3], original pixel to pixel of the picture.
+        lidar_augmentation: [N, 4, 4], lidar frame to augmented lidar frame.
+        image_size: H, W.
+
+    Returns:
+        [N, C, H, W]: depth in the camera frame (m) at the pixel that a point falls in, 0 where there is none. Where
+        several points share a pixel the last one counts, on every device.
+    """
+    height, width = image_size
+    cameras = lidar_to_pixel.shape[1]
+    pictures = []
+    for sample, cloud in enumerate(points):
+        matrix = lidar_to_pixel[sample] @ torch.linalg.inv(lidar_augmentation[sample])
+        ray = cloud[:, :3] @ matrix[:, :, :3].transpose(-2, -1) + matrix[:, None, :, 3]
+        depth = ray[..., 2]
+        pixel = (ray / depth.clamp(min=1e-5)[..., None]) @ image_augmentation[sample].transpose(-2, -1)
+        u, v = pixel[..., 0], pixel[..., 1]
+        camera, point = torch.nonzero((depth > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height), as_tuple=True)
+        target = (camera * height + v[camera, point].long()) * width + u[camera, point].long()
+        # An assignment with repeated indices keeps an unspecified one: find the last writer of each pixel first.
+        writer = point.new_full((cameras * height * width,), -1).scatter_reduce(0, target, point, "amax")
+        seen = writer >= 0
+        picture = depth.new_zeros(writer.shape)
+        rows = torch.nonzero(seen)[:, 0]
+        picture[rows] = depth[rows // (height * width), writer[rows]]
+        pictures.append(picture.view(cameras, height, width))
+    return torch.stack(pictures)
+
+
+def splat(depth: Tensor, context: Tensor, cell: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Sum over all frustum points of (probability of the depth) × (features of the picture's cell), by BEV cell.
+
+    Args:
+        depth: [M, D, h, w], probabilities.
+        context: [M, F, h, w].
+        cell: [N, C, D, h, w, 3] int64, BEV cell (x, y, z); points outside of the grid do not count.
+        grid: cells along x, y, z.
+
+    Returns:
+        [N, z·F, x, y]; the channels of the lowest slab come first.
+    """
+    samples, _, bins, height, width, _ = cell.shape
+    size_x, size_y, size_z = grid
+    x, y, z = cell.flatten(1, -2).unbind(-1)
+    inside = (x >= 0) & (x < size_x) & (y >= 0) & (y < size_y) & (z >= 0) & (z < size_z)
+    sample = torch.arange(samples, device=cell.device)[:, None]
+    target = ((sample * size_z + z) * size_x + x) * size_y + y
+    kept = torch.nonzero(inside.flatten())[:, 0]
+    pixels = height * width
+    picture_cell = kept // (bins * pixels) * pixels + kept % pixels
+    # Only the points inside of the grid are multiplied out: most of the memory of this model would be here.
+    features = context.permute(0, 2, 3, 1).reshape(-1, context.shape[1])[picture_cell]
+    features = features * depth.flatten()[kept, None]
+    pooled = features.new_zeros(samples * size_z * size_x * size_y, context.shape[1])
+    pooled = pooled.index_add(0, target.flatten()[kept], features)
+    return pooled.view(samples, size_z, size_x, size_y, -1).permute(0, 1, 4, 2, 3).flatten(1, 2)

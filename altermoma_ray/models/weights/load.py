@@ -1,0 +1,229 @@
+"""Weights from a file: our own checkpoints, the released ones of BEVFusion, and what training code makes of these.
+
+What a file is decides its content, not its name. Released checkpoints are those of mit-han-lab/bevfusion
+(``bevfusion-det.pth``; of the code before July 2023, which fits that file) and of mmdetection3d's projects/BEVFusion
+(``bevfusion_lidar-cam_….pth``, ``bevfusion_converted.pth``); :mod:`altermoma_ray.models.releases.bevfusion` says how
+their tensors become ours, :mod:`altermoma_ray.models.weights.state_files` reads them out of a file without running
+anything, and :mod:`altermoma_ray.models.weights.recognition` finds them there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Collection, Mapping
+
+import torch
+from rich.markup import escape
+from torch import Tensor
+
+from altermoma_ray.console import console
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.checkpoint import FORMAT, load_checkpoint, read_header
+from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.releases.bevfusion import RELEASES, Release, is_constant, is_optional
+from altermoma_ray.models.weights.recognition import WeightSet, find_weights
+from altermoma_ray.models.weights.state_files import is_safetensors, read_state, shown
+from altermoma_ray.storage import Location
+
+logger = logging.getLogger(__name__)
+
+NAMED_MISFITS = 3
+"""Tensors that an error names; it counts all of them."""
+_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".index.json")
+_SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
+"""How the names of shards end."""
+
+
+def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -> FusionModel:
+    """A model of a configuration with the weights of a file, on the CPU in evaluation mode.
+
+    Args:
+        path: our safetensors, or any file of released weights: ``.pth``, ``.ckpt``, ``.safetensors`` or an index of
+            shards.
+        config: what the model has to be; every tensor of the file must fit.
+
+    Note:
+        The model's configuration is ``config`` but for ``head.height``, which is the convention of the weights.
+
+    Raises:
+        UserError: the file is missing, damaged, no weights, of another model, or holds weights that are no numbers; the
+            first tensors that do not fit are named.
+    """
+    location = path if isinstance(path, Location) else Location.parse(path)
+    if location.size() < 0:
+        raise UserError(_no_file(location))
+    data = location.read_bytes()
+    if is_safetensors(data) and not _is_of_others(data):
+        return _load_own(location, config)
+    file = read_state(data, location)
+    return from_released(file.tensors, config, origin=str(location), entries=file.entries)
+
+
+def from_released(
+    tensors: Mapping[str, Tensor], config: ModelConfig, *, origin: str, entries: Collection[str] = ()
+) -> FusionModel:
+    """A model with released weights, on the CPU in evaluation mode; one printed line says which were taken.
+
+    Args:
+        tensors: by released name, under any prefix.
+        config: what the model has to be.
+        origin: where they come from, for messages.
+        entries: names in the outermost dictionary of the file.
+
+    Raises:
+        UserError: a tensor is missing, unknown, does not fit or holds what is no number.
+    """
+    model = FusionModel(config)
+    ours = model.state_dict()
+    found = find_weights(tensors, ours, entries)
+    if not found:
+        raise UserError(
+            f"{origin} holds no BEVFusion weights (its tensors: {_some([name.split('/')[-1] for name in tensors])}); "
+            f"give a checkpoint released by {' or '.join(release.origin for release in RELEASES)}, or a .safetensors "
+            "file of our own"
+        )
+    weights, release = found[0], found[0].release
+    released_names = {release.name(name): name for name in ours}
+    misfits = _misfits(weights.tensors, ours, released_names, release)
+    if misfits:
+        remedy = "choose the model that it was made for, or another checkpoint"
+        if _SHARD.search(origin):
+            remedy = "it is one of several shards: give their index"
+        raise UserError(
+            f"{origin} does not fit model {config.name!r}: {len(misfits)} tensors do not ({_some(misfits)}); {remedy}"
+        )
+    converted = {
+        name: _converted(name, ours[name], weights.tensors.get(theirs), release)
+        for theirs, name in released_names.items()
+    }
+    _check_numbers({theirs: converted[name] for theirs, name in released_names.items()}, origin)
+    differing = [name for name in converted if is_constant(name) and not ours[name].equal(converted[name])]
+    if differing:
+        logger.warning("%s was made with other constants than model %r: %s", origin, config.name, _some(differing))
+    model.load_state_dict(converted)
+    if release.height is not None:
+        head = config.head.model_copy(update={"height": release.height})
+        model.config = config.model_copy(update={"head": head})
+    _tell(found, origin)
+    return model.eval()
+
+
+def _no_file(location: Location) -> str:
+    """What to say where a file should be and none is."""
+    names = [child.name for child in location.children()] if location.is_folder() else []
+    if ".metadata" in names:
+        return (
+            f"{location} is a folder of torch.distributed.checkpoint; make one file of it with "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE"
+        )
+    files = sorted((name for name in names if name.endswith(_ENDINGS)), key=lambda name: not name.endswith("json"))
+    such = f", such as {_some(files)} in this folder" if files else ""
+    return f"no checkpoint at {location}; give the path of a .safetensors or .pth file{such}"
+
+
+def _converted(name: str, ours: Tensor, theirs: Tensor | None, release: Release) -> Tensor:
+    """What the model takes of a file's tensor; its own one where the file has none, or the same constant rounded."""
+    if theirs is None or (theirs.is_floating_point() and not ours.is_floating_point() and not theirs.isfinite().all()):
+        return ours
+    converted = release.convert(name, ours, theirs)
+    return ours if is_constant(name) and _same_but_rounded(ours, converted, theirs.dtype) else converted
+
+
+def _same_but_rounded(ours: Tensor, theirs: Tensor, stored: torch.dtype) -> bool:
+    """Whether a constant is ours as a file of type ``stored`` can hold it, or ours that was rounded before that."""
+    precision = torch.finfo(stored).eps if stored in (torch.float16, torch.bfloat16) else 1e-5
+    if ours.allclose(theirs, rtol=precision):
+        return True
+    return any(ours.to(rounded).to(ours.dtype).equal(theirs) for rounded in (torch.float16, torch.bfloat16))
+
+
+def _tell(found: list[WeightSet], origin: str) -> None:
+    """Print which weights of a file were taken, and which others are there."""
+    weights, *others = found
+    line = f"{len(weights.tensors)} tensors of {weights.release.origin}'s BEVFusion"
+    if weights.prefix:
+        line += f" under {shown(weights.prefix)!r}"
+    if others:
+        why = "the averaged weights" if weights.averaged else "the first in the file"
+        line += f", {why}; also there: {', '.join(repr(shown(other.prefix)) for other in others[:NAMED_MISFITS])}"
+    elif weights.averaged:
+        line += ", the averaged weights"
+    if weights.left_out:
+        line += f"; {weights.left_out} other tensors beside them are left out"
+    console.print(f"[bold]checkpoint[/] {escape(f'{origin}: {line}')}")
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Find out whether all weights are finite.
+
+    Raises:
+        UserError: some are not.
+    """
+    broken = []
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.isfinite().all():
+            continue
+        counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
+        parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+        broken.append(f"{name} has {' and '.join(parts)} of {tensor.numel():,}")
+    if broken:
+        raise UserError(
+            f"{origin} holds weights that are no numbers, in {len(broken)} of {len(tensors)} tensors "
+            f"({_some(broken)}); its training had diverged: give a checkpoint from before that"
+        )
+
+
+def _misfits(
+    tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor], released_names: Mapping[str, str], release: Release
+) -> list[str]:
+    """What is wrong with each tensor that does not fit."""
+    misfits = [
+        f"{theirs} is missing"
+        for theirs, name in released_names.items()
+        if theirs not in tensors and not is_optional(name)
+    ]
+    misfits += [f"{theirs} is unknown" for theirs in tensors if theirs not in released_names]
+    for theirs, name in released_names.items():
+        if theirs not in tensors:
+            continue
+        tensor, shapes = tensors[theirs], release.shapes(name, ours[name])
+        if tensor.shape not in shapes:
+            wanted = " or ".join(str(list(shape)) for shape in shapes)
+            misfits.append(f"{theirs} has shape {list(tensor.shape)} instead of {wanted}")
+        elif not _is_convertible(tensor.dtype, ours[name].dtype, optional=is_optional(name)):
+            misfits.append(f"{theirs} holds {tensor.dtype} instead of {ours[name].dtype}")
+    return misfits
+
+
+def _is_convertible(theirs: torch.dtype, ours: torch.dtype, *, optional: bool) -> bool:
+    """Whether a type of numbers may become ours; whole files are cast to half precision, counters included."""
+    if theirs in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return ours.is_floating_point or optional
+    return not ours.is_floating_point and not (theirs.is_floating_point or theirs.is_complex or theirs == torch.bool)
+
+
+def _load_own(location: Location, config: ModelConfig) -> FusionModel:
+    model, _ = load_checkpoint(location)
+    if model.config.name != config.name:
+        raise UserError(f"{location} is of model {model.config.name!r}, not {config.name!r}; choose that model")
+    exact, state = FusionModel(model.config).state_dict(), model.state_dict()
+    for name in filter(is_constant, exact):  # the file may have been cast to half precision
+        if _same_but_rounded(exact[name], state[name], exact[name].dtype):
+            state[name].copy_(exact[name])
+    _check_numbers(state, str(location))
+    return model
+
+
+def _is_of_others(data: bytes) -> bool:
+    """Whether whole safetensors were written by something else; a damaged file may be ours."""
+    try:
+        return not read_header(data).get("format", "").startswith(FORMAT.split("/")[0])
+    except (ValueError, AttributeError, RecursionError):  # whatever a damaged header may hold
+        return False
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(map(shown, items[:NAMED_MISFITS])) + (", …" if len(items) > NAMED_MISFITS else "")

@@ -1,0 +1,196 @@
+"""Comparisons and ablations as PNG bytes: means over seeds, their 95 % intervals as bands.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; markers and dashes say the same once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from altermoma_ray.tracking.comparison.statistics import (
+    SERIES,
+    Estimate,
+    Value,
+    by_seed,
+    by_value,
+    estimate,
+    grouped,
+    is_unpruned,
+    ordered,
+    parameter,
+)
+from altermoma_ray.tracking.comparison.text import score_text, seeds_text, series_text, text
+from altermoma_ray.tracking.pictures import to_png
+from altermoma_ray.tracking.result import TrialResult
+
+LOGARITHMIC = {"reactivation_steps", "reactivation_learning_rate", "scoring_batches", "learning_rate"}
+LOGARITHMIC |= {"fine_tune_epochs"}
+"""Parameters drawn on a logarithmic axis."""
+_OURS, _OUR_COLOUR = "altermoma", "#D55E00"
+_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#882255", "#999933")
+_MARKERS, _DASHES = "osD^vP<>", ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_WIDTH, _HEIGHT = 7.5, 5.0  # inches, of one panel
+
+Curve = list[tuple[Value, Estimate]]
+
+
+def comparison_picture(results: Sequence[TrialResult], reference: Mapping[str, float]) -> bytes:
+    """mAP over sparsity, a line for each criterion; a panel for each length of fine-tuning.
+
+    Args:
+        results: all trials of a comparison.
+        reference: metrics of the unpruned model as it came.
+
+    Raises:
+        ValueError: a seed occurs twice in one setting.
+    """
+    budgets = by_value(grouped(results, ("fine_tune_epochs",))) or [((None,), [])]
+    figure = Figure(figsize=(_WIDTH * len(budgets), _HEIGHT), layout="constrained")
+    for column, ((epochs,), trials) in enumerate(budgets, start=1):
+        axes = figure.add_subplot(1, len(budgets), column, xlabel="sparsity (%)", ylabel="mAP")
+        curves = {key: _curve(group, "sparsity") for key, group in grouped(_pruned(trials), ("label",)).items()}
+        counts = [point.n for curve in curves.values() for _, point in curve]
+        axes.set_title(f"{text('fine_tune_epochs', epochs)} of fine-tuning, {seeds_text(counts)}")
+        for position, ((label,), curve) in enumerate(curves.items()):
+            points = [(100 * float(value or 0), point) for value, point in curve]
+            _draw(axes, points, text("label", label), position, ours=label == _OURS)
+        axes.set_xticks(sorted({100 * float(value or 0) for curve in curves.values() for value, _ in curve}))
+        _references(axes, trials, reference)
+        _legend(axes)
+    return to_png(figure)
+
+
+def ablation_picture(
+    results: Sequence[TrialResult], axis: str, label: str, reference: Mapping[str, float] | None = None
+) -> bytes:
+    """mAP over the values of one parameter, a line for each criterion, sparsity and length of fine-tuning.
+
+    Trials without a value of the parameter are drawn as a horizontal line.
+
+    Args:
+        results: trials that differ in ``axis`` and what lines tell apart only.
+        axis: the parameter's name; see :data:`LOGARITHMIC`.
+        label: what to call it.
+        reference: metrics of the unpruned model as it came, drawn as a horizontal line.
+
+    Raises:
+        ValueError: a seed occurs twice at one point.
+    """
+    names = tuple(name for name in SERIES if name != axis)
+    pruned = _pruned(results)
+    series = dict(by_value(grouped(pruned, names)))
+    values = [value for value in ordered(parameter(result, axis) for result in pruned) if value is not None]
+    categories = any(isinstance(value, (str, bool)) for value in values)
+    places = {value: place if categories else float(value) for place, value in enumerate(values)}
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+    axes = figure.add_subplot(xlabel=label, ylabel="mAP")
+    counts = []
+    for position, (key, trials) in enumerate(series.items()):
+        curve = _curve(trials, axis)
+        counts += [point.n for _, point in curve]
+        points = [(places[value], point) for value, point in curve if value is not None]
+        _draw(axes, points, series_text(names, key, series), position, ours=position == 0, line=not categories)
+        for point in (point for value, point in curve if value is None):
+            name = f"{series_text(names, key, series)}, no {label}"
+            axes.axhline(point.mean, color=_look(position, ours=position == 0)[0], linestyle=":", label=name)
+    axes.set_title(seeds_text(counts))
+    if axis in LOGARITHMIC and values and all(place > 0 for place in places.values()):
+        axes.set_xscale("log")
+    if len(values) <= 12:
+        axes.set_xticks(list(places.values()), [text(axis, value) for value in values])
+        axes.minorticks_off()
+    _references(axes, results, reference)
+    _legend(axes)
+    return to_png(figure)
+
+
+def grid_picture(results: Sequence[TrialResult], axes: tuple[str, str], labels: tuple[str, str]) -> bytes:
+    """mAP by the values of two parameters, rows and columns, as a heat map for each criterion, sparsity, fine-tuning.
+
+    Raises:
+        ValueError: a seed occurs twice in a cell.
+    """
+    series = dict(by_value(grouped(_pruned(results), SERIES)))
+    figure = Figure(figsize=(_WIDTH * max(len(series), 1), _HEIGHT), layout="constrained")
+    for column, (key, trials) in enumerate(series.items(), start=1):
+        cells = {cell: estimate(list(by_seed(group).values())) for cell, group in grouped(trials, axes).items()}
+        rows, columns = ordered(row for row, _ in cells), ordered(column for _, column in cells)
+        means = [[cells[row, value].mean if (row, value) in cells else math.nan for value in columns] for row in rows]
+        panel = figure.add_subplot(1, len(series), column, xlabel=labels[1], ylabel=labels[0])
+        panel.set_title(f"{series_text(SERIES, key, series)}, {seeds_text(cell.n for cell in cells.values())}")
+        image = panel.imshow(means, cmap="cividis", aspect="auto")
+        figure.colorbar(image, ax=panel, label="mAP")
+        panel.set_xticks(range(len(columns)), [text(axes[1], value) for value in columns])
+        panel.set_yticks(range(len(rows)), [text(axes[0], value) for value in rows])
+        for row, line in enumerate(means):
+            for place, mean in enumerate(line):
+                dark = math.isfinite(mean) and image.norm(mean) < 0.5
+                panel.text(place, row, score_text(mean), ha="center", va="center", color="white" if dark else "black")
+    return to_png(figure)
+
+
+def _pruned(results: Sequence[TrialResult]) -> list[TrialResult]:
+    return [result for result in results if not is_unpruned(result)]
+
+
+def _curve(trials: Sequence[TrialResult], axis: str) -> Curve:
+    """Estimates by rising value, those without a result left out."""
+    points = ((key[0], estimate(list(by_seed(group).values()))) for key, group in by_value(grouped(trials, (axis,))))
+    return [(value, point) for value, point in points if point.n]
+
+
+def _look(position: int, *, ours: bool) -> tuple[str, str, object]:
+    """Colour, marker and dashes of a line."""
+    if ours:
+        return _OUR_COLOUR, "*", "-"
+    return tuple(choices[position % len(choices)] for choices in (_COLOURS, _MARKERS, _DASHES))  # type: ignore[return-value]
+
+
+def _draw(
+    axes: Axes, points: Sequence[tuple[float, Estimate]], name: str, position: int, *, ours: bool, line: bool = True
+) -> None:
+    """A line with its band; where there is none to draw, points with error bars."""
+    colour, marker, dashes = _look(position, ours=ours)
+    x, means = [place for place, _ in points], [point.mean for _, point in points]
+    widths = [point.half_width for _, point in points]
+    order = 5 if ours else 2
+    line = line and len(points) > 1
+    axes.plot(
+        x,
+        means,
+        color=colour,
+        marker=marker,
+        markersize=11 if ours else 6,
+        linestyle=dashes if line else "",
+        linewidth=2.5 if ours else 1.5,
+        label=name,
+        zorder=order,
+    )
+    if not line:
+        axes.errorbar(x, means, widths, color=colour, linestyle="", capsize=4, zorder=order)
+    else:
+        low, high = ([mean + sign * width for mean, width in zip(means, widths, strict=True)] for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=order - 1)
+
+
+def _references(axes: Axes, results: Sequence[TrialResult], reference: Mapping[str, float] | None) -> None:
+    """Horizontal lines: the unpruned model as it came, and after each length of fine-tuning."""
+    if reference is not None and "map" in reference:
+        axes.axhline(reference["map"], color="tab:gray", linestyle="--", label="unpruned")
+    lengths = by_value(grouped([result for result in results if is_unpruned(result)], ("fine_tune_epochs",)))
+    for (epochs,), trials in lengths:
+        found = estimate(list(by_seed(trials).values()))
+        name = "unpruned + fine-tuning" + (f", {text('fine_tune_epochs', epochs)}" if len(lengths) > 1 else "")
+        axes.axhline(found.mean, color="tab:gray", linestyle=":", linewidth=2, label=name)
+        if found.n > 1:
+            axes.axhspan(found.mean - found.half_width, found.mean + found.half_width, color="tab:gray", alpha=0.15)
+
+
+def _legend(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    if axes.has_data():
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

@@ -1,0 +1,90 @@
+"""The files of a comparison: one Markdown page, a table of all trials, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.comparison.pictures import ablation_picture, comparison_picture, grid_picture
+from altermoma_ray.tracking.comparison.statistics import Value, is_unpruned, only_varying
+from altermoma_ray.tracking.comparison.tables import (
+    ablation_markdown,
+    comparison_csv,
+    comparison_markdown,
+    grid_markdown,
+)
+from altermoma_ray.tracking.result import TrialResult
+
+AXES = {
+    "beta": "β (α = 1)",
+    "reactivation_steps": "B, reactivation steps",
+    "reactivation_learning_rate": "reactivation learning rate",
+    "reactivation_gradient": "data of the second gradient",
+    "scoring_batches": "scoring batches",
+    "norms": "normalisation layers while scoring",
+    "normalisation": "indicators divided by their sums over",
+}
+"""What an ablation may vary, and how it is called."""
+GRID = ("reactivation_steps", "reactivation_learning_rate")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A comparison, written down."""
+
+    text: str
+    """Markdown."""
+    files: dict[str, bytes]
+    """The text again, the table of trials and the pictures, by file name."""
+
+
+def comparison_report(results: Sequence[TrialResult], reference: Mapping[str, float]) -> Report:
+    """Criteria side by side.
+
+    Args:
+        results: all trials.
+        reference: metrics of the unpruned model.
+    """
+    text = comparison_markdown(results, reference)
+    return _report(text, results, {"comparison.png": comparison_picture(results, reference)})
+
+
+def ablation_report(
+    results: Sequence[TrialResult], reference: Mapping[str, float], base: Mapping[str, Value]
+) -> Report:
+    """One criterion with its parts varied, an axis at a time and, where both vary, B × learning rate.
+
+    Args:
+        results: all trials.
+        reference: metrics of the unpruned model.
+        base: the published value of every axis.
+    """
+    tables: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for axis, label in AXES.items():
+        trials = only_varying(results, (axis,), base)
+        if _values(trials, axis) > 1:
+            tables.append(ablation_markdown(trials, axis, label, reference))
+            pictures[f"{axis}.png"] = ablation_picture(trials, axis, label, reference)
+    trials = only_varying(results, GRID, base)
+    if all(_values(trials, axis) > 1 for axis in GRID):
+        labels = (AXES[GRID[0]], AXES[GRID[1]])
+        tables.append(grid_markdown(trials, GRID, labels, reference))
+        pictures["reactivation.png"] = grid_picture(trials, GRID, labels)
+    return _report("\n\n".join(tables), results, pictures)
+
+
+def write_report(report: Report, folder: Location) -> None:
+    """Write all files of a report into a folder."""
+    for name, content in report.files.items():
+        folder.join(name).write_bytes(content)
+
+
+def _values(results: Sequence[TrialResult], axis: str) -> int:
+    return len({result.params.get(axis) for result in results if not is_unpruned(result)})
+
+
+def _report(text: str, results: Sequence[TrialResult], pictures: Mapping[str, bytes]) -> Report:
+    csv = comparison_csv(results)
+    return Report(text, {"comparison.md": text.encode(), "trials.csv": csv.encode(), **pictures})

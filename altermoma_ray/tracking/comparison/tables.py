@@ -1,0 +1,249 @@
+"""Comparisons and ablations as Markdown tables and CSV, with the figures of this room's ``statistics``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+from altermoma_ray.tracking.comparison.statistics import (
+    SERIES,
+    UNPRUNED,
+    Difference,
+    Estimate,
+    Summary,
+    by_seed,
+    by_value,
+    estimate,
+    find_best,
+    grouped,
+    has_result,
+    is_unpruned,
+    ordered,
+    parameter,
+    summarise,
+)
+from altermoma_ray.tracking.comparison.text import (
+    NAMES,
+    decimals,
+    figure_text,
+    score_text,
+    seeds_text,
+    series_text,
+    text,
+)
+from altermoma_ray.tracking.result import TrialResult
+
+PARAMS = ("label", "criterion", "sparsity", "seed", "fine_tune_epochs", "beta", "alpha", "reactivation_steps")
+PARAMS += ("reactivation_learning_rate", "reactivation_gradient", "scoring_batches", "normalisation", "norms")
+PARAMS += ("learning_rate", "scope")
+_METRICS = {"map": "mAP", "nds": "NDS"}
+_NOTE = (
+    "Mean over seeds ± half-width of its 95 % interval (Student t); bold: the best mean. Another one "
+    "differs from it where the 95 % interval of their difference, paired by seed, leaves out 0; with fewer than two "
+    "shared seeds that is not known. No correction is made for the number of comparisons."
+)
+
+
+def comparison_markdown(results: Sequence[TrialResult], reference: Mapping[str, float]) -> str:
+    """A section for each length of fine-tuning: mAP by criterion and sparsity, then all figures for each sparsity.
+
+    Args:
+        results: all trials of a comparison, the unpruned ones and those that failed among them.
+        reference: metrics of the unpruned model as it came.
+
+    Raises:
+        ValueError: a seed occurs twice in one setting.
+    """
+    blocks = []
+    for (epochs,), trials in by_value(grouped(results, ("fine_tune_epochs",))):
+        pruned = [trial for trial in trials if not is_unpruned(trial)]
+        unpruned = [trial for trial in trials if is_unpruned(trial)]
+        blocks += [f"## Fine-tuning: {text('fine_tune_epochs', epochs)}", _unpruned(trials, reference)]
+        blocks += _means(pruned, ("label",), "criterion", ("sparsity",))
+        for (sparsity,), chosen in by_value(grouped(pruned, ("sparsity",))):
+            summaries = summarise([*unpruned, *chosen], reference)
+            named = {text("label", label): group for (label,), group in grouped(chosen, ("label",)).items()}
+            blocks += [f"### {text('sparsity', sparsity)}", _details(summaries), _verdict("NDS", named, "nds")]
+    return _document([*blocks, _NOTE, _missing(results)])
+
+
+def ablation_markdown(
+    results: Sequence[TrialResult], axis: str, label: str, reference: Mapping[str, float] | None = None
+) -> str:
+    """mAP by the values of one parameter; a column for each criterion, sparsity and length of fine-tuning.
+
+    Args:
+        results: trials that differ in ``axis`` and what columns tell apart only, see
+            :func:`altermoma_ray.tracking.comparison.statistics.only_varying`; unpruned ones are stated above the table.
+        axis: the parameter's name.
+        label: what to call it.
+        reference: metrics of the unpruned model as it came, to be stated too.
+
+    Raises:
+        ValueError: a seed occurs twice in a cell.
+    """
+    pruned = [result for result in results if not is_unpruned(result)]
+    series = tuple(name for name in SERIES if name != axis)
+    return _document(
+        [
+            _unpruned(results, reference),
+            *_means(pruned, (axis,), label, series),
+            _NOTE,
+            _missing(results),
+        ]
+    )
+
+
+def grid_markdown(
+    results: Sequence[TrialResult],
+    axes: tuple[str, str],
+    labels: tuple[str, str],
+    reference: Mapping[str, float] | None = None,
+) -> str:
+    """mAP by the values of two parameters, rows and columns; a table for each criterion, sparsity and fine-tuning.
+
+    Arguments and errors are those of :func:`ablation_markdown`.
+    """
+    pruned = [result for result in results if not is_unpruned(result)]
+    blocks = [_unpruned(results, reference)]
+    for key, trials in by_value(grouped(pruned, SERIES)):
+        cells = grouped(trials, axes)
+        best, _ = find_best(cells)
+        columns = ordered([column for _, column in cells])
+        header = [f"{labels[0]} \\ {labels[1]}", *(text(axes[1], column) for column in columns)]
+        rows = [
+            [text(axes[0], row), *(_cell(cells.get((row, column), []), (row, column) == best) for column in columns)]
+            for row in ordered([row for row, _ in cells])
+        ]
+        named = {" × ".join(map(text, axes, cell)): group for cell, group in cells.items()}
+        seeds = seeds_text([len(by_seed(group)) for group in cells.values()])
+        blocks += [f"{series_text(SERIES, key)} ({seeds}):", _table(header, rows), _verdict("mAP", named)]
+    return _document([*blocks, _NOTE, _missing(results)])
+
+
+def comparison_csv(results: Sequence[TrialResult]) -> str:
+    """A header and a line for each trial; empty where it has no such figure, and for a failed trial's metrics."""
+    columns: dict[str, Callable[[TrialResult], object]] = {
+        "trial": lambda trial: trial.number,
+        "status": lambda trial: trial.status,
+        "reason": lambda trial: trial.reason,
+        **{name: partial(parameter, name=name) for name in PARAMS},
+        "map": lambda trial: None if trial.status == "failed" else trial.metrics.get("map"),
+        "nds": lambda trial: None if trial.status == "failed" else trial.metrics.get("nds"),
+        "measured_sparsity": lambda trial: trial.sparsity.get("total"),
+        "measured_sparsity_camera": lambda trial: trial.sparsity.get("camera"),
+        "measured_sparsity_lidar": lambda trial: trial.sparsity.get("lidar"),
+        "measured_sparsity_fusion": lambda trial: trial.sparsity.get("fusion"),
+        "params_left": lambda trial: trial.params_left,
+        "params_total": lambda trial: trial.params_total,
+        "seconds_to_score": lambda trial: trial.seconds.get("criterion"),
+        "seconds": lambda trial: trial.ended - trial.started,
+    }
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([cell(trial) for cell in columns.values()] for trial in sorted(results, key=lambda t: t.number))
+    return stream.getvalue()
+
+
+def _means(pruned: Sequence[TrialResult], axis: tuple[str], label: str, series: tuple[str, ...]) -> list[str]:
+    """A table of mAP, ``axis`` down and ``series`` across, and what is best in each of its columns."""
+    columns = dict(by_value(grouped(pruned, series)))
+    titles = {key: series_text(series, key, columns) for key in columns}
+    cells = {key: grouped(trials, axis) for key, trials in columns.items()}
+    best = {key: find_best(column)[0] for key, column in cells.items()}
+    prefix = "" if axis == ("label",) else f"{label} "
+    rows = []
+    for row, _ in by_value(grouped(pruned, axis)):
+        shown = [_cell(column.get(row, []), best[key] == row) for key, column in cells.items()]
+        counts = [len(by_seed(column[row])) for column in cells.values() if row in column]
+        rows.append([text(axis[0], row[0]), *shown, seeds_text(counts).split()[0]])
+    verdicts = [
+        _verdict(titles[key], {prefix + text(axis[0], row): trials for (row,), trials in column.items()})
+        for key, column in cells.items()
+    ]
+    return [_table([label, *titles.values(), "seeds"], rows), "\n".join(filter(None, verdicts))] if rows else []
+
+
+def _details(summaries: Sequence[Summary]) -> str:
+    shown = [summary for summary in summaries if summary.key["label"] != UNPRUNED]
+    groups = [name for name in dict.fromkeys(name for summary in shown for name in summary.sparsity) if name != "total"]
+    figures: list[Sequence[Estimate | Difference]] = [
+        [summary.map for summary in shown],
+        [summary.nds for summary in shown],
+        [summary.to_unpruned for summary in shown],
+        [summary.to_fine_tuned for summary in shown],
+    ]
+    best = [max((value.mean for value in column if value.n), default=math.nan) for column in figures]
+    rows = []
+    for row, summary in enumerate(shown):
+        values = [column[row] for column in figures]
+        cells = [_bold(figure_text(value), value.mean == top) for value, top in zip(values, best, strict=True)]
+        if summary.to_fine_tuned.n != summary.map.n:
+            cells[-1] += f" ({summary.to_fine_tuned.n} pairs)"
+        shares = " / ".join(decimals(100 * summary.sparsity.get(group, math.nan), 1) for group in groups)
+        seeds = str(summary.map.n) + (f" of {summary.trials}" if summary.missing else "")
+        rows.append([text("label", summary.key["label"]), *cells, shares or "–", decimals(summary.seconds, 1), seeds])
+    header = ["criterion", "mAP", "NDS", "Δ mAP to unpruned", "Δ mAP to unpruned + fine-tuning"]
+    sparsity = " / ".join(NAMES.get(group, group) for group in groups)
+    return _table([*header, f"sparsity {sparsity} (%)".replace("  ", " "), "seconds to score", "seeds"], rows)
+
+
+def _unpruned(results: Sequence[TrialResult], reference: Mapping[str, float] | None) -> str:
+    """What the unpruned model reaches, as it came and after the same fine-tuning."""
+    lines = []
+    if reference is not None:
+        given = [f"{name} {score_text(reference.get(key, math.nan))}" for key, name in _METRICS.items()]
+        lines.append(f"Unpruned: {', '.join(given)}.")
+    for (epochs,), group in by_value(grouped(list(filter(is_unpruned, results)), ("fine_tune_epochs",))):
+        values = {name: list(by_seed(group, key).values()) for key, name in _METRICS.items()}
+        given = [f"{name} {figure_text(estimate(value))}" for name, value in values.items()]
+        seeds = seeds_text([len(values["mAP"])])
+        lines.append(f"Unpruned + {text('fine_tune_epochs', epochs)} of fine-tuning: {', '.join(given)} ({seeds}).")
+    return "\n".join(lines)
+
+
+def _verdict(where: str, settings: Mapping[str, Sequence[TrialResult]], metric: str = "map") -> str:
+    """Which setting is best, and which ones may be as good."""
+    best, rivals = find_best(settings, metric)
+    if sum(bool(by_seed(trials, metric)) for trials in settings.values()) < 2:
+        return ""
+    alike = "; ".join(f"{name} ({figure_text(difference)})" for name, difference in rivals)
+    others = f"not distinguishable from it: {alike}." if alike else "all others differ."
+    return f"- {where}: {best} is best; {others}"
+
+
+def _missing(results: Sequence[TrialResult]) -> str:
+    """Each trial without a result, and why it has none."""
+    lines = []
+    for trial in results:
+        if not has_result(trial):
+            names = [text(name, parameter(trial, name)) for name in ("label", "sparsity")]
+            score = trial.metrics.get("map") if trial.status == "finished" else None
+            reason = " ".join((trial.reason or "").split()) or (
+                "no final mAP" if score is None else f"its mAP is {score}"
+            )
+            names.append(f"seed {trial.params.get('seed')}")
+            lines.append(f"- trial {trial.number} ({', '.join(names)}) {trial.status}: {reason}")
+    return "\n".join(["Trials without a result, left out of every mean:", "", *lines] if lines else [])
+
+
+def _cell(trials: Sequence[TrialResult], best: bool) -> str:
+    values = list(by_seed(trials).values())
+    lost = f" ({len(values)} of {len(trials)})" if len(values) < len(trials) else ""
+    return _bold(figure_text(estimate(values)), best) + lost
+
+
+def _bold(cell: str, best: bool) -> str:
+    return f"**{cell}**" if best else cell
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+
+
+def _document(blocks: Iterable[str]) -> str:
+    return "\n\n".join(filter(None, blocks)) + "\n"

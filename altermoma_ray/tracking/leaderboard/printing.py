@@ -1,0 +1,58 @@
+"""The leaderboard on standard output: for a reader, for a program, for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from altermoma_ray.tracking.leaderboard.board import Champion, Row
+
+_TABLE_WIDTH = 110  # columns that show every figure; a narrower terminal wraps
+
+
+def print_table(rows: Sequence[Row], champion: Champion | None = None) -> None:
+    """A table that fits a terminal of 110 columns; an asterisk marks the champion, a line below tells about it."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for field in fields(Row):
+        table.add_column(field.name.replace("_", "\n"), justify="right", no_wrap=True)
+    for row in rows:
+        cells = {name: _cell(value) for name, value in asdict(replace(row, run_id=row.run_id[:8])).items()}
+        if champion is not None and row.run_id == champion.run_id:
+            cells["trial"] += "*"
+        table.add_row(*cells.values())
+    Console(highlight=False, width=max(Console().width, _TABLE_WIDTH)).print(table)
+    if champion is not None:
+        print(f"* champion: trial {champion.trial}{', '.join(['', *filter(None, (champion.version, champion.rule))])}")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def print_json(rows: Sequence[Row], champion: Champion | None = None) -> None:
+    """A list of objects; null where a row has no figure."""
+    print(json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False))
+
+
+def print_csv(rows: Sequence[Row], champion: Champion | None = None) -> None:
+    """A header and a line for each row."""
+    writer = csv.DictWriter(sys.stdout, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Row], Champion | None], None]] = {
+    "table": print_table,
+    "json": print_json,
+    "csv": print_csv,
+}
+"""Printers by the name of their format."""

@@ -1,0 +1,42 @@
+"""A trial as MLflow keeps it: its figures, and whether its run is complete."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+from altermoma_ray.tracking.leaderboard.board import STATUS_TAG
+from altermoma_ray.tracking.result import Status, TrialResult
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+RUN_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+LONGEST_VALUE = 5000  # characters of a parameter or tag
+
+
+def as_text(value: object) -> str:
+    """A parameter's value as MLflow keeps it."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text[:LONGEST_VALUE]
+
+
+def trial_metrics(result: TrialResult) -> list[Metric]:
+    """Evaluations by step, the final one at the last step in place of that step's own, then what has no steps."""
+    from mlflow.entities import Metric
+
+    last = max((evaluation.step for evaluation in result.history), default=0)
+    values = {(key, entry.step): value for entry in result.history for key, value in entry.metrics.items()}
+    values |= {(key, last): value for key, value in result.metrics.items()}
+    values |= {(f"sparsity/{group}", 0): value for group, value in result.sparsity.items()}
+    values |= {(f"layer_sparsity/{layer}", 0): value for layer, value in result.layer_sparsity.items()}
+    values |= {(f"seconds/{stage}", 0): value for stage, value in result.seconds.items()}
+    counts = {"params_left": result.params_left, "params_total": result.params_total}
+    values |= {(key, 0): count for key, count in counts.items() if count is not None}
+    return [Metric(key, value, int(1000 * result.ended), step) for (key, step), value in values.items()]
+
+
+def is_complete(run: Run, ended: Status | None) -> bool:
+    """Whether a trial's run was logged to its end, and tells what the trial ended as (None: whatever it tells)."""
+    status = cast(Status, run.data.tags.get(STATUS_TAG))
+    return run.info.status == RUN_STATUS.get(status) and ended in (None, status)

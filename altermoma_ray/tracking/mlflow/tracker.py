@@ -1,0 +1,400 @@
+"""A pruning search in MLflow.
+
+    experiment   altermoma-<dataset>-<model>
+    parent run   the search: its name, parameters, the unpruned model's metrics, the Pareto picture
+    child run    a trial: parameters, metrics by step, sparsities, files, the pruned model
+    registry     altermoma-<dataset>-<model>, each search's best as a version, the newest with alias ``champion``
+
+Every call may be repeated: what is there already is neither logged nor registered twice.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.leaderboard.board import (
+    CHAMPION_TAG,
+    RULE_TAG,
+    STATUS_TAG,
+    TRIAL_TAG,
+    Champion,
+    Row,
+    champion_of,
+    rank_runs,
+)
+from altermoma_ray.tracking.mlflow import artifacts as files
+from altermoma_ray.tracking.mlflow.deleted import check_active, check_not_deleted
+from altermoma_ray.tracking.mlflow.figures import LONGEST_VALUE, RUN_STATUS, as_text, is_complete, trial_metrics
+from altermoma_ray.tracking.mlflow.names import check_name, experiment_name
+from altermoma_ray.tracking.mlflow.store import EXPERIMENT_PREFIX, Store, open_store
+from altermoma_ray.tracking.mlflow.view import saved_view
+from altermoma_ray.tracking.pictures import search_picture
+from altermoma_ray.tracking.result import Status, TrialResult
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+CHAMPION = "champion"
+_SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.objective", "altermoma.reason"
+_PARENT_TAG, _REFERENCE_PREFIX = "mlflow.parentRunId", "reference/"
+_BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
+_PAGE_SIZE = 1000  # runs in one answer
+
+
+class Tracker:
+    """Logs searches to MLflow and reads them back.
+
+    >>> tracker = Tracker.open(None, Location.parse("storage"))  # doctest: +SKIP
+    >>> parent = tracker.start_search("first", dataset="nusc", model="toy", params={})  # doctest: +SKIP
+    >>> run_id = tracker.log_trial(parent, result, {"masks.safetensors": location}, model)  # doctest: +SKIP
+    >>> tracker.register_champion(parent, run_id)  # doctest: +SKIP
+    1
+    >>> tracker.finish_search(parent)  # doctest: +SKIP
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._client = store.client
+
+    @classmethod
+    def open(cls, tracking_uri: str | None, storage: Location, *, create: bool = True) -> Tracker:
+        """Open a store, see :func:`altermoma_ray.tracking.mlflow.store.open_store`."""
+        return cls(open_store(tracking_uri, storage, create=create))
+
+    @property
+    def store(self) -> Store:
+        """Where it logs to."""
+        return self._store
+
+    def check_free(self, name: str) -> None:
+        """Find out whether a new search may have this name.
+
+        Raises:
+            UserError: it is taken or has odd characters.
+        """
+        check_name(name)
+        if not self.is_free(name):
+            raise UserError(f"search {name!r} is already in {self._store.name}; --resume it or choose another --name")
+
+    def check_open(self, dataset: str, model: str) -> None:
+        """Find out whether MLflow takes runs of a model on a data set.
+
+        Raises:
+            UserError: their experiment was deleted.
+        """
+        with self._store.reported():
+            experiment = self._client.get_experiment_by_name(experiment_name(dataset, model))
+        if experiment is not None:
+            check_active(self._store, experiment)
+
+    def is_free(self, name: str) -> bool:
+        """Whether no search has this name.
+
+        Raises:
+            TrackingError: the store does not tell.
+        """
+        with self._store.reported():
+            return self._find(name) is None
+
+    def start_search(
+        self,
+        name: str,
+        *,
+        dataset: str,
+        model: str,
+        objective: Sequence[str] = ("map",),
+        params: Mapping[str, object],
+        resume: bool = False,
+    ) -> str:
+        """Make the search's parent run, or find it again; returns its run id.
+
+        Args:
+            name: unique in the store.
+            dataset: names, with ``model``, the experiment and the registered model.
+            model: see ``dataset``.
+            objective: metrics that it optimises; the first one orders the leaderboard.
+            params: the search's options; on ``resume`` those of its first start stay.
+            resume: go on with the search of this name, or start it when there is none.
+
+        Raises:
+            UserError: the name is taken (and not ``resume``), belongs to another model, or has odd characters.
+        """
+        if not resume:
+            self.check_free(name)
+        experiment = experiment_name(dataset, model)
+        with self._store.reported():
+            if not self._named(name):
+                tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective)}
+                self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
+            found = self._only(self._named(name))
+            if (other := self._client.get_experiment(found.info.experiment_id)).name != experiment:
+                raise UserError(f"search {name!r} belongs to {other.name}, not to {experiment}; choose another --name")
+            self._store.check_place(other)
+            if found.info.status != "RUNNING":
+                self._client.update_run(found.info.run_id, status="RUNNING")
+            if not found.data.params:
+                self._log(found.info.run_id, params=params)
+            parent = str(found.info.run_id)
+            self._client.set_experiment_tag(found.info.experiment_id, *saved_view(name, parent, objective))
+            return parent
+
+    def log_reference(self, parent: str, metrics: Mapping[str, float]) -> None:
+        """Log the unpruned model's metrics to the parent run."""
+        from mlflow.entities import Metric
+
+        new = {f"{_REFERENCE_PREFIX}{key}": value for key, value in metrics.items()}
+        with self._store.reported():
+            logged = self._client.get_run(parent).data.metrics
+            now = int(1000 * time.time())
+            changed = [Metric(key, value, now, 0) for key, value in new.items() if logged.get(key) != value]
+            self._log(parent, metrics=changed)
+
+    def log_trial(
+        self,
+        parent: str,
+        result: TrialResult,
+        artifacts: Mapping[str, Location | bytes],
+        model: Callable[[], nn.Module] | None = None,
+    ) -> str:
+        """Log a trial as a child run; returns its run id.
+
+        A trial that was logged as it ended is left as it is; what was left half-written, or told of the trial before it
+        was promoted or tried again, is deleted and logged afresh.
+
+        Args:
+            parent: the search's run id.
+            result: what the trial left behind.
+            artifacts: files to keep with the run, by name.
+            model: builds the pruned model, when it has to be logged; None when there is none.
+
+        Raises:
+            TrackingError: the store did not take it; call again later.
+        """
+        with self._store.reported():
+            search = self._client.get_run(parent)
+            for run in self._trials(search, result.number):
+                if is_complete(run, result.status):
+                    return str(run.info.run_id)
+                self._client.delete_run(run.info.run_id)
+            tags = {_PARENT_TAG: parent, TRIAL_TAG: str(result.number), STATUS_TAG: result.status}
+            if result.reason is not None:
+                tags[_REASON_TAG] = result.reason[:LONGEST_VALUE]
+            run = self._client.create_run(
+                search.info.experiment_id, int(1000 * result.started), tags, f"trial-{result.number:03d}"
+            )
+            run_id = str(run.info.run_id)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            files.write_result(folder, result)
+            files.write_files(folder, artifacts)
+            if model is not None:
+                files.write_model(folder, model(), run_id)
+            with self._store.reported():
+                self._log(run_id, metrics=trial_metrics(result), params=result.params)
+                self._client.log_artifacts(run_id, str(folder))
+                self._client.set_terminated(run_id, RUN_STATUS[result.status], int(1000 * result.ended))
+        return run_id
+
+    def sweep(self, parent: str, ended: Mapping[int, Status]) -> dict[int, str]:
+        """Leave one complete run of each trial and delete all others; returns the run ids that are left, by trial.
+
+        A server that dies between making a run and answering is asked again: a second run stays, unfinished.
+
+        Args:
+            parent: the search's run id.
+            ended: how each trial ended; a run that says something else is not complete.
+        """
+        left: dict[int, str] = {}
+        with self._store.reported():
+            for run in self._trials(self._client.get_run(parent)):
+                number = int(run.data.tags[TRIAL_TAG])
+                if number not in left and is_complete(run, ended.get(number)):
+                    left[number] = str(run.info.run_id)
+                else:
+                    self._client.delete_run(run.info.run_id)
+        return left
+
+    def log_files(self, run_id: str, contents: Mapping[str, bytes]) -> None:
+        """Log files to a run, in place of older ones of the same names."""
+        with tempfile.TemporaryDirectory() as folder, self._store.reported():
+            files.write_files(Path(folder), contents)
+            self._client.log_artifacts(run_id, folder)
+
+    def register_champion(self, parent: str, run_id: str, *, rule: str | None = None) -> int:
+        """Make a trial's model the newest version of ``altermoma-<dataset>-<model>`` and its champion.
+
+        Args:
+            parent: the search's run id.
+            run_id: the trial's.
+            rule: how it was chosen, in words; kept with the search's run and as the version's description.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self._store.reported():
+            experiment_id = self._client.get_run(parent).info.experiment_id
+            name = self._client.get_experiment(experiment_id).name
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            of_run = f"name='{name}' and run_id='{run_id}'"
+            if not self._client.search_model_versions(of_run):
+                source = f"runs:/{run_id}/{files.MODEL_FOLDER}"
+                self._client.create_model_version(name, source, run_id, description=rule, await_creation_for=0)
+            version, *twins = sorted(int(found.version) for found in self._client.search_model_versions(of_run))
+            for twin in twins:
+                self._client.delete_model_version(name, str(twin))
+            self._client.set_registered_model_alias(name, CHAMPION, str(version))
+            condition = f"tags.`{_PARENT_TAG}` = '{parent}' and tags.`{CHAMPION_TAG}` != ''"
+            for former in self._runs([experiment_id], condition):
+                self._client.delete_tag(former.info.run_id, CHAMPION_TAG)
+            self._client.set_tag(run_id, CHAMPION_TAG, f"version {version}")
+            self._client.set_tag(parent, CHAMPION_TAG, run_id)
+            if rule:
+                self._client.set_tag(parent, RULE_TAG, rule)
+        return version
+
+    def finish_search(self, parent: str, status: Status = "finished") -> None:
+        """Draw the Pareto picture and end the parent run; a ``stopped`` search (``--resume`` goes on) is KILLED."""
+        self.draw_pareto(parent)
+        with self._store.reported():
+            self._client.set_terminated(parent, "KILLED" if status == "stopped" else RUN_STATUS[status])
+
+    def draw_pareto(self, parent: str) -> None:
+        """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one.
+
+        Raises:
+            StrayFiles: the run's files lie where they must not be added to.
+        """
+        rows = self._rows(parent)
+        with self._store.reported():
+            run = self._client.get_run(parent)
+            self._store.check_place(self._client.get_experiment(run.info.experiment_id))
+            reference = run.data.metrics.get(f"{_REFERENCE_PREFIX}map")
+            picture = search_picture(run.info.run_name, rows, run.data.tags.get(CHAMPION_TAG), reference)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "pareto.png")
+                file.write_bytes(picture)
+                self._client.log_artifact(parent, str(file))
+
+    def find_search(self, name: str | None = None) -> str:
+        """The parent run id of a search, of the latest one by default.
+
+        Raises:
+            UserError: there is no such search, or it was deleted; names those there are.
+        """
+        with self._store.reported():
+            found = self._find(name)
+            if found is not None:
+                return str(found.info.run_id)
+            known = sorted(run.data.tags[_SEARCH_TAG] for run in self._searches())
+            check_not_deleted(self._store, EXPERIMENT_PREFIX, _SEARCH_TAG, name)
+        if not known:
+            raise UserError(f"no search in {self._store.name}; start one with python -m altermoma_ray.search")
+        raise UserError(f"no search {name!r} in {self._store.name}; known: {', '.join(known)}")
+
+    def leaderboard(self, name: str | None = None) -> list[Row]:
+        """The completely logged trials of a search (None: the latest), best first, failed ones last.
+
+        Raises:
+            UserError: there is no such search.
+        """
+        return self._rows(self.find_search(name))
+
+    def champion(self, name: str | None = None) -> Champion | None:
+        """The registered champion of a search (None: of the latest); None where it has none, or its run was deleted.
+
+        Raises:
+            UserError: there is no such search.
+        """
+        parent = self.find_search(name)
+        with self._store.reported():
+            search = self._client.get_run(parent)
+            return champion_of(search, self._trials(search))
+
+    def _rows(self, parent: str) -> list[Row]:
+        with self._store.reported():
+            search = self._client.get_run(parent)
+            runs = self._trials(search)
+        reference = {
+            key.removeprefix(_REFERENCE_PREFIX): value
+            for key, value in search.data.metrics.items()
+            if key.startswith(_REFERENCE_PREFIX)
+        }
+        logged = [run for run in runs if run.info.status in RUN_STATUS.values()]
+        objective = search.data.tags[_OBJECTIVE_TAG].split(",")[0]
+        return rank_runs(logged, objective=objective, reference=reference)
+
+    def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            root = self._store.artifacts
+            try:
+                return str(self._client.create_experiment(name, None if root is None else root.join(name).plain))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(name)  # another search made it just now
+        check_active(self._store, experiment)
+        self._store.check_place(experiment)
+        return str(experiment.experiment_id)
+
+    def _find(self, name: str | None) -> Run | None:
+        found = self._named(name)
+        return found[0] if found else None
+
+    def _named(self, name: str | None) -> list[Run]:
+        return [run for run in self._searches() if name in (None, run.data.tags[_SEARCH_TAG])]
+
+    def _only(self, twins: Sequence[Run]) -> Run:
+        """The run of a search, its trials' parent, out of those that a repeated request made; deletes the others."""
+        if len(twins) == 1:
+            return twins[0]
+        found = next((run for run in twins if self._trials(run)), twins[0])
+        for run in twins:
+            if run is not found and run.info.experiment_id == found.info.experiment_id and not self._trials(run):
+                self._client.delete_run(run.info.run_id)
+        return found
+
+    def _searches(self) -> list[Run]:
+        """All parent runs, the latest first."""
+        experiments = self._client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT_PREFIX}%'")
+        runs = self._runs([experiment.experiment_id for experiment in experiments], f"tags.`{_SEARCH_TAG}` != ''")
+        return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
+
+    def _trials(self, parent: Run, number: int | None = None) -> list[Run]:
+        """A search's child runs, of one trial by its number or of all."""
+        condition = f"tags.`{_PARENT_TAG}` = '{parent.info.run_id}'"
+        if number is not None:
+            condition += f" and tags.`{TRIAL_TAG}` = '{number}'"
+        return self._runs([parent.info.experiment_id], condition)
+
+    def _runs(self, experiment_ids: list[str], condition: str) -> list[Run]:
+        """All runs that meet a condition, page by page."""
+        runs: list[Run] = []
+        token: str | None = ""
+        while experiment_ids and token is not None:
+            page = self._client.search_runs(experiment_ids, condition, max_results=_PAGE_SIZE, page_token=token or None)
+            runs.extend(page)
+            token = page.token or None
+        return runs
+
+    def _log(self, run_id: str, *, metrics: Sequence[Metric] = (), params: Mapping[str, object] | None = None) -> None:
+        """Log in as few requests as MLflow allows."""
+        from mlflow.entities import Param
+
+        named = [Param(key, as_text(value)) for key, value in (params or {}).items()]
+        while metrics or named:
+            self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
+            metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]

@@ -1,0 +1,48 @@
+"""A search's leaderboard as a saved view of MLflow's page: its trials, best first, with the columns that matter.
+
+MLflow keeps saved views as tags of the experiment. They are listed under *Views* above the table of runs, and have
+an address of their own. Releases of MLflow that know no saved views ignore the tag.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+from altermoma_ray.tracking.leaderboard.board import CHAMPION_TAG, STATUS_TAG, metric_key
+from altermoma_ray.tracking.objective import metric_of
+
+_VIEW_TAG = "mlflow.sharedViewState."
+_METRICS = ("map", "nds", "sparsity", "sparsity_camera", "sparsity_lidar", "sparsity_fusion")
+_PARAMS = ("criterion",)
+_TAGS = (CHAMPION_TAG, STATUS_TAG)
+
+
+def saved_view(name: str, parent: str, objective: Sequence[str]) -> tuple[str, str]:
+    """Key and value of the experiment's tag that holds a search's view.
+
+    Args:
+        name: of the search.
+        parent: its run id.
+        objective: the metrics that it optimises; the first one orders the rows.
+    """
+    metrics = dict.fromkeys(metric_key(metric) for metric in (*objective, *_METRICS))
+    ranked = [f"metrics.`{metric}`" for metric in metrics]
+    columns = [*(f"tags.`{tag}`" for tag in _TAGS), *(f"params.`{param}`" for param in _PARAMS), *ranked]
+    state = {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
+        "orderByKey": ranked[0],
+        "orderByAsc": metric_of(objective[0]).direction == "minimize",
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": {column: max(80, 7 * len(column.split("`")[1]) + 10) for column in columns},  # pixels
+    }
+    now = int(1000 * time.time())
+    view = {"name": f"leaderboard {name}", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+    return f"{_VIEW_TAG}{name}", json.dumps(view)
+
+
+def view_address(server: str, experiment_id: str, name: str) -> str:
+    """Where a browser finds a search's view on an MLflow server."""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={name}"

@@ -1,0 +1,188 @@
+"""Pictures of a redundancy report, as PNG bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from numpy.typing import NDArray
+
+from altermoma_ray.tracking.pictures import to_png
+from altermoma_ray.tracking.redundancy.records import (
+    BEFORE,
+    FINE_TUNED,
+    INTACT,
+    MASKED,
+    PRUNED,
+    REACTIVATED,
+    GroupFigures,
+    RedundancyReport,
+    Removal,
+)
+
+Array = NDArray[np.float64]
+
+MOST_BARS = 14
+"""Layers of a group in the picture of shares; the table has them all."""
+MOST_NAMES = 120
+"""Layers that the map of sparsities still names."""
+LONGEST_NAME = 40
+"""Characters of a layer's name in a picture."""
+_CHANGE = "change"
+_DECI, _RERI = "tab:blue", "tab:orange"
+
+
+def shares_picture(report: RedundancyReport) -> bytes:
+    """A panel a group: DeCI and ReRI share of the layers that hold most of either, fusion-redundant ones in red."""
+    chosen, names = (
+        {},
+        short_names({group.name: [x.name for x in report.layers_of(group.name)] for group in report.groups}),
+    )
+    for group in report.groups:
+        layers = sorted(report.layers_of(group.name), key=lambda layer: -max(layer.deci_share, layer.reri_share))
+        chosen[group.name] = layers[:MOST_BARS]
+    rows = max(map(len, chosen.values()))
+    figure = Figure(figsize=(5.6 * len(chosen), 1.3 + 0.3 * rows), layout="constrained")
+    for column, (group, layers) in enumerate(chosen.items(), start=1):
+        axes = figure.add_subplot(1, len(chosen), column, title=group, xlabel="share of the group's sum (%)")
+        places = np.arange(len(layers))
+        axes.barh(places - 0.2, [100 * layer.deci_share for layer in layers], 0.4, color=_DECI, label="DeCI")
+        axes.barh(places + 0.2, [100 * layer.reri_share for layer in layers], 0.4, color=_RERI, label="ReRI")
+        axes.set_yticks(places, [names[layer.name] for layer in layers], fontsize=8)
+        for label, layer in zip(axes.get_yticklabels(), layers, strict=True):
+            label.set_color("tab:red" if layer.redundant else "black")
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.grid(axis="x", alpha=0.3)
+        axes.legend(loc="lower right")
+    return to_png(figure)
+
+
+def ranks_picture(groups: Sequence[GroupFigures]) -> bytes:
+    """A panel a group: where weights lie by their ranks in DeCI and ReRI; the diagonal is full agreement."""
+    figure = Figure(figsize=(3.7 * len(groups) + 0.8, 3.6), layout="constrained")
+    panels = []
+    for column, group in enumerate(groups, start=1):
+        rho = "–" if group.spearman is None else f"{group.spearman:.2f}"
+        title = f"{group.name}, Spearman {rho}"
+        axes = figure.add_subplot(1, len(groups), column, title=title, xlabel="rank by DeCI (%)")
+        axes.set_ylabel("rank by ReRI (%)" if column == 1 else "")
+        picture = axes.imshow(
+            np.log2(np.maximum(np.array(group.ranks), 2**-4)),
+            origin="lower", extent=(0, 100, 0, 100), cmap="PuOr_r", vmin=-4, vmax=4,
+        )  # fmt: skip
+        panels.append(axes)
+    bar = figure.colorbar(picture, ax=panels, label="weights, over an even spread")
+    bar.set_ticks([-4, -2, 0, 2, 4], labels=["≤ 1/16", "1/4", "1", "4", "16"])
+    return to_png(figure)
+
+
+def sparsity_picture(removals: Sequence[Removal], groups: Mapping[str, Sequence[str]]) -> bytes:
+    """Layers by criteria: how much of each layer is removed."""
+    names = [name for layers in groups.values() for name in layers]
+    shown = short_names(groups)
+    values = np.array([[100 * removal.layers[name] for removal in removals] for name in names])
+    height = min(0.16 * len(names), 24)
+    figure = Figure(figsize=(5.2 + 0.75 * len(removals), 1.6 + height), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
+    axes.set_xticks(range(len(removals)), [removal.criterion for removal in removals], rotation=40, ha="right")
+    if len(names) <= MOST_NAMES:
+        axes.set_yticks(range(len(names)), [shown[name] for name in names], fontsize=6.5)
+    edge = 0
+    for group, layers in groups.items():
+        axes.text(len(removals) - 0.4, edge + (len(layers) - 1) / 2, group, rotation=-90, va="center", fontsize=10)
+        edge += len(layers)
+        axes.axhline(edge - 0.5, color="white", linewidth=2)
+    figure.colorbar(picture, ax=axes, label="removed (%)", shrink=0.4, pad=0.06)
+    return to_png(figure)
+
+
+def sensors_picture(report: RedundancyReport) -> bytes:
+    """mAP of every state, with all sensors and with one lost."""
+    lost = list(dict.fromkeys(entry.lost for entry in report.sensors))
+    states = report.states()
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    axes = figure.add_subplot(ylabel="mAP")
+    width = 0.8 / len(lost)
+    colours = {INTACT: "tab:gray", "camera": "tab:purple", "lidar": "tab:green"}
+    for number, sensor in enumerate(lost):
+        entries = [report.sensor(state, sensor) for state in states]
+        places = np.arange(len(states)) + (number - (len(lost) - 1) / 2) * width
+        heights = [entry.map if entry else 0.0 for entry in entries]
+        label = "all sensors" if sensor == INTACT else f"{sensor} lost"
+        bars = axes.bar(places, heights, width, label=label, color=colours.get(sensor))
+        axes.bar_label(bars, [f"{entry.map:.3f}" if entry else "" for entry in entries], fontsize=8)
+    axes.set_xticks(range(len(states)), states)
+    axes.margins(y=0.15)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return to_png(figure)
+
+
+def features_picture(
+    rows: Sequence[str], pictures: Mapping[str, Array], boxes: Array, extent: tuple[float, float, float, float]
+) -> bytes:
+    """Norms of BEV maps: a row a map, a column a state, one colour scale a row; what reactivation changed beside them.
+
+    Args:
+        rows: names of the rows.
+        pictures: [X, Y] norms over channels, by ``<row>/<state>``.
+        boxes: [M, 9] ground truth of the sample, lidar frame.
+        extent: x0, x1, y0, y1 (m) of the maps.
+    """
+    columns = (BEFORE, MASKED, REACTIVATED, _CHANGE, PRUNED, FINE_TUNED)
+    figure = Figure(figsize=(2.5 * len(columns) + 1.4, 2.45 * len(rows) + 0.4), layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for row, panels in zip(rows, grid, strict=True):
+        change = pictures[f"{row}/{REACTIVATED}"] - pictures[f"{row}/{MASKED}"]
+        shown = [change if state == _CHANGE else pictures[f"{row}/{state}"] for state in columns]
+        highest = max(float(np.percentile(picture, 99.5)) for picture in shown) or 1.0
+        reach = float(np.percentile(np.abs(change), 99.5)) or 1.0
+        for axes, state, picture in zip(panels, columns, shown, strict=True):
+            look = (
+                {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
+                if state == _CHANGE
+                else {"cmap": "magma", "vmin": 0.0, "vmax": highest}
+            )
+            image = axes.imshow(picture.T, origin="lower", extent=extent, interpolation="nearest", **look)
+            _draw_boxes(axes, boxes, "black" if state == _CHANGE else "cyan")
+            axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+            if state in (_CHANGE, FINE_TUNED):
+                figure.colorbar(image, ax=axes, shrink=0.85).ax.tick_params(labelsize=7)
+        name, _, masked = row.partition(" (")
+        panels[0].set_ylabel(f"{name}\n({masked}", fontsize=10)
+    for axes, state in zip(grid[0], columns, strict=True):
+        axes.set_title("reactivated − masked" if state == _CHANGE else state, fontsize=10)
+    return to_png(figure)
+
+
+def _draw_boxes(axes: Axes, boxes: Array, colour: str) -> None:
+    """Outlines from above."""
+    for x, y, _, length, width, _, yaw, *_ in boxes:
+        along = np.array([np.cos(yaw), np.sin(yaw)]) * length / 2
+        across = np.array([-np.sin(yaw), np.cos(yaw)]) * width / 2
+        corners = np.array([x, y]) + np.array([along + across, along - across, -along - across, across - along])
+        axes.add_patch(Polygon(corners, fill=False, edgecolor=colour, linewidth=0.8))
+
+
+def short_names(groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Names without what all of their group begin with, without ``weight``, and cut at the front where too long.
+
+    >>> short_names({"lidar": ["encoders.lidar.input.weight", "encoders.lidar.output.0.weight"]})
+    {'encoders.lidar.input.weight': 'input', 'encoders.lidar.output.0.weight': 'output.0'}
+    """
+    found = {}
+    for names in groups.values():
+        parts = [name.removesuffix(".weight").split(".") for name in names]
+        common = (
+            sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False)))
+            if len(names) > 1
+            else 0
+        )
+        for name, levels in zip(names, parts, strict=True):
+            short = ".".join(levels[common:])
+            found[name] = short if len(short) <= LONGEST_NAME else f"…{short[1 - LONGEST_NAME :]}"
+    return found

@@ -1,0 +1,165 @@
+"""What a redundancy report's figures say, in sentences that are made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from altermoma_ray.tracking.redundancy.records import (
+    BEFORE,
+    FINE_TUNED,
+    INTACT,
+    MASKED,
+    PRUNED,
+    REACTIVATED,
+    REDUNDANT_RATIO,
+    REDUNDANT_SHARE,
+    THIS_MODEL,
+    UNPRUNED,
+    GroupFigures,
+    RedundancyReport,
+)
+
+SMALL_MAP = 0.01
+"""Differences of mAP below this are called none."""
+
+
+def indicators_text(report: RedundancyReport) -> list[str]:
+    """How DeCI and ReRI compare, group by group."""
+    lines = [_group_line(report, group) for group in report.groups]
+    lines += [
+        f"{group.name}: the two masking passes rank its weights with a correlation of {group.pass_spearman:.2f}: "
+        f"{_strength(group.pass_spearman)}."
+        for group in report.groups
+        if group.pass_spearman is not None
+    ]
+    return lines
+
+
+def _group_line(report: RedundancyReport, group: GroupFigures) -> str:
+    ratios = [value / group.deci for value in group.reri.values()] if group.deci else []
+    raw = f"raw ReRI is {' and '.join(f'{ratio:.2g}' for ratio in ratios)} times DeCI; " if ratios else ""
+    alike = "no order to compare" if group.spearman is None else f"Spearman {group.spearman:.2f}: "
+    alike += "" if group.spearman is None else _strength(group.spearman)
+    redundant = [layer for layer in report.layers_of(group.name) if layer.redundant]
+    held = sum(layer.reri_share for layer in redundant)
+    count = f"{len(redundant)} of {len(report.layers_of(group.name))} layers"
+    where = (
+        f"{count} are fusion-redundant and hold {held:.0%} of its ReRI" if redundant else "no layer is fusion-redundant"
+    )
+    return (
+        f"{group.name}: {raw}{alike}. {group.shift:.0%} of ReRI lies in other layers than DeCI; {where}. "
+        f"Both keep {group.overlap:.0%} of the weights that either would, by chance {group.overlap_by_chance:.0%}."
+    )
+
+
+def _strength(correlation: float) -> str:
+    if correlation >= 0.7:
+        return "a weight that ranks high in one nearly always does in the other"
+    if correlation >= 0.4:
+        return "they rank alike in part"
+    if correlation > -0.1:
+        return "they say different things"
+    return "they rank in opposite ways"
+
+
+def definition() -> str:
+    """What the report calls fusion-redundant."""
+    return (
+        f"A layer is called fusion-redundant when its share of the group's ReRI is at least {REDUNDANT_RATIO:g} times "
+        f"its share of the group's DeCI, and at least {REDUNDANT_SHARE:.0%}. Shares add up to 100 % in both, so some "
+        "layers always lie above; it is how many and how far that tells."
+    )
+
+
+def removal_text(report: RedundancyReport) -> list[str]:
+    """What the criteria agree on."""
+    criteria = [removal for removal in report.removals if removal.criterion != THIS_MODEL]
+    pairs = [
+        (one.overlap[other.criterion], one.criterion, other.criterion)
+        for number, one in enumerate(criteria)
+        for other in criteria[number + 1 :]
+    ]
+    kept = 1 - report.sparsity
+    lines = []
+    if pairs:
+        most, least = max(pairs), min(pairs)
+        lines.append(
+            f"Most alike are {most[1]} and {most[2]}: of the weights that either keeps, both keep {most[0]:.0%}; least "
+            f"alike are {least[1]} and {least[2]} with {least[0]:.0%}. By chance it would be {kept / (2 - kept):.0%}."
+        )
+    for group in [group.name for group in report.groups]:
+        lowest = min(criteria, key=lambda removal: removal.sparsity[group])
+        highest = max(criteria, key=lambda removal: removal.sparsity[group])
+        lines.append(
+            f"{group}: {lowest.criterion} removes least ({lowest.sparsity[group]:.1%}), "
+            f"{highest.criterion} most ({highest.sparsity[group]:.1%})."
+        )
+    emptied = {r.criterion: sum(value > 0.995 for value in r.layers.values()) for r in criteria}
+    if hit := [f"{criterion} in {count} layers" for criterion, count in emptied.items() if count]:
+        lines.append(f"More than 99.5 % is removed by {', '.join(hit)}.")
+    return lines
+
+
+def sensors_text(report: RedundancyReport) -> list[str]:
+    """What a lost sensor costs, what reactivation gives back, and what pruning did to both."""
+    lines = []
+    intact = _map(report, UNPRUNED, INTACT)
+    lost = [sensor for sensor in dict.fromkeys(entry.lost for entry in report.sensors) if sensor != INTACT]
+    for sensor in lost:
+        off, back = _map(report, UNPRUNED, sensor), _map(report, REACTIVATED, sensor)
+        lines.append(
+            f"Without {sensor} the unpruned model has {off:.3f} mAP instead of {intact:.3f}. "
+            f"{report.reactivation_steps} steps of reactivation at learning rate {report.reactivation_learning_rate:g} "
+            f"{_recovery(intact - off, back - off)}."
+        )
+    for state, name in ((PRUNED, "Pruning alone"), (FINE_TUNED, "Pruning and fine-tuning")):
+        change = _map(report, state, INTACT) - intact
+        lines.append(f"{name} changes mAP by {change:+.3f}, to {_map(report, state, INTACT):.3f}.")
+    for sensor in lost:
+        before = intact - _map(report, UNPRUNED, sensor)
+        after = _map(report, FINE_TUNED, INTACT) - _map(report, FINE_TUNED, sensor)
+        use = "the pruned model makes no use of it" if after < SMALL_MAP else "the pruned model still uses it"
+        lines.append(
+            f"{sensor} adds {before:+.3f} mAP to the unpruned model and {after:+.3f} to the fine-tuned one: {use}."
+        )
+    return lines
+
+
+def _map(report: RedundancyReport, state: str, lost: str) -> float:
+    entry = report.sensor(state, lost)
+    return float("nan") if entry is None else entry.map
+
+
+def _recovery(loss: float, change: float) -> str:
+    if loss < SMALL_MAP:
+        return f"change that by {change:+.3f}; the sensor was not needed"
+    part = change / loss
+    if part < 0.05:
+        kind = "the rest of the model has next to nothing in store for a lost sensor"
+    elif part < 0.33:
+        kind = "the rest of the model makes good a small part"
+    else:
+        kind = "much of what the sensor says is there twice, or learnt at once"
+    return f"change that by {change:+.3f}, {part:.0%} of what was lost: {kind}"
+
+
+def features_text(report: RedundancyReport, rows: Sequence[str]) -> list[str]:
+    """What reactivation and pruning do to the features of each row."""
+    lines = []
+    for row in rows:
+        found = {state: report.feature(row, state) for state in (BEFORE, MASKED, REACTIVATED, PRUNED, FINE_TUNED)}
+        sharper = found[REACTIVATED].contrast - found[MASKED].contrast
+        nearer = found[REACTIVATED].likeness - found[MASKED].likeness
+        where = "away from" if nearer < 0 else "towards"
+        lines.append(
+            f"{row}: reactivation {_contrast(sharper)} and moves the map {where} the one before ({nearer:+.3f}). "
+            f"In the pruned model objects stand out {found[PRUNED].contrast:.2f} times, fine-tuned "
+            f"{found[FINE_TUNED].contrast:.2f} times, before masking {found[BEFORE].contrast:.2f} times."
+        )
+    return lines
+
+
+def _contrast(change: float) -> str:
+    if not abs(change) >= 0.02:
+        return "leaves the objects' contrast as it is"
+    return f"makes objects {'clearer' if change > 0 else 'fainter'} ({change:+.2f})"

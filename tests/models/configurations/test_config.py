@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from pydantic import ValidationError
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.configurations.config import CONFIGURATIONS, ModelConfig, configuration, parse_configuration
+
+
+def changed(section: str, **fields) -> dict:
+    plain = configuration("bevfusion-mit").model_dump()
+    plain[section].update(fields)
+    return plain
+
+
+def test_published_figures_derive_the_published_grids():
+    config = configuration("bevfusion-mit")
+    assert config.voxel_grid == (1440, 1440, 40)
+    assert config.lidar.stride == 8
+    assert config.lidar.output_height(40) == 2
+    assert config.camera.stage_channels == (192, 384, 768)
+    assert config.camera.bev_size == config.head.bev_size == (180, 180)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_configurations_survive_json(name):
+    config = configuration(name)
+    assert config.name == name
+    assert parse_configuration(config.model_dump_json(), "file") == config
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(UserError, match="unknown model 'yolo'; choose one of: bevfusion-mit, bevfusion-mit-toy"):
+        configuration("yolo")
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("head", {"bev_size": (128, 180)}, r"`head.bev_size` must be \(180, 180\)"),
+        ("head", {"cell_size": (0.5, 0.6)}, "`head.cell_size` must be"),
+        ("head", {"origin": (-54.0, -50.0)}, "`head.origin` must be"),
+        ("head", {"heads": 7}, r"got \(hidden=128, heads=7\)"),
+        ("camera", {"downsample": 1}, "camera grid's `bev_size` must be"),
+        ("camera", {"grid_x": (-50.0, 58.0, 0.3)}, "lower edges of the camera grid must be"),
+        ("camera", {"heads": (3, 6, 12)}, "need the same length"),
+        ("camera", {"heads": (5, 6, 12, 24)}, "must divide by its 5 heads"),
+        ("lidar", {"stages": ((16, 32, 32), (32, 64), (64, 128), (128,))}, "of stage 0 must keep its 16 channels"),
+        ("lidar", {"voxel_size": (0.075, 0.075, 2.0)}, "4 voxels along z are too few"),
+        ("decoder", {"strides": (2, 2)}, "must start with 1"),
+        ("decoder", {"layers": (5,)}, "one entry for each block"),
+        ("inputs", {"image_size": (250, 704)}, "must divide by 8"),
+        ("fuser", {"chanels": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_figures_that_do_not_fit_are_refused(section, fields, message):
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig.model_validate(changed(section, **fields))
+
+
+def test_broken_configuration_of_a_file_is_a_user_error():
+    text = configuration("bevfusion-mit").model_dump_json().replace('"embed":96', '"embed":"wide"')
+    with pytest.raises(UserError, match=r"model\.safetensors holds no valid model configuration: camera\.embed: "):
+        parse_configuration(text, "model.safetensors")
+    with pytest.raises(UserError, match="holds no valid model configuration: model: Invalid JSON"):
+        parse_configuration("{", "model.safetensors")
+
+
+def test_the_usual_height_is_not_written_so_that_hashes_of_checkpoints_stay():
+    toy = configuration("bevfusion-mit-toy")
+    text = toy.model_dump_json()
+    assert '"height"' not in text
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7213168f6c06f181"
+    assert parse_configuration(text, "test").head.height == "centre"
+    other = toy.model_copy(update={"head": toy.head.model_copy(update={"height": "top"})})
+    assert parse_configuration(other.model_dump_json(), "test") == other
+    with pytest.raises(UserError, match=r"no valid model configuration: head\.height: Input should be 'bottom'"):
+        parse_configuration(other.model_dump_json().replace('"top"', '"middle"'), "test")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from altermoma_ray.models.bevfusion import SENSORS, FusionModel
+from altermoma_ray.models.configurations.config import configuration
+
+PUBLISHED = {
+    "encoders.camera.backbone": 27_520_506,
+    "encoders.camera.neck": 1_591_296,
+    "encoders.camera.view_transform": 1_610_726,
+    "encoders.lidar": 2_694_352,
+    "fuser": 774_656,
+    "decoder": 4_576_768,
+    "head": 1_034_910,
+}
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.fixture
+def model() -> FusionModel:
+    torch.manual_seed(0)
+    return FusionModel(configuration("bevfusion-mit-toy"))
+
+
+def test_published_model_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        model = FusionModel(configuration("bevfusion-mit"))
+    assert {part: parameters(model.get_submodule(part)) for part in PUBLISHED} == PUBLISHED
+    assert parameters(model) == 39_803_214
+    assert len(model.state_dict()) == 582  # tensors of the released files, constants included
+
+
+def test_toy_keeps_the_scale_of_the_prototype_and_fits_its_checkpoint(model):
+    sizes = dict.fromkeys(("camera", "lidar", "fusion"), 0)
+    for name, parameter in model.named_parameters():
+        sizes[model.group_of(name)] += parameter.numel()
+    assert 700_000 < sizes["camera"] < 850_000
+    assert 120_000 < sizes["lidar"] < 180_000
+    assert 170_000 < sizes["fusion"] < 250_000
+    assert sum(tensor.nbytes for tensor in model.state_dict().values()) < 4.8e6
+
+
+def test_groups_follow_the_modules(model):
+    assert model.group_of("encoders.camera.neck.lateral_convs.0.0.weight") == "camera"
+    assert model.group_of("encoders.lidar.backbone.input_conv.0.weight") == "lidar"
+    for part in ("fuser", "decoder", "head"):
+        assert {model.group_of(f"{part}.{name}") for name, _ in model.get_submodule(part).named_parameters()} == {
+            "fusion"
+        }
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_masking_a_sensor_equals_zeroing_its_parameters(model, batch, sensor, training):
+    zeroed = copy.deepcopy(model)
+    for parameter in zeroed.encoders[sensor].parameters():
+        torch.nn.init.zeros_(parameter)
+    model.train(training)
+    zeroed.train(training)
+    masked, expected = model(batch, masked=frozenset({sensor})), zeroed(batch)
+    assert masked.keys() == expected.keys()
+    for name, tensor in masked.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_a_masked_branch_is_not_computed(model, batch, sensor):
+    ran = []
+    for name, encoder in model.encoders.items():
+        encoder.register_forward_hook(lambda *_, name=name: ran.append(name))
+    maps = model.bev_features(batch, masked=frozenset({sensor}))
+    assert ran == [other for other in SENSORS if other != sensor]
+    assert maps[sensor].abs().sum() == 0
+    assert maps[sensor].shape == model.bev_features(batch)[sensor].shape
+
+
+def test_both_sensors_masked_still_runs(model, batch):
+    outputs = model.eval()(batch, masked=frozenset(SENSORS))
+    for tensor in outputs.values():
+        assert torch.equal(tensor[0], tensor[1])  # nothing tells the samples apart
+
+
+def test_unknown_sensor_is_refused(model, batch):
+    with pytest.raises(ValueError, match="`masked` may hold camera, lidar, but got radar"):
+        model(batch, masked=frozenset({"radar"}))
+
+
+def test_samples_do_not_see_each_other_in_evaluation(model, batch):
+    model.eval()
+    together = model.bev_features(batch)
+    alone = model.bev_features(batch.samples(1, 2))
+    for name, features in together.items():
+        torch.testing.assert_close(features[1:], alone[name], atol=1e-4, rtol=1e-4)
+
+
+def test_every_parameter_receives_a_gradient(model, batch):
+    outputs = model(batch)
+    sum(tensor.square().mean() for tensor in outputs.values() if tensor.requires_grad).backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
