@@ -1,0 +1,99 @@
+"""The seam between a pruning search and the model, task and data that are pruned.
+
+The search asks no more of a model, a task or a data set than these protocols say. A class fulfils a protocol by having
+its attributes and methods; nothing needs to be inherited, and no class is registered anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from altermoma_ray.metrics import Metric
+
+Split = Literal["train", "validation"]
+Part = Literal["all", "tuning", "reporting"]
+"""Which validation samples are evaluated: all, or one of two halves.
+
+A search tunes on one half and a comparison reports the other, so that reported figures come from samples that nobody
+tuned on.
+"""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """N samples, in any form that the model and the task agree on."""
+
+    def __len__(self) -> int:
+        """The number of samples, N."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on a device."""
+
+
+@runtime_checkable
+class FusionModel(Protocol):
+    """A :class:`torch.nn.Module` with a branch for each modality, whose branches can be masked one by one.
+
+    A model may have more, which is used where it is there: ``flow(batch)`` for the criterion SynFlow (see
+    :attr:`altermoma_ray.pruning.criteria.Problem.flow`), and ``features(batch, masked)`` for the redundancy report.
+    """
+
+    modalities: tuple[str, ...]
+    """Names of the modalities, such as ``("lidar", "camera")``, in the order in which they are masked."""
+
+    def group_of(self, parameter: str) -> str:
+        """The group of a parameter, by its name: a modality, or ``fusion`` for what all modalities share."""
+
+    def __call__(self, batch: Any, masked: frozenset[str] = frozenset()) -> Any:
+        """The model's outputs, as if the branches of ``masked`` modalities gave zeros."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A loss to score and to train with, and figures to compare models by."""
+
+    metrics: tuple[Metric, ...]
+    """All that :meth:`evaluate` measures; the first is the default objective."""
+
+    def loss(self, outputs: Any, batch: Any) -> Mapping[str, Tensor]:
+        """Losses of N samples, [N] each; ``total`` is the one that is minimised.
+
+        A loss of one value for each sample keeps results independent of the number of workers.
+        """
+
+    def decode(self, outputs: Any, batch: Any) -> Mapping[str, Any]:
+        """The predictions by sample name, on the CPU and fit to be pickled: workers exchange them."""
+
+    def evaluate(self, predictions: Mapping[str, Any], data: Any, rows: Sequence[int]) -> dict[str, float]:
+        """The metrics of the predictions for these rows of a data source, by name."""
+
+
+@runtime_checkable
+class DataSource(Protocol):
+    """Samples to train on and to evaluate on, each by a number (its row)."""
+
+    fingerprint: str
+    """Text that changes whenever the samples do; indicators are stored under it."""
+
+    def prepare(self) -> None:
+        """Make or check everything that reading needs; called once, before any worker starts.
+
+        Raises:
+            UserError: the data are missing or broken.
+        """
+
+    def rows(self, split: Split, part: Part = "all", limit: int | None = None) -> list[int]:
+        """The rows of a split; with ``limit``, a subset spread over them that never changes."""
+
+    def dataset(self, rows: Sequence[int], *, augment: bool, seed: int) -> Any:
+        """A map-style data set of these rows: ``len`` and ``dataset[position]``.
+
+        One with a method ``set_epoch(epoch)`` is told every epoch of training.
+        """
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """A batch (:class:`Batch`) of samples of a data set."""
