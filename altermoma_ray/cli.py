@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -19,6 +19,9 @@ from altermoma_ray.console import console
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import DEFAULT_STORAGE, Location
+
+if TYPE_CHECKING:
+    from altermoma_ray.workloads.reference import WorkloadReference
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray sets for the process of a submitted job, and for no other."""
@@ -48,7 +51,12 @@ class Parser(argparse.ArgumentParser):
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Options that say which data set a command works on and where it keeps what it makes."""
-    parser.add_argument("dataset", nargs="?", default="nusc", help="data set (default: nusc)")
+    parser.add_argument(
+        "dataset",
+        nargs="?",
+        default="nusc",
+        help="data set (default: nusc), or a workload of your own: package.module:NAME or file.py:NAME",
+    )
     parser.add_argument("--dataroot", help="nuScenes folder or URI (default: a synthetic nuScenes, made on first use)")
     parser.add_argument("--version", help="nuScenes version, such as v1.0-mini (default: v1.0-trainval)")
     add_reading_options(parser)
@@ -87,6 +95,21 @@ def _lidar_columns(text: str) -> tuple[str, ...] | None:
 def reading_of(options: argparse.Namespace) -> Reading:
     """How the options say that the data set is read."""
     return Reading(**{name: getattr(options, name) for name in Reading.model_fields if hasattr(options, name)})
+
+
+def workload_of(options: argparse.Namespace) -> WorkloadReference:
+    """The workload that the options name.
+
+    Raises:
+        UserError: there is none of that name, or an option does not go with it.
+    """
+    from altermoma_ray.workloads.reference import (
+        find_workload,  # brings in torch, which a mere leaderboard does without
+    )
+
+    asked = {name: getattr(options, name) for name in ("dataroot", "version", "model")}
+    reading = reading_of(options)
+    return find_workload(options.dataset, options.storage, reading=None if reading == Reading() else reading, **asked)
 
 
 def add_storage_option(parser: argparse.ArgumentParser) -> None:
@@ -164,14 +187,15 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[
     Raises:
         UserError: the space file does not define a space.
     """
-    from altermoma_ray.data.nuscenes.prepare import DATASETS  # bring in Ray, which a mere leaderboard does without
-    from altermoma_ray.engine.space.files import load_space
+    from altermoma_ray.engine.space.files import load_space  # brings in Ray, which a mere leaderboard does without
 
     blank = argparse.Namespace(**dict.fromkeys(vars(options)))
     found = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
     for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri"):  # these only say which one is meant
         found.pop(option, None)
-    found["dataset"] = DATASETS.get(found["dataset"], found["dataset"])
+    origin, colon, attribute = found["dataset"].rpartition(":")
+    if origin.endswith(".py"):  # a plan knows a workload's file by its name alone: the file may have moved
+        found["dataset"] = f"{Path(origin).name}{colon}{attribute}"
     if "dataroot" in found:
         found["dataroot"] = str(Location.parse(found["dataroot"]))
     if "space" in found:

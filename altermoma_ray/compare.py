@@ -15,12 +15,11 @@ from altermoma_ray.cli import (
     positive,
     positive_int,
     ratio,
-    reading_of,
     resumes,
     run,
+    workload_of,
 )
 from altermoma_ray.console import console
-from altermoma_ray.data.nuscenes.prepare import find_data, prepare_data
 from altermoma_ray.engine.ray.workers import check_cluster
 from altermoma_ray.engine.search.comparison import (
     ablation_settings,
@@ -32,7 +31,7 @@ from altermoma_ray.engine.search.comparison import (
     search_label,
 )
 from altermoma_ray.engine.search.logbook import OnlyInStorage
-from altermoma_ray.engine.search.plan import Ablation, SearchPlan, plan_search
+from altermoma_ray.engine.search.plan import Ablation, SearchPlan, SearchRequest, plan_search
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.search.sync import REPORT_FOLDER, log_report, stored_reference
@@ -60,7 +59,7 @@ def main() -> None:
         if options.name:
             tracker.check_free(plan.name)
     tracker.check_open(plan.dataset, plan.model)
-    prepare_data(plan.source, plan.inputs)
+    plan.workload.load().source().prepare()
     unlogged: OnlyInStorage | None = None
     try:
         plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
@@ -96,13 +95,10 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         seeds=range(options.seed, options.seed + options.seeds),
         budgets=options.budget or [space.fine_tune_epochs],
     )
-    source = find_data(options.dataset, options.dataroot, options.version, options.storage, reading_of(options))
-    return plan_search(
+    request = SearchRequest(
+        workload=workload_of(options),
+        validation_part="reporting",
         name=options.name,
-        dataset=options.dataset,
-        source=source.model_copy(update={"validation_part": "reporting"}),
-        synthetic=options.dataroot is None,
-        model=options.model,
         checkpoint=options.checkpoint,
         space=space,
         space_file=options.space,
@@ -114,9 +110,10 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         gpus_per_worker=options.gpus_per_worker,
         save_every=options.save_every,
         tracking_uri=options.tracking_uri,
-        grid=tasks,
+        grid=tuple(tasks),
         ablation=options.ablate,
     )
+    return plan_search(request)
 
 
 def _parser() -> argparse.ArgumentParser:

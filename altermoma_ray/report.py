@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, ratio, reading_of, run
+from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, ratio, run, workload_of
 from altermoma_ray.console import console
-from altermoma_ray.data.nuscenes.prepare import find_data, prepare_data
-from altermoma_ray.data.nuscenes.source import Part
+from altermoma_ray.data.sampling import Part
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.engine.redundancy.job import plan_report
 from altermoma_ray.engine.redundancy.measure import measure_report, prune_for_report, score_for_report
-from altermoma_ray.engine.search.plan import plan_search
+from altermoma_ray.engine.search.plan import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.reports import ReportTracker
@@ -31,14 +29,9 @@ def main() -> None:
     options = _parser().parse_args()
     check_cluster()
     target = _target(options.out)
-    source = find_data(options.dataset, options.dataroot, options.version, options.storage, reading_of(options))
-    source = source.model_copy(update={"validation_part": options.validation_part})
-    plan = plan_search(
-        name=None,
-        dataset=options.dataset,
-        source=source,
-        synthetic=options.dataroot is None,
-        model=options.model,
+    request = SearchRequest(
+        workload=workload_of(options),
+        validation_part=options.validation_part,
         checkpoint=options.checkpoint,
         space=load_space(options.dataset, options.space),
         space_file=options.space,
@@ -49,10 +42,11 @@ def main() -> None:
         workers=options.workers or 1,
         gpus_per_worker=options.gpus_per_worker,
     )
+    plan = plan_search(request)
     pruned = Location.parse(options.pruned) if options.pruned else None
-    tracker = ReportTracker.open(options.tracking_uri, plan.source.storage_location)
+    tracker = ReportTracker.open(options.tracking_uri, plan.storage)
     tracker.check_open(plan.dataset, plan.model)
-    prepare_data(plan.source, plan.inputs)
+    plan.workload.load().source().prepare()
     job = plan_report(plan, options.criterion, pruned, options.sparsity)
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
@@ -67,9 +61,7 @@ def main() -> None:
         console.print("[bold]measuring[/] sensors lost, features and masks")
         measure_report(job, workers=every, gpus_per_worker=plan.gpus_per_worker)
     report, tensors = job.read()
-    inputs = configuration(plan.model).inputs
-    x0, y0, _, x1, y1, _ = inputs.point_range
-    html = page(report, tensors, (x0, x1, y0, y1)).encode()
+    html = page(report, tensors, plan.workload.load().task.map_extent).encode()
     job.page.write_bytes(html)
     if target is not None:
         target.write_bytes(html)

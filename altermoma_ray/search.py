@@ -13,15 +13,14 @@ from altermoma_ray.cli import (
     given,
     positive_int,
     ratio,
-    reading_of,
     resumes,
     run,
+    workload_of,
 )
 from altermoma_ray.console import console
-from altermoma_ray.data.nuscenes.prepare import find_data, prepare_data
-from altermoma_ray.data.nuscenes.source import Part
+from altermoma_ray.data.sampling import Part
 from altermoma_ray.engine.ray.workers import check_cluster
-from altermoma_ray.engine.search.plan import plan_search
+from altermoma_ray.engine.search.plan import SearchRequest, plan_search
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.space.files import load_space
@@ -48,28 +47,24 @@ def main() -> None:
     else:
         if options.sparsity is not None and Objective.parse(options.objective).searches_sparsity:
             raise UserError("with sparsity as an objective each trial draws its own; leave --sparsity out")
-        source = find_data(options.dataset, options.dataroot, options.version, options.storage, reading_of(options))
-        source = source.model_copy(update={"validation_part": options.validation_part})
-        space = load_space(options.dataset, options.space)
-        plan = plan_search(
+        request = SearchRequest(
+            workload=workload_of(options),
             name=options.name,
-            dataset=options.dataset,
-            source=source,
-            synthetic=options.dataroot is None,
-            model=options.model,
             checkpoint=options.checkpoint,
-            space=space,
+            space=load_space(options.dataset, options.space),
             space_file=options.space,
             objective=options.objective,
             sparsity=SPARSITY if options.sparsity is None else options.sparsity,
             trials=options.trials,
             repeat=options.repeat,
+            validation_part=options.validation_part,
             seed=options.seed,
             workers=options.workers or 1,
             gpus_per_worker=options.gpus_per_worker,
             save_every=options.save_every,
             tracking_uri=options.tracking_uri,
         )
+        plan = plan_search(request)
         tracker = Tracker.open(options.tracking_uri, storage)
         if options.name:
             tracker.check_free(plan.name)
@@ -79,7 +74,7 @@ def main() -> None:
                 "settings; --repeat runs settings again, with other seeds"
             )
     tracker.check_open(plan.dataset, plan.model)
-    prepare_data(plan.source, plan.inputs)
+    plan.workload.load().source().prepare()
     plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
     print_table(tracker.leaderboard(plan.name), tracker.champion(plan.name))
 

@@ -34,10 +34,9 @@ from safetensors.torch import save as save_tensors
 
 from altermoma_ray.cli import positive_int, run
 from altermoma_ray.console import console
-from altermoma_ray.data.nuscenes.source import DataSource
 from altermoma_ray.engine.ray.workers import ray_session
 from altermoma_ray.engine.search.logbook import Logbook
-from altermoma_ray.engine.search.plan import SHIPPED, SearchPlan, plan_search
+from altermoma_ray.engine.search.plan import SearchPlan, SearchRequest, plan_search
 from altermoma_ray.engine.search.run import tune_trials
 from altermoma_ray.engine.search.searcher import ProposalSearcher
 from altermoma_ray.engine.space import SearchSpace
@@ -49,6 +48,8 @@ from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.store import TrackingError
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import Evaluation, Histogram, TrialResult
+from altermoma_ray.workloads.nusc import SHIPPED
+from altermoma_ray.workloads.reference import find_workload
 from benchmarks.no_work import NoWork
 from benchmarks.report import RESULTS, publish
 from benchmarks.report import Target as Figure
@@ -162,17 +163,16 @@ def own_memory() -> float:
 
 def search_plan(options: Namespace, storage: Path, server: Server, lag: int) -> SearchPlan:
     """A search on the toy, whose data are never read."""
-    return plan_search(
+    request = SearchRequest(
+        workload=find_workload("nusc", str(storage)),  # the synthetic set, which nobody makes or reads
         name="controller",
-        dataset="nusc",
-        source=DataSource(dataroot=str(storage / "unread"), version="v1.0-trainval", storage=str(storage)),
-        synthetic=True,
         space=SearchSpace(),
         sparsity=0.85,
         trials=options.trials,
         seed=options.seed,
         tracking_uri=server.uri,
-    ).model_copy(update={"lag": lag})
+    )
+    return plan_search(request).model_copy(update={"lag": lag})
 
 
 def real_size(plan: SearchPlan) -> TrialResult:
@@ -221,7 +221,7 @@ def with_model(plan: SearchPlan, server: Server, folder: Path) -> tuple[Counter[
     weights = {name: model.get_parameter(name).detach().abs() for name in prunable_weights(model)}
     groups = group_weights(list(weights), FusionModel.group_of)
     masks: Masks = Target(groups=groups, sparsity=plan.sparsity).masks(weights)
-    tracker = Tracker.open(server.uri, plan.source.storage_location)
+    tracker = Tracker.open(server.uri, plan.storage)
     parent = tracker.start_search("one", dataset="nusc", model="toy", params={})
     files = {"model.safetensors": location, "masks.safetensors": save_tensors(masks.to_tensors())}
     server.requests()
@@ -244,7 +244,7 @@ def main() -> None:
         template = plan.folder.join("template.json")
         template.write_text(real_size(plan).to_json())
         size = template.info().size
-        tracker = Tracker.open(server.uri, plan.source.storage_location)
+        tracker = Tracker.open(server.uri, plan.storage)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         logbook = Records(plan, tracker, resume=False)
         server.requests()

@@ -179,10 +179,10 @@ def agreement(bench: Bench, measured: Measured) -> None:
     backbone.zero_grad()
     measured.facts["voxels"] = len(voxels.features)
     with bench.precision("float32"), torch.no_grad():
-        maps = [{name: bev.cpu() for name, bev in model.bev_features(single.to(bench.device)).items()}]
-        again = model.bev_features(single.to(bench.device))
+        maps = [{name: bev.cpu() for name, bev in model.features(single.to(bench.device)).items()}]
+        again = model.features(single.to(bench.device))
         model.cpu()
-        maps.append(model.bev_features(single))
+        maps.append(model.features(single))
         model.to(bench.device)
     for name, value in (("output", 0), ("gradient", 1)):
         far = _far(sides[1][value], sides[0][value])
@@ -203,7 +203,7 @@ def inference(bench: Bench, measured: Measured) -> None:
             def detect() -> None:
                 with bench.precision(precision):
                     moved = bench.single.to(bench.device)
-                    bench.task.decode(model(moved), moved)[0].boxes.cpu()
+                    bench.task.detections(model(moved), moved)[0].boxes.cpu()
 
             return detect
 
@@ -233,7 +233,7 @@ def inference(bench: Bench, measured: Measured) -> None:
                 with stages.watching(watched):
                     outputs = model(moved)
                 with stages.stage("decoding of boxes"):
-                    bench.task.decode(outputs, moved)[0].boxes.cpu()
+                    bench.task.detections(outputs, moved)[0].boxes.cpu()
     measured.rows.update({f"stage: {name}, float32": row for name, row in stages.timed().items()})
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         storage = Path(scratch)
         plan = toy_plan(options, space=space, trials=options.trials, storage=storage)
-        tracker = Tracker.open(None, plan.source.storage_location)
+        tracker = Tracker.open(None, plan.storage)
         results = run_search(plan, tracker, resume=False).results()
     with recipe_session():
         ends = run_recipe(empty_trial, [{}] * options.empty, workers=options.workers, side_by_side=1)

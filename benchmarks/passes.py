@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from altermoma_ray.engine.scoring.indicators import MODALITIES, ScoringJob
+from altermoma_ray.engine.scoring.indicators import ScoringJob
 from altermoma_ray.engine.scoring.score import ScoringWorker
 
 
@@ -18,6 +18,8 @@ class Passes:
     def __init__(self, job: ScoringJob) -> None:
         assert len(job.settings) == 1
         self._worker = ScoringWorker(job)
+        self.count = self._worker.passes(job)
+        """Batches that pass forward and backward."""
 
     def score(self) -> None:
         """DeCI, and ReRI under both masks."""
@@ -30,7 +32,7 @@ class Passes:
         worker.model.eval()
         everything = [name for name, _ in worker.model.named_parameters()]
         self._backward(worker.names, frozenset(), worker.data)
-        for modality in MODALITIES:
+        for modality in worker.modalities:
             masked, scored = frozenset({modality}), worker.scored(modality)
             self._backward(scored, masked, worker.data)
             self._backward(everything, masked, worker.reactivation_data)

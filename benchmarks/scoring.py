@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 
 from altermoma_ray.cli import positive_int, run
-from altermoma_ray.engine.scoring.indicators import backward_passes
 from altermoma_ray.engine.space import SearchSpace
 from benchmarks.passes import Passes
 from benchmarks.report import Target, options_parser, publish
@@ -53,7 +52,7 @@ def main() -> None:
             start = time.perf_counter()
             side()
             seconds[name].append(time.perf_counter() - start)
-    count = backward_passes(job)
+    count = passes.count
     ratios = {
         name: [ours / floor for ours, floor in zip(seconds["scoring"], values, strict=True)]
         for name, values in seconds.items()

@@ -102,7 +102,7 @@ def settled(space: SearchSpace, plan: SearchPlan) -> ListedSpace:
 def search(plan: SearchPlan) -> Side:
     """The product: a whole search."""
     started = time.time()
-    results = run_search(plan, Tracker.open(None, plan.source.storage_location), resume=False).results()
+    results = run_search(plan, Tracker.open(None, plan.storage), resume=False).results()
     return Side(results, started, time.time())
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from altermoma_ray.data.nuscenes.prepare import data_source
-from altermoma_ray.data.nuscenes.source import DataSource
-from altermoma_ray.engine.search.plan import SearchPlan, plan_search
+from altermoma_ray.engine.search.plan import SearchPlan, SearchRequest, plan_search
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.storage import Location
+from altermoma_ray.workloads.nusc import SHIPPED, TOY
+from altermoma_ray.workloads.reference import find_workload
 
 
 def toy_plan(
@@ -19,19 +19,19 @@ def toy_plan(
 
     The index is built: opening the data is no part of what these benchmarks measure.
     """
-    source = data_source("nusc", options.dataroot, None, options.storage)
+    workload = find_workload("nusc", options.storage, dataroot=options.dataroot, model=TOY)
+    workload.load().source().prepare()
     if storage is not None:
-        source = DataSource(dataroot=source.dataroot, version=source.version, storage=str(Location.parse(storage)))
-        source.index()
-    return plan_search(
-        name=None,
-        dataset="nusc",
-        source=source,
-        synthetic=True,
-        checkpoint=options.checkpoint,
+        dataroot = workload.asked()["dataroot"]
+        workload = find_workload("nusc", str(Location.parse(storage)), dataroot=dataroot, model=TOY)
+        workload.load().source().fingerprint("train")  # builds the index
+    request = SearchRequest(
+        workload=workload,
+        checkpoint=options.checkpoint or str(SHIPPED),
         space=space,
         sparsity=0.85,
         trials=trials,
         repeat=True,  # so many trials are measured, whatever their settings are
         seed=options.seed,
     )
+    return plan_search(request)

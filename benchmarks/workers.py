@@ -81,7 +81,7 @@ def main() -> None:
                     time_scoring,
                     timing,
                     workers=workers,
-                    storage=job.source.storage_location,
+                    storage=job.workload.storage_location,
                     describe=_name(workers),
                     total=options.repeats,
                 )

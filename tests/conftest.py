@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from altermoma_ray import cli
-from altermoma_ray.engine.search.plan import SHIPPED
+from altermoma_ray.workloads.nusc import SHIPPED
 from tests.processes import Server
 
 ROOT = Path(__file__).parents[1]

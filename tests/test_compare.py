@@ -11,7 +11,7 @@ import pytest
 
 from altermoma_ray import cli, compare
 from altermoma_ray.data.synthetic import generate
-from altermoma_ray.engine.search.plan import SHIPPED
+from altermoma_ray.workloads.nusc import SHIPPED
 
 SPACE = """
 from altermoma_ray.engine.space import SearchSpace
@@ -71,7 +71,7 @@ def test_every_criterion_has_every_seed_and_a_row_in_the_table(compared, options
 
 def test_figures_come_from_scenes_that_no_search_tunes_on(compared, options):
     plan = json.loads((options[-1] / "searches" / "both" / "search.json").read_text())
-    assert plan["source"]["validation_part"] == "reporting"
+    assert plan["validation_part"] == "reporting"
 
 
 def test_a_comparison_is_logged_like_a_search_but_ships_no_model(compared, options):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
-from altermoma_ray.data.nuscenes.source import DataSource
+from altermoma_ray.data.nuscenes.source import NuScenes
 from altermoma_ray.engine.training.loop import one_cycle, train_steps
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.config import configuration
@@ -16,9 +16,9 @@ from altermoma_ray.tasks.detection.task import DetectionTask
 
 @pytest.mark.slow
 def test_one_scoring_pass_and_one_training_step_are_finite(real_nuscenes, tmp_path):
-    source = DataSource(dataroot=str(real_nuscenes), version="v1.0-mini", storage=str(tmp_path))
+    source = NuScenes(dataroot=str(real_nuscenes), version="v1.0-mini", storage=str(tmp_path))
     config = configuration("bevfusion-mit")
-    dataset = NuScenesDataset(source.index(), source.training_rows(), config.inputs, augment=False)
+    dataset = NuScenesDataset(source.index(), source.rows("train"), config.inputs, augment=False)
     batch = collate([dataset[0]])
     torch.manual_seed(0)
     model, task = FusionModel(config), DetectionTask(config.head)

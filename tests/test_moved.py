@@ -12,17 +12,18 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-from altermoma_ray.data.nuscenes.prepare import find_data
 from altermoma_ray.engine.search.driver import sole_driver
-from altermoma_ray.engine.search.plan import SHIPPED, SearchPlan, plan_search
+from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.resuming import resume_search
-from altermoma_ray.engine.space import PruningSetting, SearchSpace
+from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.engine.trials.trial import TrialTask, record_failure
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.store import StrayFiles
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
+from altermoma_ray.workloads.nusc import SHIPPED
+from tests.plans import toy_plan
 
 MODEL = "altermoma-nuscenes-bevfusion-mit-toy"
 SETTING = PruningSetting(
@@ -32,10 +33,7 @@ SETTING = PruningSetting(
 
 def make_plan(place, name="first", dataroot=None, **changes):
     """Plan a search, of the synthetic set in the storage by default; nothing is made of that set."""
-    options = {"model": "bevfusion-mit-toy", "checkpoint": str(SHIPPED), "space": SearchSpace()}
-    options |= {"sparsity": 0.8, "trials": 2}
-    source = find_data("nusc", dataroot, None, str(place))
-    plan = plan_search(name=name, dataset="nusc", source=source, synthetic=dataroot is None, **options | changes)
+    plan = toy_plan(place, dataroot, **{"name": name, "checkpoint": SHIPPED, "trials": 2, **changes})
     plan.save()
     return plan
 
@@ -101,7 +99,7 @@ def test_all_works_in_the_new_place_and_the_former_is_left_alone(moved, printed,
     again = resume_search(storage, None, {"sparsity": 0.8, "trials": 2})
     assert again.folder.path == f"{now}/searches/first"
     assert Location.parse(again.checkpoint).exists()
-    assert again.source.dataroot == f"{now}/synthetic-nuscenes"
+    assert again.workload.options.dataroot == f"{now}/synthetic-nuscenes"
     tracker = Tracker.open(again.tracking_uri, storage)
     log(tracker, again, [2])
     log(tracker, make_plan(now, "second"), range(1))
@@ -115,10 +113,9 @@ def test_a_plan_names_nothing_in_its_storage_by_its_whole_address(finished, data
     own = shutil.copytree(dataroot, tmp_path / "here" / "my data")
     for place, kept in ((dataroot, str(dataroot)), (own, "my data")):
         plan = make_plan(tmp_path / "here", f"of-{len(kept)}", str(place))
-        assert json.loads((tmp_path / "here" / "searches" / plan.name / "search.json").read_text())["source"] == (
-            {**plan.source.model_dump(mode="json"), "dataroot": kept, "storage": "."}
-        )
-        assert SearchPlan.load(plan.source.storage_location, plan.name) == plan
+        saved = json.loads((tmp_path / "here" / "searches" / plan.name / "search.json").read_text())["workload"]
+        assert (saved["storage"], saved["options"]["dataroot"]) == (".", kept)
+        assert SearchPlan.load(plan.storage, plan.name) == plan
         record_failure(plan.trial_job(), TrialTask(number=0, setting=SETTING), "it broke")
         left = (tmp_path / "here" / "searches" / plan.name / "trials" / "0000" / "result.json").read_text()
         assert str(tmp_path / "here") not in left
@@ -130,17 +127,21 @@ def test_plans_of_earlier_releases_are_read_where_they_are_now(finished, tmp_pat
     now = Path(shutil.copytree(finished, tmp_path / "storage"))
     file = now / "searches" / "first" / "search.json"
     fields = json.loads(file.read_text())
-    fields["source"] |= {"dataroot": "/old/storage/synthetic-nuscenes", "storage": "/old/storage"}
+    del fields["workload"], fields["validation_part"]
+    fields |= {"dataset": "nuscenes", "model": "bevfusion-mit-toy"}
+    fields["source"] = {"dataroot": "/old/storage/synthetic-nuscenes", "storage": "/old/storage"}
+    fields["source"] |= {"version": "v1.0-trainval", "validation_part": "tuning"}
     fields |= {"checkpoint": f"/old/storage/{fields['checkpoint']}", "tracking_uri": "sqlite:////old/storage/x.db"}
     file.write_text(json.dumps(fields))
     plan = resume_search(Location.parse(now), "first")
-    assert plan.source.storage == str(now)
-    assert plan.source.dataroot == f"{now}/synthetic-nuscenes"
+    assert (plan.workload.name, plan.workload.storage) == ("nusc", str(now))
+    assert (plan.dataset, plan.model, plan.validation_part) == ("nuscenes", "bevfusion-mit-toy", "tuning")
+    assert plan.workload.options.dataroot == f"{now}/synthetic-nuscenes"
     assert Path(plan.checkpoint).is_file()
     assert plan.tracking_uri == f"sqlite:///{now}/x.db"
     fields["source"]["dataroot"] = "/old/storage-2/nuscenes"
     file.write_text(json.dumps(fields))
-    assert resume_search(Location.parse(now), "first").source.dataroot == "/old/storage-2/nuscenes"
+    assert resume_search(Location.parse(now), "first").workload.options.dataroot == "/old/storage-2/nuscenes"
     for broken in ({}, [], {"source": {"storage": 3}}, fields | {"checkpoint": "../../etc/passwd"}):
         file.write_text(json.dumps(broken))
         with pytest.raises(UserError, match=r"search.json is broken or of another release; start the search again"):
@@ -215,7 +216,7 @@ def test_one_folder_by_many_names(finished, tmp_path, monkeypatch, printed):
     for folder, name in ((tmp_path, "link"), (tmp_path, "home/storage/"), (place, "../storage"), ("/", "~/storage")):
         os.chdir(folder)
         assert "finished" in printed("leaderboard", "first", "--storage", name)
-        assert resume_search(Location.parse(name), "first").source.storage_location.is_same(Location.parse(place))
+        assert resume_search(Location.parse(name), "first").storage.is_same(Location.parse(place))
     assert addresses(f"sqlite:///{place}/mlflow.db") == before
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from altermoma_ray import cli, report
-from altermoma_ray.engine.search.plan import SHIPPED
+from altermoma_ray.workloads.nusc import SHIPPED
 
 SPACE = """
 from altermoma_ray.engine.space import SearchSpace

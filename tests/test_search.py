@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from altermoma_ray.engine.search.plan import SHIPPED
+from altermoma_ray.workloads.nusc import SHIPPED
 
 SPACE = """
 from altermoma_ray.engine.space import SearchSpace

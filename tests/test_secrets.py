@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from altermoma_ray.addresses import redacted, without_credentials
-from altermoma_ray.data.nuscenes.prepare import find_data
-from altermoma_ray.engine.search.plan import SHIPPED, plan_search
-from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
+from altermoma_ray.workloads.nusc import SHIPPED
+from tests.plans import toy_plan
 
 SECRET = "hunter2hunter2"
 
@@ -91,18 +90,7 @@ def test_credentials_reach_neither_the_plan_nor_mlflow(tracking_server, dataroot
         monkeypatch.setenv(name, f"{SECRET}-{name}")
     uri, storage = f"http://me:{SECRET}@127.0.0.1:{tracking_server.port}", tmp_path / "storage"
     tracker = Tracker.open(uri, Location.parse(storage))
-    plan = plan_search(
-        name="secret",
-        dataset="nusc",
-        source=find_data("nusc", str(dataroot), None, str(storage)),
-        synthetic=False,
-        model="bevfusion-mit-toy",
-        checkpoint=str(SHIPPED),
-        space=SearchSpace(),
-        sparsity=0.85,
-        trials=1,
-        tracking_uri=uri,
-    )
+    plan = toy_plan(storage, dataroot, name="secret", checkpoint=SHIPPED, trials=1, tracking_uri=uri)
     plan.save()
     parent = tracker.start_search("secret", dataset=plan.dataset, model=plan.model, params=plan.params())
     tracker.finish_search(parent)

@@ -6,15 +6,28 @@ result that sums over a global batch's samples is the same on any number of work
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from altermoma_ray.data.batch import Batch
-from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, Sample, collate
-from altermoma_ray.data.nuscenes.index import Index
 from altermoma_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from altermoma_ray.data.nuscenes.index import Index
+
+Split = Literal["train", "validation"]
+"""Samples to learn from, and samples to evaluate on."""
+Part = Literal["all", "tuning", "reporting"]
+"""Which validation samples are evaluated: all, or one of two halves.
+
+A search tunes on one half and a comparison reports the other, so that reported figures come from samples that nobody
+tuned on.
+"""
+Collate = Callable[[Sequence[Any]], Any]
+"""Makes a batch of samples."""
 
 
 def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length: int | None = None) -> list[int]:
@@ -30,7 +43,7 @@ def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length:
         length: number of rows in the result; by default the sum over the keyframes of the classes that each shows.
 
     Returns:
-        Rows, grouped by class; give them to :class:`NuScenesDataset` and shuffle by :func:`epoch_order`.
+        Rows, grouped by class; give them to a data set and shuffle by :func:`epoch_order`.
 
     Raises:
         ValueError: no keyframe shows a class.
@@ -72,12 +85,19 @@ def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
 
 
 def load_batches(
-    dataset: NuScenesDataset, batches: Sequence[Sequence[int]], *, rank: int = 0, world: int = 1, processes: int = 0
-) -> Iterator[Batch | None]:
+    dataset: Dataset[Any],
+    collate: Collate,
+    batches: Sequence[Sequence[int]],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    processes: int = 0,
+) -> Iterator[Any]:
     """Load this worker's part of each global batch.
 
     Args:
         dataset: the samples.
+        collate: makes a batch of them.
         batches: global batches of positions in ``dataset``, the same on every worker.
         rank: this worker's number.
         world: number of workers.
@@ -93,7 +113,7 @@ def load_batches(
     loader = DataLoader(
         _Handed(dataset),
         batch_sampler=parts,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, collate),
         num_workers=processes,
         multiprocessing_context="spawn" if processes else None,  # a Ray worker has threads: forking may hang
     )
@@ -103,24 +123,24 @@ def load_batches(
         yield batch
 
 
-class _Handed(Dataset[Sample | UserError]):
+class _Handed(Dataset[Any]):
     """Hands a user's mistake over as a value: raised in a loader's process, it would arrive as a page of text."""
 
-    def __init__(self, dataset: NuScenesDataset) -> None:
+    def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, position: int) -> Sample | UserError:
+    def __getitem__(self, position: int) -> Any:
         try:
             return self._dataset[position]
         except UserError as error:
             return error
 
 
-def _collate(samples: list[Sample | UserError]) -> Batch | UserError | None:
+def _collate(collate: Collate, samples: list[Any]) -> Any:
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-    return collate(samples) if samples else None  # type: ignore[arg-type]
+    return collate(samples) if samples else None

@@ -5,15 +5,20 @@ Liu et al., *BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird's-Eye V
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.config import ModelConfig
 from altermoma_ray.models.decoders.second import BevDecoder
+from altermoma_ray.models.depth_supervision import DepthSupervision
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.lidar import LidarEncoder
 from altermoma_ray.models.fusers.convolutional import ConvFuser
 from altermoma_ray.models.heads.transfusion import TransFusionHead
+from altermoma_ray.models.synaptic_flow import flow_of
 
 SENSORS = ("camera", "lidar")
 """Names of the encoders, in the order in which the fuser sees their maps."""
@@ -27,6 +32,9 @@ class FusionModel(nn.Module):
         model = FusionModel(configuration("bevfusion-mit-toy"))
         outputs = model(batch, masked=frozenset({"camera"}))
     """
+
+    modalities = ("lidar", "camera")
+    """In the order in which Algorithm 1 of AlterMOMA masks them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,10 +62,20 @@ class FusionModel(nn.Module):
         """
         return self.head(self.decoder(self.fuser(self._encode(batch, masked))))
 
-    def bev_features(self, batch: Batch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+    def features(self, batch: Batch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
         """BEV maps [N, channel, x, y]: each sensor's by its name, and ``fused`` as the fuser gives it."""
         maps = self._encode(batch, masked)
         return {**dict(zip(SENSORS, maps, strict=True)), "fused": self.fuser(maps)}
+
+    def flow(self, batch: Batch) -> Callable[[nn.Module], Tensor]:
+        """See :func:`altermoma_ray.models.synaptic_flow.flow_of`."""
+        return flow_of(self, batch)
+
+    @contextmanager
+    def auxiliary_loss(self) -> Iterator[Callable[[Batch], Tensor]]:
+        """While the context is open, a function that gives the depth loss, [N], of the last forward pass."""
+        with DepthSupervision(self.encoders["camera"]) as supervision:
+            yield supervision.loss
 
     def _encode(self, batch: Batch, masked: frozenset[str]) -> list[Tensor]:
         unknown = masked - set(SENSORS)

@@ -6,10 +6,11 @@ Nothing is ever unpickled. ``models/weights.py`` imports released weights of oth
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import safetensors.torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -23,23 +24,29 @@ FORMAT = "altermoma_ray/1"
 """Marks our files, in the header's ``format``."""
 
 
-def save_checkpoint(location: Location, model: FusionModel, metadata: Mapping[str, Any]) -> None:
-    """Write a model's parameters and buffers, its configuration, and anything else that JSON can hold.
+def save_checkpoint(location: Location, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Write a model's parameters and buffers, its ``config`` if it has one, and anything else that JSON can hold.
 
     Raises:
         UserError: the place cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {
-        "format": FORMAT,
-        "config": model.config.model_dump_json(),
-        "metadata": json.dumps(dict(metadata)),
-    }
+    header = {"format": FORMAT, "metadata": json.dumps(dict(metadata))}
+    config = getattr(model, "config", None)
+    if isinstance(config, BaseModel):
+        header["config"] = config.model_dump_json()
     location.write_bytes(safetensors.torch.save(tensors, metadata=header))
 
 
-def load_checkpoint(location: Location) -> tuple[FusionModel, dict[str, Any]]:
+def load_checkpoint(
+    location: Location, build: Callable[[str | None], nn.Module] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Read what :func:`save_checkpoint` wrote: the model on the CPU in evaluation mode, and the metadata.
+
+    Args:
+        location: of the file.
+        build: makes the model from the JSON of its configuration; None makes a
+            :class:`altermoma_ray.models.bevfusion.FusionModel`.
 
     Raises:
         UserError: the file is missing, damaged, of another kind, or its tensors do not fit its configuration.
@@ -61,15 +68,17 @@ def load_checkpoint(location: Location) -> tuple[FusionModel, dict[str, Any]]:
             f"{location} was written by another version of altermoma_ray ({shown(written)}; this one reads {FORMAT}); "
             "use that version, or write the checkpoint anew"
         )
-    if written != FORMAT or "config" not in header:
+    if written != FORMAT or (build is None and "config" not in header):
         raise UserError(
             f"{location} was not written by altermoma_ray: its header holds no configuration; give a checkpoint that "
             "`train` wrote"
         )
-    config = parse_configuration(header["config"], str(location))
+    make = build or (lambda config: FusionModel(parse_configuration(str(config), str(location))))
     try:
         metadata = json.loads(header.get("metadata", "{}"))
-        model = FusionModel(config)
+        model = make(header.get("config"))
+    except UserError:
+        raise
     except Exception as error:  # numbers that no layer can have fail anywhere in PyTorch
         raise UserError(
             f"{location} has a header that no model can be built from ({shown(str(error))}); it was edited or damaged: "

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.bevfusion import FusionModel
+
+if TYPE_CHECKING:
+    from altermoma_ray.models.bevfusion import FusionModel
 
 _CHOICES = frozenset({"query_labels", "query_heatmap_score"})
 """Outputs that say which proposals were chosen: no flow runs to them."""

@@ -38,7 +38,7 @@ def reactivated(
     gradients, flags and modes are what they were, also when an error is raised.
 
     >>> with reactivated(model, loss, "lidar", batches, setting):    # doctest: +SKIP
-    ...     maps = model.bev_features(batch, masked=frozenset({"lidar"}))
+    ...     maps = model.features(batch, masked=frozenset({"lidar"}))
 
     Args:
         model: at θ_init; in evaluation mode while the context lasts.

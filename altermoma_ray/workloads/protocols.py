@@ -7,20 +7,13 @@ its attributes and methods; nothing needs to be inherited, and no class is regis
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from altermoma_ray.data.sampling import Part, Split
 from altermoma_ray.metrics import Metric
-
-Split = Literal["train", "validation"]
-Part = Literal["all", "tuning", "reporting"]
-"""Which validation samples are evaluated: all, or one of two halves.
-
-A search tunes on one half and a comparison reports the other, so that reported figures come from samples that nobody
-tuned on.
-"""
 
 
 @runtime_checkable
@@ -38,8 +31,13 @@ class Batch(Protocol):
 class FusionModel(Protocol):
     """A :class:`torch.nn.Module` with a branch for each modality, whose branches can be masked one by one.
 
-    A model may have more, which is used where it is there: ``flow(batch)`` for the criterion SynFlow (see
-    :attr:`altermoma_ray.pruning.criteria.Problem.flow`), and ``features(batch, masked)`` for the redundancy report.
+    A model may have more, which is used where it is there:
+
+    - ``flow(batch)`` for the criterion SynFlow, see :class:`altermoma_ray.pruning.criteria.Problem`;
+    - ``features(batch, masked)`` for the redundancy report: maps [N, channel, x, y] of each modality by its name, and
+      ``fused``, the map of all;
+    - ``auxiliary_loss()`` for training from scratch: a context manager whose value is a function from the batch of the
+      last forward pass to a loss [N].
     """
 
     modalities: tuple[str, ...]
@@ -54,7 +52,11 @@ class FusionModel(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """A loss to score and to train with, and figures to compare models by."""
+    """A loss to score and to train with, and figures to compare models by.
+
+    A task may have ``occupied(batch)``, the cells of the model's maps that an object covers, bool [N, x, y]: the
+    redundancy report compares maps there and elsewhere.
+    """
 
     metrics: tuple[Metric, ...]
     """All that :meth:`evaluate` measures; the first is the default objective."""
@@ -74,10 +76,14 @@ class Task(Protocol):
 
 @runtime_checkable
 class DataSource(Protocol):
-    """Samples to train on and to evaluate on, each by a number (its row)."""
+    """Samples to train on and to evaluate on, each by a number (its row).
 
-    fingerprint: str
-    """Text that changes whenever the samples do; indicators are stored under it."""
+    A data source may have ``balanced_rows(rows, seed)``, the rows of an epoch in which each class comes equally often,
+    and ``left_out()``, how many records of the user's data are not used, by kind.
+    """
+
+    def fingerprint(self, split: Split) -> str:
+        """Text that changes whenever the samples of a split do; what was measured on them is stored under it."""
 
     def prepare(self) -> None:
         """Make or check everything that reading needs; called once, before any worker starts.

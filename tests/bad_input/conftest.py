@@ -20,14 +20,12 @@ import ray
 import torch
 
 from altermoma_ray import cli
-from altermoma_ray.data.nuscenes.prepare import find_data
-from altermoma_ray.engine.search.plan import plan_search
-from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
+from tests.plans import toy_plan
 
 
 @dataclass
@@ -70,19 +68,9 @@ class Bench:
         file.write_text(json.dumps(records))
 
     def plan(self, name: str, tracking_uri: str | None = None, **options: Any) -> None:
-        """Leave a search of that name behind, planned and not begun; ``options`` are those of :func:`plan_search`."""
-        plan = plan_search(
-            name=name,
-            dataset="nusc",
-            source=find_data("nusc", str(self.dataroot), None, str(self.storage)),
-            synthetic=False,
-            model="bevfusion-mit-toy",
-            checkpoint=str(self.checkpoint),
-            sparsity=0.85,
-            tracking_uri=tracking_uri,
-            **{"space": SearchSpace(), "trials": 8, **options},
-        )
-        plan.save()
+        """Leave a search of that name behind, planned and not begun; ``options`` are fields of its request."""
+        fields = {"name": name, "checkpoint": self.checkpoint, "sparsity": 0.85, "tracking_uri": tracking_uri}
+        toy_plan(self.storage, self.dataroot, **fields, **options).save()
 
     def begin(self) -> None:
         """Leave a search named first in MLflow."""

@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
-from altermoma_ray.data.nuscenes.prepare import find_data
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.sampling import load_batches
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations.config import configuration
+from tests.plans import toy_workload
 
 TRACKED = ("checkpoints", "mlflow.db")
 
@@ -185,10 +185,10 @@ def test_version_without_a_dataroot(bench, check):
 def test_a_broken_picture_is_one_line_out_of_a_loading_process_too(bench):
     picture = bench.first("samples/CAM_FRONT/*")
     os.truncate(picture, picture.stat().st_size // 2)
-    index = find_data("nusc", str(bench.dataroot), None, str(bench.storage)).index()
+    index = toy_workload(bench.storage, bench.dataroot).load().data.index()
     dataset = NuScenesDataset(index, [0], configuration("bevfusion-mit-toy").inputs, augment=False)
     with pytest.raises(UserError, match=r"^picture .*jpg is broken \(.*\); copy it from nuScenes again$"):
-        list(load_batches(dataset, [[0]], processes=1))
+        list(load_batches(dataset, collate, [[0]], processes=1))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from altermoma_ray.engine.search.plan import SHIPPED
+from altermoma_ray.workloads.nusc import SHIPPED
 from tests.cluster.chaos import KINDS, Chaos, Search
 from tests.cluster.processes import Cluster
 from tests.processes import Server, wait_for

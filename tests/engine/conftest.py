@@ -4,12 +4,12 @@ import pytest
 import ray
 import torch
 
-from altermoma_ray.data.nuscenes.source import DataSource
 from altermoma_ray.engine.ray.workers import ray_session
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.storage import Location
+from tests.plans import toy_workload
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +22,15 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def source(synthetic_root, tmp_path):
-    """The small synthetic set with a storage folder of its own."""
-    return DataSource(dataroot=str(synthetic_root), version="v1.0-trainval", storage=str(tmp_path / "storage"))
+def workload(synthetic_root, tmp_path):
+    """The toy on the small synthetic set, with a storage folder of its own."""
+    return toy_workload(tmp_path / "storage", synthetic_root)
+
+
+@pytest.fixture
+def source(workload):
+    """The data of that workload."""
+    return workload.load().source()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
-from altermoma_ray.engine.redundancy.features import ROWS, FeatureRecorder, contrast, occupied
+from altermoma_ray.engine.redundancy.features import FeatureRecorder, contrast, rows_of
 from altermoma_ray.engine.redundancy.removal import removals
 from altermoma_ray.engine.redundancy.shares import group_figures, jaccard, layer_figures, shares
 from altermoma_ray.models.checkpoint import load_checkpoint
@@ -121,12 +121,12 @@ def test_cells_of_boxes_follow_their_yaw():
     along_x = torch.tensor([[0.5, 0.5, 0, 4.2, 0.4, 1, 0, 0, 0]])
     turned = along_x.clone()
     turned[0, 6] = math.pi / 2
-    cells = occupied(along_x, grid)
+    cells = grid.occupied(along_x)
     assert cells.nonzero().tolist() == [[2, 4], [3, 4], [4, 4], [5, 4], [6, 4]]
-    assert torch.equal(occupied(turned, grid), cells.T)
-    assert not occupied(torch.zeros(0, 9), grid).any()
+    assert torch.equal(grid.occupied(turned), cells.T)
+    assert not grid.occupied(torch.zeros(0, 9)).any()
     small = torch.tensor([[1.1, 1.1, 0, 0.1, 0.1, 1, 0, 0, 0]])  # covers no cell's centre
-    assert occupied(small, grid).nonzero().tolist() == [[5, 5]]
+    assert grid.occupied(small).nonzero().tolist() == [[5, 5]]
 
 
 def test_contrast_is_a_ratio_of_means():
@@ -138,9 +138,10 @@ def test_contrast_is_a_ratio_of_means():
 def test_features_are_recorded_by_state_and_the_model_is_left_alone(source, checkpoint):
     model, _ = load_checkpoint(checkpoint)
     task = DetectionTask(model.config.head)
-    dataset = NuScenesDataset(source.index(), source.validation_rows(), model.config.inputs, augment=False)
+    dataset = NuScenesDataset(source.index(), source.rows("validation"), model.config.inputs, augment=False)
     batches = [collate([dataset[0]]), collate([dataset[1]])]
-    recorder = FeatureRecorder(batches, task.grid, pictured=1)
+    rows = rows_of(model.modalities)
+    recorder = FeatureRecorder(batches, rows, torch.cat([task.occupied(batch) for batch in batches]), pictured=1)
     model.train()
     recorder.record(model, BEFORE)
     assert model.training
@@ -152,7 +153,7 @@ def test_features_are_recorded_by_state_and_the_model_is_left_alone(source, chec
     with reactivated(model, loss, "lidar", batches, Reactivation(steps=2, learning_rate=1e-3)):
         recorder.record(model, REACTIVATED, masked="lidar")
     found = {(entry.row, entry.state): entry for entry in recorder.figures}
-    assert len(found) == len(ROWS) + 2 * 2
+    assert len(found) == len(rows) + 2 * 2
     # Masking the LiDAR leaves the camera's features alone; reactivation does not.
     assert found["camera (lidar masked)", MASKED].likeness == pytest.approx(1, abs=1e-5)
     assert found["camera (lidar masked)", REACTIVATED].likeness < 1 - 1e-6
@@ -161,5 +162,5 @@ def test_features_are_recorded_by_state_and_the_model_is_left_alone(source, chec
         assert not torch.equal(pictures[f"fused (lidar masked)/{before}"], pictures[f"fused (lidar masked)/{after}"])
     model.eval()
     with torch.inference_mode():
-        norm = model.bev_features(batches[1])["fused"].norm(dim=1)[0]
+        norm = model.features(batches[1])["fused"].norm(dim=1)[0]
     torch.testing.assert_close(recorder.pictures[f"fused (camera masked)/{BEFORE}"], norm, rtol=1e-4, atol=1e-5)

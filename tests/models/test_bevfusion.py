@@ -75,10 +75,10 @@ def test_a_masked_branch_is_not_computed(model, batch, sensor):
     ran = []
     for name, encoder in model.encoders.items():
         encoder.register_forward_hook(lambda *_, name=name: ran.append(name))
-    maps = model.bev_features(batch, masked=frozenset({sensor}))
+    maps = model.features(batch, masked=frozenset({sensor}))
     assert ran == [other for other in SENSORS if other != sensor]
     assert maps[sensor].abs().sum() == 0
-    assert maps[sensor].shape == model.bev_features(batch)[sensor].shape
+    assert maps[sensor].shape == model.features(batch)[sensor].shape
 
 
 def test_both_sensors_masked_still_runs(model, batch):
@@ -94,8 +94,8 @@ def test_unknown_sensor_is_refused(model, batch):
 
 def test_samples_do_not_see_each_other_in_evaluation(model, batch):
     model.eval()
-    together = model.bev_features(batch)
-    alone = model.bev_features(batch.samples(1, 2))
+    together = model.features(batch)
+    alone = model.features(batch.samples(1, 2))
     for name, features in together.items():
         torch.testing.assert_close(features[1:], alone[name], atol=1e-4, rtol=1e-4)
 

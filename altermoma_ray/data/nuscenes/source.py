@@ -1,28 +1,36 @@
-"""Where a job's data lies: the few strings that travel to a worker instead of a data set."""
+"""nuScenes as a data source: its index, its splits, its samples; the synthetic set is made on first use."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from altermoma_ray.console import console
+from altermoma_ray.data.batch import Batch
+from altermoma_ray.data.nuscenes.dataroot import check_files
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, Sample, collate
 from altermoma_ray.data.nuscenes.index import Index, open_index
+from altermoma_ray.data.nuscenes.leaving_out import left_out_text
 from altermoma_ray.data.nuscenes.reading import Reading
+from altermoma_ray.data.nuscenes.rig import check_rig
 from altermoma_ray.data.nuscenes.splits import split_names
+from altermoma_ray.data.sampling import Part, Split, class_balanced_rows
+from altermoma_ray.data.synthetic import matches, provide
+from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
 
-Part = Literal["all", "tuning", "reporting"]
-"""Which validation scenes are evaluated: all, or one half of them, so that figures come from scenes nobody tuned on."""
+SYNTHETIC_SEED = 0
 
 
-class DataSource(BaseModel):
+class NuScenes(BaseModel):
     """A nuScenes dataroot, and the storage folder that keeps its index.
 
-    >>> source = DataSource(dataroot="/data/nuscenes", version="v1.0-mini", storage="storage")
+    >>> source = NuScenes(dataroot="/data/nuscenes", version="v1.0-mini", storage="storage")
     >>> source.train_split, source.validation_split
     ('mini_train', 'mini_val')
     """
@@ -34,11 +42,11 @@ class DataSource(BaseModel):
     version: str
     """``v1.0-trainval`` or ``v1.0-mini``."""
     storage: Place
-    """Local path or URI of the folder that keeps everything derived: index, indicators, trials."""
-    validation_part: Part = "all"
-    """Every other validation scene is for tuning, the rest for reporting."""
+    """Local path or URI of the folder that keeps everything derived."""
     reading: Reading = Reading()
     """How the dataroot is read where it differs from a published nuScenes."""
+    inputs: InputConfig | None = None
+    """Figures of the model's inputs, which samples are made for; None where no sample is read."""
 
     @property
     def train_split(self) -> str:
@@ -48,45 +56,95 @@ class DataSource(BaseModel):
     def validation_split(self) -> str:
         return split_names(self.version)[1]
 
-    @property
-    def storage_location(self) -> Location:
-        return Location.parse(self.storage)
-
     def index(self, *, look: bool = False) -> Index:
         """The memory-mapped index; opened once in a process.
 
         Args:
             look: see :func:`altermoma_ray.data.nuscenes.index.open_index`; opens it again.
         """
+        key = (self.dataroot, self.version, self.storage, self.reading)
         if look:
             _open.cache_clear()
-            open_index(Location.parse(self.dataroot), self.version, self.storage_location, self.reading, look=True)
-        return _open(self)
+            _open_index(*key, look=True)
+        return _open(*key)
 
-    def training_rows(self) -> list[int]:
-        """Rows of the index to learn from."""
-        return self.index().samples("train")
+    def fingerprint(self, split: Split) -> str:
+        """Text that changes whenever the samples of a split do."""
+        return f"{self.index().fingerprint}/{self.train_split if split == 'train' else self.validation_split}"
 
-    def validation_rows(self, limit: int | None = None) -> list[int]:
-        """Rows of the index to evaluate on; with ``limit``, a subset spread over them that never changes.
+    def prepare(self) -> None:
+        """Make the synthetic set if that is wanted and missing, build the index, and look at the files that it names.
 
         Raises:
-            UserError: there are no validation scenes, or too few to take a part of them.
+            UserError: the data set is missing or broken or lacks what the model is fed, or storage cannot be written.
         """
-        rows = self.index().samples("val")
-        if self.validation_part != "all":
+        synthetic = synthetic_folder(Location.parse(self.storage))
+        if self.dataroot == str(synthetic) and not matches(synthetic, scenes=None, seed=SYNTHETIC_SEED):
+            console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
+            try:
+                provide(synthetic, seed=SYNTHETIC_SEED)
+            except UserError:
+                if not matches(synthetic, scenes=None, seed=SYNTHETIC_SEED):  # another command was quicker
+                    raise
+        console.print(f"[bold]data[/] {self.dataroot} ({self.version})")
+        index = self.index(look=self.reading.partial)
+        to_train, to_validate = len(self.rows("train")), len(self.rows("validation"))
+        console.print(f"  {len(index)} keyframes: {to_train} to train on, {to_validate} to validate")
+        console.print(f"  {index.rig}")
+        if index.left_out:
+            console.print(f"  [yellow]left out[/]: {left_out_text(index.left_out)}")
+        check_rig(index, self.inputs)
+        check_files(index.dataroot, *index.sensor_files(), index.reading)
+
+    def left_out(self) -> dict[str, int]:
+        """How many records of the tables are not in the index, by kind."""
+        return self.index().left_out
+
+    def rows(self, split: Split, part: Part = "all", limit: int | None = None) -> list[int]:
+        """Rows of the index.
+
+        Args:
+            split: to learn from, or to evaluate on.
+            part: of the validation scenes: every other one is for tuning, the rest for reporting.
+            limit: at most so many rows, spread over all; the same ones whenever it is asked again.
+
+        Raises:
+            UserError: there are no such scenes, or too few to take a part of them.
+        """
+        rows = self.index().samples("train" if split == "train" else "val")
+        if part != "all":
             scenes = self.index().scenes()
             order = {scene: number for number, scene in enumerate(dict.fromkeys(scenes[row] for row in rows))}
             if len(order) < 2:
                 raise UserError(f"{self.dataroot} has {len(order)} validation scene, but tuning and reporting need two")
-            odd = int(self.validation_part == "reporting")
+            odd = int(part == "reporting")
             rows = [row for row in rows if order[scenes[row]] % 2 == odd]
         if limit is None or limit >= len(rows):
             return rows
         chosen = torch.linspace(0, len(rows) - 1, limit).round().long().unique().tolist()
         return [rows[position] for position in chosen]
 
+    def balanced_rows(self, rows: Sequence[int], seed: int) -> list[int]:
+        """An epoch's rows, each class drawn equally often; see :func:`class_balanced_rows`."""
+        return class_balanced_rows(self.index(), rows, seed=seed)
 
-@lru_cache(maxsize=4)
-def _open(source: DataSource) -> Index:
-    return open_index(Location.parse(source.dataroot), source.version, source.storage_location, source.reading)
+    def dataset(self, rows: Sequence[int], *, augment: bool, seed: int) -> NuScenesDataset:
+        """The samples of these rows, as the model is fed them."""
+        assert self.inputs is not None
+        return NuScenesDataset(self.index(), rows, self.inputs, augment=augment, seed=seed)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Batch at least one sample."""
+        return collate(samples)
+
+
+def synthetic_folder(storage: Location) -> Location:
+    """Where the synthetic toy set lies: in storage, so that every node reads it."""
+    return storage.join("synthetic-nuscenes")
+
+
+def _open_index(dataroot: str, version: str, storage: str, reading: Reading, *, look: bool = False) -> Index:
+    return open_index(Location.parse(dataroot), version, Location.parse(storage), reading, look=look)
+
+
+_open = lru_cache(maxsize=4)(_open_index)

@@ -6,13 +6,11 @@ Notation: F [N, C, X, Y] a BEV map; ‖F‖ [N, X, Y] its norm over channels, wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.tasks.detection.boxes import BevGrid
 from altermoma_ray.tracking.redundancy.records import (
     BEFORE,
     FINE_TUNED,
@@ -23,9 +21,22 @@ from altermoma_ray.tracking.redundancy.records import (
     row_name,
 )
 
-ROWS = (("camera", "lidar"), ("lidar", "camera"), ("fused", "lidar"), ("fused", "camera"))
-"""The maps that are followed, and the modality that is masked meanwhile."""
+FUSED = "fused"
+"""Name of the map that the fuser gives."""
 STATES = (BEFORE, MASKED, REACTIVATED, PRUNED, FINE_TUNED)
+
+
+def rows_of(modalities: Sequence[str]) -> list[tuple[str, str]]:
+    """The maps that are followed, each with the modality that is masked meanwhile.
+
+    >>> rows_of(("lidar", "camera"))
+    [('camera', 'lidar'), ('lidar', 'camera'), ('fused', 'lidar'), ('fused', 'camera')]
+
+    Args:
+        modalities: of the model, in the order in which they are masked.
+    """
+    left = [(name, masked) for masked in modalities for name in reversed(modalities) if name != masked]
+    return left + [(FUSED, masked) for masked in modalities]
 
 
 class FeatureRecorder:
@@ -33,21 +44,24 @@ class FeatureRecorder:
 
     Args:
         batches: the samples, on the model's device, without augmentation.
-        grid: where the BEV map lies.
+        rows: see :func:`rows_of`.
+        occupied: the cells of each sample's map that an object covers, bool [N, X, Y].
         pictured: which sample, counted over all batches, the pictures show.
     """
 
-    def __init__(self, batches: Sequence[Batch], grid: BevGrid, *, pictured: int) -> None:
-        self._batches, self._pictured = batches, pictured
-        self._occupied = torch.stack([occupied(boxes, grid) for batch in batches for boxes in batch.boxes])
+    def __init__(
+        self, batches: Sequence[Any], rows: Sequence[tuple[str, str]], occupied: Tensor, *, pictured: int
+    ) -> None:
+        self._batches, self._rows, self._pictured = batches, rows, pictured
+        self._occupied = occupied
         self._before: dict[str, Tensor] = {}
         self.pictures: dict[str, Tensor] = {}
         """``<row>/<state>``: ‖F‖ [X, Y] of the pictured sample."""
         self.figures: list[FeatureFigures] = []
 
-    def record(self, model: FusionModel, state: str, *, masked: str | None = None) -> None:
+    def record(self, model: nn.Module, state: str, *, masked: str | None = None) -> None:
         """Look at the model in a state: at all rows, or at those that mask one modality."""
-        rows = [row for row in ROWS if masked in (None, row[1])]
+        rows = [row for row in self._rows if masked in (None, row[1])]
         features = self._features(model, masked)
         for name, lost in rows:
             key = row_name(name, lost)
@@ -65,33 +79,16 @@ class FeatureRecorder:
                 )
             )
 
-    def _features(self, model: FusionModel, masked: str | None) -> dict[str, Tensor]:
+    def _features(self, model: nn.Module, masked: str | None) -> dict[str, Tensor]:
         mask = frozenset() if masked is None else frozenset({masked})
         training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                parts = [model.bev_features(batch, mask) for batch in self._batches]
+                parts = [model.features(batch, mask) for batch in self._batches]
         finally:
             model.train(training)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def occupied(boxes: Tensor, grid: BevGrid) -> Tensor:
-    """The cells [X, Y] whose centre lies in one of the boxes [M, 9], or that hold a box's centre."""
-    axes = [
-        origin + cell * (torch.arange(count, device=boxes.device) + 0.5)
-        for origin, cell, count in zip(grid.origin, grid.cell, grid.shape, strict=True)
-    ]
-    x, y = torch.meshgrid(*axes, indexing="ij")
-    found = torch.zeros(grid.shape, dtype=torch.bool, device=boxes.device)
-    for box in boxes:
-        along, across = x - box[0], y - box[1]
-        centre = (along.abs() <= grid.cell[0] / 2) & (across.abs() <= grid.cell[1] / 2)
-        cosine, sine = box[6].cos(), box[6].sin()
-        length, width = along * cosine + across * sine, across * cosine - along * sine
-        found |= centre | ((length.abs() <= box[3] / 2) & (width.abs() <= box[4] / 2))
-    return found
 
 
 def contrast(norm: Tensor, inside: Tensor) -> float:

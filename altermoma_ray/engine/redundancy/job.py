@@ -14,9 +14,8 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load as load_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from altermoma_ray.engine.redundancy.features import ROWS
 from altermoma_ray.engine.scoring.indicators import (
     DECI,
     ScoringJob,
@@ -29,18 +28,20 @@ from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.engine.trials.trial import TrialJob, TrialTask
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.places import Place
 from altermoma_ray.pruning import Indicators, Masks, Reactivation, Weights, prunable_weights
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ScoreCriterion
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.redundancy.records import RedundancyReport
+from altermoma_ray.workloads.reference import WorkloadReference
 
 FEATURE_SAMPLES = 8
 """Validation samples whose BEV features are compared."""
-EVALUATIONS = 3 + len({masked for _, masked in ROWS}) + 3 + 3
-"""Of the model as it is, reactivated, pruned and fine-tuned."""
+
+
+def evaluations(modalities: int) -> int:
+    """How often a report evaluates: as it is, pruned and fine-tuned, whole and without each modality; reactivated."""
+    return 3 * (1 + modalities) + modalities
 
 
 class RedundancyJob(BaseModel):
@@ -49,6 +50,7 @@ class RedundancyJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     dataset: str
+    model: str
     trial: TrialJob
     """The job that prunes and fine-tunes, as one trial of a search."""
     task: TrialTask
@@ -119,7 +121,7 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
         UserError: ``pruned`` holds no pruned model, or one of another shape.
     """
     if pruned is not None:
-        masks = PrunedModel(pruned).check(load_checkpoint(Location.parse(plan.checkpoint))[0])
+        masks = PrunedModel(pruned, plan.workload).check(plan.workload.load().load(Location.parse(plan.checkpoint))[0])
         sparsity = masks.sparsity() if sparsity is None else sparsity
     total = plan.sparsity if sparsity is None else sparsity
     published = plan.space.setting(plan.space.published(total), plan.sizes, total)
@@ -132,25 +134,31 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
     identity = [
         scoring.checkpoint_hash,
         scoring.folder().name,
-        plan.source.validation_part,
+        plan.validation_part,
         setting.model_dump(mode="json"),
         job.fine_tune_epochs,
         job.seed,
-        None if pruned is None else pruned.kept_in(plan.source.storage_location),
+        None if pruned is None else pruned.kept_in(plan.storage),
         total,
     ]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     label = criterion if pruned is None else "pruned"
-    folder = plan.source.storage_location.join("reports", f"redundancy-{plan.model}-{label}-{total:.3g}-{key}")
+    folder = plan.storage.join("reports", f"redundancy-{plan.model}-{label}-{total:.3g}-{key}")
     trial = job.model_copy(update={"scoring": scoring, "folder": str(folder), "rungs": ()})
-    return RedundancyJob(dataset=plan.dataset, trial=trial, task=task, pruned=None if pruned is None else str(pruned))
+    return RedundancyJob(
+        dataset=plan.dataset,
+        model=plan.model,
+        trial=trial,
+        task=task,
+        pruned=None if pruned is None else str(pruned),
+    )
 
 
 class PrunedModel:
     """A pruned, fine-tuned model in a folder, as trials leave it."""
 
-    def __init__(self, folder: Location) -> None:
-        self.folder = folder
+    def __init__(self, folder: Location, workload: WorkloadReference) -> None:
+        self.folder, self._workload = folder, workload
 
     @cached_property
     def masks(self) -> Masks:
@@ -170,12 +178,12 @@ class PrunedModel:
         except Exception as error:
             raise UserError(f"{file} holds no masks ({error}); give --pruned the folder of a trial") from error
 
-    def load(self) -> tuple[FusionModel, dict[str, object]]:
+    def load(self) -> tuple[nn.Module, dict[str, object]]:
         """The fine-tuned model on the CPU, and the configuration of its trial, empty where it is not known."""
-        model, metadata = load_checkpoint(self.folder.join("model.safetensors"))
+        model, metadata = self._workload.load().load(self.folder.join("model.safetensors"))
         return model, metadata.get("trial", {})
 
-    def check(self, unpruned: FusionModel) -> Masks:
+    def check(self, unpruned: nn.Module) -> Masks:
         """The masks, if this is the unpruned model's.
 
         Raises:
@@ -183,7 +191,7 @@ class PrunedModel:
         """
         shapes = {name: weight.shape for name, weight in prunable_weights(unpruned).items()}
         same = {name: mask.shape for name, mask in self.masks.items()} == shapes
-        if not same or self.load()[0].config != unpruned.config:
+        if not same or getattr(self.load()[0], "config", None) != getattr(unpruned, "config", None):
             raise UserError(
                 f"{self.folder} holds another model than the checkpoint; give the --checkpoint it was made of"
             )

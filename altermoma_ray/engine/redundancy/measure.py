@@ -10,29 +10,26 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
 
-from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, worker_device
-from altermoma_ray.engine.redundancy.features import FeatureRecorder
-from altermoma_ray.engine.redundancy.job import EVALUATIONS, FEATURE_SAMPLES, PrunedModel, RedundancyJob
+from altermoma_ray.engine.redundancy.features import FeatureRecorder, rows_of
+from altermoma_ray.engine.redundancy.job import FEATURE_SAMPLES, PrunedModel, RedundancyJob, evaluations
 from altermoma_ray.engine.redundancy.removal import removals
 from altermoma_ray.engine.redundancy.shares import group_figures, layer_figures
 from altermoma_ray.engine.scoring.indicators import load_indicators
 from altermoma_ray.engine.scoring.score import ScoringWorker, score
 from altermoma_ray.engine.training.evaluation import Evaluator
-from altermoma_ray.engine.training.recipes import recipe
 from altermoma_ray.engine.trials.trial import TrialRunner, read_result
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.bevfusion import SENSORS, FusionModel
-from altermoma_ray.pruning import MaskHolder, group_weights, prunable_weights
+from altermoma_ray.pruning import MaskHolder
 from altermoma_ray.pruning.reactivation import reactivated
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
-from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.tracking.redundancy.records import (
     BEFORE,
     FINE_TUNED,
@@ -68,7 +65,7 @@ def prune_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float
             job,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
-            storage=job.trial.scoring.source.storage_location,
+            storage=job.trial.workload.storage_location,
             describe="pruning",
             total=1,
         )
@@ -80,16 +77,18 @@ def prune_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float
 
 def measure_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> None:
     """Measure everything and write it to storage; :meth:`RedundancyJob.read` reads it."""
-    samples = len(job.trial.scoring.source.validation_rows())
-    steps = job.reactivation.steps * len(SENSORS)
+    workload = job.trial.workload.load()
+    samples = len(workload.source().rows("validation", job.trial.validation_part))
+    modalities = len(workload.modalities)
+    steps = job.reactivation.steps * modalities
     run_on_workers(
         measure_worker,
         job,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
-        storage=job.trial.scoring.source.storage_location,
+        storage=job.trial.workload.storage_location,
         describe="measuring",
-        total=math.ceil(EVALUATIONS * samples / recipe(job.trial.model).batch_size) + steps,
+        total=math.ceil(evaluations(modalities) * samples / workload.recipe.batch_size) + steps,
     )
 
 
@@ -109,13 +108,15 @@ class Measurement:
 
     def __init__(self, job: RedundancyJob, reporter: Reporter | None) -> None:
         self._job, self._reporter = job, reporter
-        self._source = job.trial.scoring.source
+        workload = job.trial.workload.load()
+        self._data = workload.source()
         self._scorer = ScoringWorker(job.scoring, reporter)
-        self._model: FusionModel = self._scorer.model
-        self._task = DetectionTask(self._model.config.head)
+        self._model = self._scorer.model
+        self._modalities = tuple(reversed(self._scorer.modalities))
+        self._task: Any = workload.task_for(self._model)
         self._share = self._scorer.everyone
-        rows, batch_size = self._source.validation_rows(), recipe(job.trial.model).batch_size
-        self._evaluator = Evaluator(self._source, self._model.config.inputs, rows, batch_size=batch_size)
+        rows = self._data.rows("validation", job.trial.validation_part)
+        self._evaluator = Evaluator(self._data, rows, batch_size=workload.recipe.batch_size)
         self._is_first = rank_and_world()[0] == 0
         self._features, self._sample, self._boxes = self._recorder()
         self._sensors: list[SensorFigures] = []
@@ -123,23 +124,23 @@ class Measurement:
 
     def run(self) -> None:
         """Look at every state; write what was found."""
-        pruned = PrunedModel(self._job.pruned_folder)
+        pruned = PrunedModel(self._job.pruned_folder, self._job.trial.workload)
         with self._clock("unpruned"):
-            self._evaluate(UNPRUNED, INTACT, *SENSORS)
+            self._evaluate(UNPRUNED, INTACT, *self._modalities)
             self._record(BEFORE)
         with self._clock("reactivated"):
-            for sensor in SENSORS:
+            for sensor in self._modalities:
                 self._record(MASKED, masked=sensor)
                 with self._reactivated(sensor):
                     self._evaluate(REACTIVATED, sensor)
                     self._record(REACTIVATED, masked=sensor)
         with self._clock("pruned"):
             with MaskHolder(self._model, pruned.masks):  # μ ⊙ θ_init
-                self._evaluate(PRUNED, INTACT, *SENSORS)
+                self._evaluate(PRUNED, INTACT, *self._modalities)
                 self._record(PRUNED)
             fine_tuned, trial = pruned.load()
             self._model.load_state_dict(fine_tuned.state_dict())
-            self._evaluate(FINE_TUNED, INTACT, *SENSORS)
+            self._evaluate(FINE_TUNED, INTACT, *self._modalities)
             self._record(FINE_TUNED)
         if self._is_first:
             self._write(pruned, trial)
@@ -169,13 +170,14 @@ class Measurement:
         """Rank 0's samples of feature pictures: some spread over the validation scenes, the fullest pictured."""
         if not self._is_first:
             return None, "", torch.zeros(0)
-        inputs, rows = self._model.config.inputs, self._source.validation_rows(FEATURE_SAMPLES)
-        dataset = NuScenesDataset(self._source.index(), rows, inputs, augment=False)
-        batches = [collate([dataset[position]]) for position in range(len(dataset))]
+        rows = self._data.rows("validation", self._job.trial.validation_part, FEATURE_SAMPLES)
+        dataset = self._data.dataset(rows, augment=False, seed=0)
+        batches = [self._data.collate([dataset[position]]) for position in range(len(dataset))]
         fullest = max(range(len(batches)), key=lambda number: len(batches[number].boxes[0]))
         chosen = batches[fullest]
-        device = worker_device()
-        recorder = FeatureRecorder([batch.to(device) for batch in batches], self._task.grid, pictured=fullest)
+        moved = [batch.to(worker_device()) for batch in batches]
+        occupied = torch.cat([self._task.occupied(batch) for batch in moved])
+        recorder = FeatureRecorder(moved, rows_of(self._scorer.modalities), occupied, pictured=fullest)
         return recorder, chosen.tokens[0], chosen.boxes[0]
 
     @contextmanager
@@ -187,7 +189,7 @@ class Measurement:
     def _write(self, pruned: PrunedModel, trial: dict[str, object]) -> None:
         job, sparsity = self._job, self._job.task.setting.sparsity
         assert self._features is not None
-        groups = group_weights(prunable_weights(self._model), FusionModel.group_of)
+        groups = self._scorer.groups
         indicators = load_indicators(job.scoring, job.reactivation)
         with self._clock("indicators"):
             layers = layer_figures(indicators, groups)
@@ -198,12 +200,13 @@ class Measurement:
             if job.pruned is not None or job.task.setting.criterion not in masks:
                 masks[THIS_MODEL] = pruned.masks
             removed = removals(masks, groups)
-        storage = self._source.storage_location
+        workload = job.trial.workload
+        storage, part = workload.storage_location, job.trial.validation_part
         report = RedundancyReport(
             dataset=job.dataset,
-            model=job.trial.model,
+            model=job.model,
             checkpoint=job.trial.scoring.checkpoint_hash,
-            dataroot=Location.parse(self._source.dataroot).kept_in(storage),
+            dataroot=_kept(workload.asked().get("dataroot"), storage),
             criterion=job.task.setting.criterion if job.pruned is None else job.pruned_folder.kept_in(storage),
             sparsity=sparsity,
             seed=job.trial.seed,
@@ -211,8 +214,8 @@ class Measurement:
             reactivation_learning_rate=job.reactivation.learning_rate,
             scoring_batches=job.scoring.scoring_batches,
             fine_tune_steps=trial.get("fine_tune_steps"),
-            validation_samples=len(self._source.validation_rows()),
-            feature_samples=len(self._source.validation_rows(FEATURE_SAMPLES)),
+            validation_samples=len(self._data.rows("validation", part)),
+            feature_samples=len(self._data.rows("validation", part, FEATURE_SAMPLES)),
             sample=self._sample,
             groups=group_entries,
             layers=layers,
@@ -224,3 +227,8 @@ class Measurement:
         tensors = {**self._features.pictures, "boxes": self._boxes.contiguous()}
         job.folder.join("features.safetensors").write_bytes(save_tensors(tensors))
         job.folder.join("report.json").write_text(report.model_dump_json(indent=2))
+
+
+def _kept(dataroot: str | None, storage: Location) -> str:
+    """A data set's address as it is kept beside a storage; empty for a workload that names none."""
+    return "" if dataroot is None else Location.parse(dataroot).kept_in(storage)

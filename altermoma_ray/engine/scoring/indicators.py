@@ -23,15 +23,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from altermoma_ray.data.nuscenes.source import DataSource
 from altermoma_ray.places import Place
 from altermoma_ray.pruning import Indicators, Masks, NormMode, Reactivation, Weights
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ScoreCriterion
 from altermoma_ray.storage import Location
+from altermoma_ray.workloads.reference import WorkloadReference
 
 DECI = "deci"
-MODALITIES = ("lidar", "camera")
-"""The order in which Algorithm 1 masks them."""
 
 
 class MaskRequest(BaseModel):
@@ -58,7 +56,7 @@ class ScoringJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    source: DataSource
+    workload: WorkloadReference
     checkpoint: Place
     """URI of the safetensors checkpoint with θ_init."""
     checkpoint_hash: str
@@ -83,8 +81,7 @@ class ScoringJob(BaseModel):
         identity = [
             "indicators-2",
             self.checkpoint_hash,
-            self.source.index().fingerprint,
-            self.source.train_split,
+            *self.workload.load().source().fingerprint("train").split("/"),  # as earlier releases wrote their keys
             self.scoring_batches,
             self.batch_size,
             self.micro_batch_size,
@@ -92,7 +89,7 @@ class ScoringJob(BaseModel):
             self.norms,
         ]
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        return self.source.storage_location.join("indicators", key)
+        return self.workload.storage_location.join("indicators", key)
 
     def missing(self) -> ScoringJob:
         """The same job, wanting only what is not in storage yet."""
@@ -136,11 +133,11 @@ def load_indicators(job: ScoringJob, setting: Reactivation | None) -> Indicators
     """The indicators of one reactivation from storage; None leaves ReRI out."""
     folder = job.folder()
     deci = load_tensors(folder.join(DECI_FILE).read_bytes())
-    reri: dict[str, Weights] = {modality: {} for modality in MODALITIES}
+    reri: dict[str, Weights] = {}
     if setting is not None:
         for key, tensor in load_tensors(folder.join(reri_file(setting)).read_bytes()).items():
             modality, name = key.split("/", 1)
-            reri[modality][name] = tensor
+            reri.setdefault(modality, {})[name] = tensor
     return Indicators(contribution=deci, redundancy=reri)
 
 
@@ -175,16 +172,22 @@ def _seconds(file: Location) -> float:
     return float(header["__metadata__"]["seconds"])
 
 
-def backward_passes(job: ScoringJob) -> int:
-    """Batches that pass forward and backward. DeCI takes D; ReRI, for each mask, D before, and for each learning rate
-    B steps and, at every B that is read off, D or the last batch.
+def backward_passes(job: ScoringJob, modalities: int) -> int:
+    """Batches that pass forward and backward.
+
+    DeCI takes D; ReRI, for each mask, D before, and for each learning rate B steps and, at every B that is read off, D
+    or the last batch.
+
+    Args:
+        job: what is wanted.
+        modalities: how many the model can mask.
     """
     passes = job.scoring_batches if job.wants_contribution else 0
     if job.settings:
         rates = {setting.learning_rate for setting in job.settings}
         steps = sum(max(s.steps for s in job.settings if s.learning_rate == rate) for rate in rates)
         after = sum(1 if s.gradient == "last-batch" else job.scoring_batches for s in job.settings)
-        passes += 2 * (job.scoring_batches + after + steps)
+        passes += modalities * (job.scoring_batches + after + steps)
     names = [name for name in job.criteria if name != DECI] + [request.criterion for request in job.masks]
     return passes + sum(CRITERIA[name].passes(job.scoring_batches) for name in names)
 

@@ -18,13 +18,11 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, sum_over, worker_device
 from altermoma_ray.engine.scoring.indicators import (
     DECI,
     DECI_FILE,
-    MODALITIES,
     ScoringJob,
     backward_passes,
     reri_file,
@@ -32,22 +30,18 @@ from altermoma_ray.engine.scoring.indicators import (
     scores_file,
 )
 from altermoma_ray.engine.training.batches import LazyBatches
-from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.checkpoint import load_checkpoint
-from altermoma_ray.models.synaptic_flow import flow_of
 from altermoma_ray.pruning import (
     Reactivation,
     Weights,
     check_masking,
     contribution,
-    group_weights,
     prunable_weights,
     redundancy,
 )
 from altermoma_ray.pruning.criteria import CRITERIA, Problem, ScoreCriterion
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
-from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.workloads.workload import flow_of, group_function, groups_of, modalities_of
 
 LEAST_TRAINING_BATCHES = 64
 """Least number of batches for a criterion that trains while it scores; it goes through these batches several times."""
@@ -74,11 +68,16 @@ def score(
             missing,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
-            storage=scratch or missing[0].source.storage_location,
+            storage=scratch or missing[0].workload.storage_location,
             describe="scoring",
-            total=sum(backward_passes(job) for job in missing),
+            total=sum(backward_passes(job, modalities=_modalities(job)) for job in missing),
         )
     return sum(len(job) for job in missing)
+
+
+def _modalities(job: ScoringJob) -> int:
+    """How many modalities a job's model can mask; needed for the progress bar alone."""
+    return len(job.workload.load().modalities) if job.settings else 0
 
 
 def _score_all(jobs: Sequence[ScoringJob], reporter: Reporter | None = None) -> None:
@@ -129,9 +128,9 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
         except FloatingPointError as error:
             diverged.append(error)
             continue
-        seconds = clock.lap() / sum(backward_passes(_alone(job, setting)) for setting in reri)
+        seconds = clock.lap() / sum(worker.passes(_alone(job, setting)) for setting in reri)
         for setting, tensors in reri.items():  # settings share passes: each is charged its part
-            save(reri_file(setting), tensors, seconds * backward_passes(_alone(job, setting)))
+            save(reri_file(setting), tensors, seconds * worker.passes(_alone(job, setting)))
     problem = worker.problem()
     for name in job.criteria:
         criterion = CRITERIA[name]
@@ -175,31 +174,40 @@ class ScoringWorker:
         self.job, self._reporter = job, reporter
         self._rank, self._world = rank_and_world()
         self._device = worker_device()
-        self.model, _ = load_checkpoint(Location.parse(job.checkpoint))
+        workload = job.workload.load()
+        self.model, _ = workload.load(Location.parse(job.checkpoint))
         self.model.to(self._device)
         self.names = list(prunable_weights(self.model))
-        self._task = DetectionTask(self.model.config.head)
-        rows = job.source.training_rows()
-        dataset = NuScenesDataset(job.source.index(), rows, self.model.config.inputs, augment=False, seed=job.seed)
+        self.groups = groups_of(self.model, self.names)
+        self.modalities = modalities_of(self.model)
+        self._task = workload.task_for(self.model)
+        data_source = workload.source()
+        dataset = data_source.dataset(data_source.rows("train"), augment=False, seed=job.seed)
         steps = max((setting.steps for setting in job.settings), default=0)
         if job.masks or any(name != DECI for name in job.criteria):
             steps = max(steps, LEAST_TRAINING_BATCHES)
         # Two streams, so that neither D nor the reactivation batches depend on how many there are of the other.
         data = _draw(len(dataset), job, job.scoring_batches, stream=0)
         training = _draw(len(dataset), job, steps, stream=1)
-        self._micro_batches = LazyBatches(dataset, [part for batch in (*data, *training) for part in batch])
+        parts = [part for batch in (*data, *training) for part in batch]
+        self._micro_batches = LazyBatches(dataset, data_source.collate, parts)
         numbers = iter(range(len(self._micro_batches)))
         self.data = [[next(numbers) for _ in batch] for batch in data]
         self.reactivation_data = [[next(numbers) for _ in batch] for batch in training]
         self.everyone = Share(self._rank, self._world, None)
-        self._share, self._passes = _passes(self._rank, self._world, len(self.data[0]))
+        self._share, self._passes = _passes(self._rank, self._world, len(self.data[0]), self.modalities)
+
+    def passes(self, job: ScoringJob) -> int:
+        """Batches that pass forward and backward for a job on this worker's model."""
+        return backward_passes(job, modalities=len(self.modalities))
 
     def problem(self) -> Problem:
         """The same for every criterion: the model, its groups, this worker's part of the data."""
         share = self.everyone
         return Problem(
             model=self.model,
-            groups=group_weights(self.names, FusionModel.group_of),
+            groups=self.groups,
+            modalities=self.modalities,
             loss=self.loss,
             batches=share.of_sum(self.data),
             training_batches=[share.of_batch(batch) for batch in self.reactivation_data],
@@ -224,14 +232,16 @@ class ScoringWorker:
             UserError: it does not; raised on all workers.
         """
         share, reporter, self._reporter = self.everyone, self._reporter, None  # no progress in what is wanted
-        groups = group_weights(self.names, FusionModel.group_of)
         parts = [share.of_sum([[part]])[0] for batch in self.data for part in batch]
-        check_masking(self.model, self.loss, groups, MODALITIES, parts, reduce=share.reduce, norms=self.job.norms)
+        check_masking(
+            self.model, self.loss, self.groups, self.modalities, parts, reduce=share.reduce, norms=self.job.norms
+        )
         self._reporter = reporter
 
     def scored(self, masked: str) -> list[str]:
         """The weights that the pass with a modality masked scores."""
-        return [name for name in self.names if FusionModel.group_of(name) != masked]
+        group_of = group_function(self.model)
+        return [name for name in self.names if group_of(name) != masked]
 
     def contribution(self) -> Weights:
         """DeCI of every prunable weight, the same on all workers."""
@@ -253,7 +263,7 @@ class ScoringWorker:
                     found[setting].update({f"{modality}/{name}": tensor.cpu() for name, tensor in weights.items()})
         except FloatingPointError as error:
             failure = str(error)
-        if len(self._passes) < len(MODALITIES):
+        if len(self._passes) < len(self.modalities):
             failure = _exchange(found, failure, self._rank, self._world)
         if failure is not None:
             raise FloatingPointError(failure)
@@ -300,15 +310,15 @@ class Share:
         return [own[number :: len(batches)] for number in range(len(batches))]
 
 
-def _passes(rank: int, world: int, parts: int) -> tuple[Share, tuple[str, ...]]:
-    """This worker's share of the masking passes: both in turn, or one of them beside the other half."""
-    if world < 2 * parts:
-        return Share(rank, world, None), MODALITIES
+def _passes(rank: int, world: int, parts: int, modalities: tuple[str, ...]) -> tuple[Share, tuple[str, ...]]:
+    """This worker's share of the masking passes: all in turn, or one of two beside the other half of the workers."""
+    if world < 2 * parts or len(modalities) != 2:
+        return Share(rank, world, None), modalities
     half = world // 2
     members = [list(range(half)), list(range(half, world))]
     groups = [distributed.new_group(ranks) for ranks in members]  # every worker must take part in making both
     side = int(rank >= half)
-    return Share(rank - side * half, len(members[side]), groups[side]), (MODALITIES[side],)
+    return Share(rank - side * half, len(members[side]), groups[side]), (modalities[side],)
 
 
 def _exchange(found: dict[Reactivation, dict[str, Tensor]], failure: str | None, rank: int, world: int) -> str | None:

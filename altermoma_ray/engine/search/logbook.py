@@ -15,7 +15,6 @@ from rich.markup import escape
 from altermoma_ray.console import console
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.store import TrackingError, default_uri
 from altermoma_ray.tracking.mlflow.tracker import Tracker
@@ -31,7 +30,7 @@ class OnlyInStorage(TrackingError):
 
     def __init__(self, plan: SearchPlan, tracker: Tracker, trials: int, error: TrackingError) -> None:
         self.plan = plan
-        storage, store = plan.source.storage_location, tracker.store
+        storage, store = plan.storage, tracker.store
         line = ["python", "-m", "altermoma_ray.leaderboard", plan.name, "--sync", "--storage", str(storage)]
         if store.uri != default_uri(storage):
             line += ["--tracking-uri", store.name]
@@ -244,7 +243,7 @@ class Logbook:
             name: folder.join(name) for name in ("model.safetensors", "masks.safetensors")
         }
         self._runs[result.number] = self._tracker.log_trial(
-            parent, result, files, lambda: load_checkpoint(folder.join("model.safetensors"))[0]
+            parent, result, files, lambda: self._plan.workload.load().load(folder.join("model.safetensors"))[0]
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,31 +10,28 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from rich.markup import escape
+from torch import nn
 
 from altermoma_ray.console import console
-from altermoma_ray.data.nuscenes.prepare import DATASETS
-from altermoma_ray.data.nuscenes.source import DataSource
-from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.engine.scoring.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, merged
 from altermoma_ray.engine.search.driver import FILE
 from altermoma_ray.engine.search.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.distinct import number_of_settings
 from altermoma_ray.engine.space.files import SpaceReference, reference_to
-from altermoma_ray.engine.training.recipes import recipe
 from altermoma_ray.engine.trials.trial import TrialJob, TrialTask, read_result
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
-from altermoma_ray.models.configurations.config import configuration
-from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.places import Place, kept_in, read_from
-from altermoma_ray.pruning import check_ratio, coverage, group_weights, prunable_weights
+from altermoma_ray.pruning import check_ratio, coverage, prunable_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.names import check_name
 from altermoma_ray.tracking.mlflow.store import kept_uri
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
+from altermoma_ray.workloads.protocols import Part
+from altermoma_ray.workloads.reference import WorkloadReference, upgraded
+from altermoma_ray.workloads.workload import digest_of, sizes_of
 
 Ablation = Literal["beta", "residual", "reactivation"]
 """What a comparison may vary: β of AlterMOMA, β of its residual variant, or how indicators are made."""
@@ -47,14 +43,15 @@ class SearchPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    dataset: str
-    model: str
+    workload: WorkloadReference
+    """What is pruned."""
+    validation_part: Part = "all"
+    """The validation samples that trials are evaluated on."""
     checkpoint: Place
     """URI of the unpruned model, in storage."""
     checkpoint_hash: str
     sizes: dict[str, int]
     """Prunable weights of each group."""
-    source: DataSource
     space: SerializeAsAny[SearchSpace]
     space_reference: SpaceReference | None = None
     """Where to find a space that is of a class of its own; its fields alone are in ``space``."""
@@ -84,13 +81,22 @@ class SearchPlan(BaseModel):
     """See :mod:`altermoma_ray.engine.search.proposals`; 0 until the cluster is known."""
 
     @property
-    def folder(self) -> Location:
-        return search_folder(self.source.storage_location, self.name)
+    def storage(self) -> Location:
+        return self.workload.storage_location
 
     @property
-    def inputs(self) -> InputConfig:
-        """What the model is fed."""
-        return configuration(self.model).inputs
+    def folder(self) -> Location:
+        return search_folder(self.storage, self.name)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.workload.load().dataset
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.workload.load().name
 
     def save(self) -> None:
         self._file.write_text(self._text())
@@ -104,7 +110,7 @@ class SearchPlan(BaseModel):
         return self.folder.join("search.json")
 
     def _text(self) -> str:
-        return self.model_dump_json(indent=2, context=kept_in(self.source.storage_location))
+        return self.model_dump_json(indent=2, context=kept_in(self.storage))
 
     @classmethod
     def load(cls, storage: Location, name: str) -> SearchPlan:
@@ -121,7 +127,8 @@ class SearchPlan(BaseModel):
             plan = json.loads(file.read_bytes())
             # Searches of releases that knew one second gradient alone go on with that one.
             plan["space"].setdefault("published_gradient", "scoring-batches")
-            was = plan["source"]["storage"]  # the former place in plans of earlier releases
+            plan = upgraded(plan)
+            was = plan["workload"]["storage"]  # the former place in plans of earlier releases
             if plan.get("space_reference"):
                 plan["space"] = SpaceReference.model_validate(plan["space_reference"]).load(name)
             return cls.model_validate(plan, context=read_from(storage, was))
@@ -131,14 +138,15 @@ class SearchPlan(BaseModel):
             raise UserError(f"{file} is broken or of another release; start the search again elsewhere") from error
 
     def trial_job(self) -> TrialJob:
+        recipe = self.workload.load().recipe
         return TrialJob(
             scoring=ScoringJob(
-                source=self.source,
+                workload=self.workload,
                 checkpoint=self.checkpoint,
                 checkpoint_hash=self.checkpoint_hash,
                 scoring_batches=self.space.scoring_batches,
-                batch_size=recipe(self.model).batch_size,
-                micro_batch_size=recipe(self.model).micro_batch_size,
+                batch_size=recipe.batch_size,
+                micro_batch_size=recipe.micro_batch_size,
                 seed=self.seed,
                 settings=tuple(self.space.reactivations()),
                 criteria=tuple(
@@ -147,7 +155,7 @@ class SearchPlan(BaseModel):
                     if is_one_shot(name) and (name == DECI or not combines_indicators(name))
                 ),
             ),
-            model=self.model,
+            validation_part=self.validation_part,
             folder=str(self.folder),
             seed=self.seed,
             fine_tune_epochs=self.space.fine_tune_epochs,
@@ -169,15 +177,16 @@ class SearchPlan(BaseModel):
         return [result for number in range(self.trials) if (result := read_result(job, number)) is not None]
 
     def params(self) -> dict[str, Any]:
-        """What was decided, as flat names and values: without the space, and what the data set's reader needs."""
-        context = kept_in(self.source.storage_location)
-        fields = self.model_dump(mode="json", exclude={"space", "space_reference", "sizes", "grid"}, context=context)
-        source = fields.pop("source")
-        return fields | {"dataroot": source["dataroot"], "version": source["version"]}
+        """What was decided, as flat names and values: without the space, and how the data set is read."""
+        excluded = {"space", "space_reference", "sizes", "grid"}
+        fields = self.model_dump(mode="json", exclude=excluded, context=kept_in(self.storage))
+        reference = fields.pop("workload")
+        asked = {name: value for name, value in (reference["options"] or {}).items() if not isinstance(value, dict)}
+        return fields | asked | {"workload": self.workload.name, "dataset": self.dataset, "model": self.model}
 
     def left_out(self) -> dict[str, Any]:
         """Records that the data's index does not hold, by kind, as flat names and values; empty for whole data."""
-        return {f"left_out/{kind}": number for kind, number in self.source.index().left_out.items()}
+        return {f"left_out/{kind}": number for kind, number in self.workload.load().left_out().items()}
 
     @property
     def drawn_sparsity(self) -> float | None:
@@ -209,106 +218,95 @@ _NO_SEARCH = {FILE, ".search.json.claims"}
 """All that may be left in the folder of a search that died before its plan was saved: its name is free."""
 
 
-SHIPPED = Path(__file__).parents[2] / "models" / "checkpoints" / "bevfusion-mit-toy.safetensors"
-"""The checkpoint that comes with the project, for the synthetic toy set."""
+class SearchRequest(BaseModel):
+    """A search or comparison that a user asks for, before it is checked.
+
+    >>> SearchRequest(workload=find_workload("nusc", "storage"), space=space, sparsity=0.85)    # doctest: +SKIP
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    workload: WorkloadReference
+    """What is pruned."""
+    space: SerializeAsAny[SearchSpace]
+    """What varies."""
+    space_file: Path | None = None
+    """The file that defines the space; None for one of the project's own."""
+    name: str | None = None
+    """Of the search; None takes the next free ``<workload>-<number>``."""
+    checkpoint: str | None = None
+    """Path or URI of the weights to prune; None takes the workload's own."""
+    objective: str = "map"
+    """See :meth:`altermoma_ray.tracking.objective.Objective.parse`."""
+    sparsity: float
+    """The total sparsity, where it is not an objective."""
+    trials: int = 8
+    """How many to run; the plan has fewer where the space has fewer different settings."""
+    repeat: bool = False
+    """Run so many all the same, settings again with other seeds."""
+    validation_part: Part = "all"
+    seed: int = 0
+    """Of everything drawn."""
+    workers: int = 1
+    """Ray Train workers of one trial."""
+    gpus_per_worker: float = 0.0
+    save_every: float = 60.0
+    """Seconds after which a trial keeps its state again, to go on from when its process or node dies."""
+    tracking_uri: str | None = None
+    """MLflow's address; None for a SQLite file in storage."""
+    grid: tuple[TrialTask, ...] = ()
+    """The trials of a comparison, in place of a search's."""
+    ablation: Ablation | None = None
+    """What they vary of AlterMOMA; None if they compare criteria."""
 
 
-def plan_search(
-    *,
-    name: str | None,
-    dataset: str,
-    source: DataSource,
-    synthetic: bool,
-    model: str | None = None,
-    checkpoint: str | None = None,
-    space: SearchSpace,
-    space_file: Path | None = None,
-    objective: str = "map",
-    sparsity: float,
-    trials: int,
-    repeat: bool = False,
-    seed: int = 0,
-    workers: int = 1,
-    gpus_per_worker: float = 0.0,
-    save_every: float = 60.0,
-    tracking_uri: str | None = None,
-    grid: Sequence[TrialTask] = (),
-    ablation: Ablation | None = None,
-) -> SearchPlan:
-    """Check a search's options against each other and put the unpruned model into storage.
-
-    Args:
-        name: of the search; None takes the next free ``<dataset>-<number>``.
-        dataset: short name of the data set.
-        source: its data.
-        synthetic: whether that is the synthetic toy set, for which a checkpoint is shipped.
-        model: named configuration; None for the toy on the synthetic set, else the published model.
-        checkpoint: weights to prune; None for the shipped ones.
-        space: what varies.
-        space_file: that defines the space; None for one of the project's own.
-        objective: see :meth:`altermoma_ray.tracking.objective.Objective.parse`.
-        sparsity: the total sparsity, where it is not an objective.
-        trials: how many to run; the plan has fewer where the space has fewer different settings.
-        repeat: run so many all the same, settings again with other seeds.
-        seed: of everything drawn.
-        workers: Ray Train workers of one trial.
-        gpus_per_worker: GPUs of each.
-        save_every: seconds after which a trial keeps its state again, to go on from when its process or node dies.
-        tracking_uri: MLflow's address; None for a SQLite file in storage.
-        grid: the trials of a comparison, in place of a search's.
-        ablation: what they vary of AlterMOMA; None if they compare criteria.
+def plan_search(request: SearchRequest) -> SearchPlan:
+    """Check the parts of a request against each other and put the unpruned model into storage.
 
     Raises:
-        UserError: an option is wrong, or does not go with another.
+        UserError: a part is wrong, or does not go with another.
     """
-    parsed = Objective.parse(objective)
-    if name is not None:
-        check_name(name)
-    storage = source.storage_location
+    space, storage = request.space, request.workload.storage_location
+    objective = Objective.parse(request.objective)
+    if request.name is not None:
+        check_name(request.name)
     taken = [folder.name for folder in storage.join("searches").children() if _is_taken(folder)]
-    if name in taken:
-        raise _name_taken(name, storage)
-    config = configuration(model or ("bevfusion-mit-toy" if synthetic else "bevfusion-mit"))
-    if checkpoint is None and not (synthetic and config.name == "bevfusion-mit-toy"):
-        raise UserError(
-            f"no weights for {config.name}: give --checkpoint FILE (released .pth or our .safetensors), "
-            f"or train one with python -m altermoma_ray.train"
-        )
-    batch_size = recipe(config.name).batch_size
-    if workers > batch_size:
-        raise UserError(f"{workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
-    weights = load_weights(Location.parse(SHIPPED if checkpoint is None else checkpoint), config)
-    sizes = _sizes(weights)
-    if notice := coverage(weights).notice():
+    if request.name in taken:
+        raise _name_taken(str(request.name), storage)
+    workload = request.workload.load()
+    batch_size = workload.recipe.batch_size
+    if request.workers > batch_size:
+        raise UserError(f"{request.workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
+    model = workload.unpruned(request.checkpoint)
+    sizes = sizes_of(model)
+    if notice := coverage(model).notice():
         console.print(f"[yellow]not pruned[/]: {escape(notice)}")
-    totals = space.sparsity if parsed.searches_sparsity else (sparsity,)
-    for total in sorted({task.setting.sparsity for task in grid}) or totals:
-        _check_sparsity(total, sizes, layers=len(prunable_weights(weights)))
-    if not grid and not repeat:
-        trials = number_of_settings(space, sizes, None if parsed.searches_sparsity else sparsity, trials)
-    stored, digest = _store(weights, storage)
+    totals = space.sparsity if objective.searches_sparsity else (request.sparsity,)
+    for total in sorted({task.setting.sparsity for task in request.grid}) or totals:
+        _check_sparsity(total, sizes, layers=len(prunable_weights(model)))
+    trials = len(request.grid) or request.trials
+    if not request.grid and not request.repeat:
+        trials = number_of_settings(space, sizes, None if objective.searches_sparsity else request.sparsity, trials)
+    checkpoint, digest = _store(model, storage)
+    same = {"workload", "space", "objective", "sparsity", "repeat", "validation_part", "grid", "ablation"}
+    same |= {"seed", "workers", "gpus_per_worker", "save_every"}
+    kind = _kind_of(request.workload.name)
     return SearchPlan(
-        name=name or _free_name(f"{dataset}-compare" if grid else dataset, taken),
-        dataset=DATASETS[dataset],
-        model=config.name,
-        checkpoint=str(stored),
+        **{name: getattr(request, name) for name in same},
+        name=request.name or _free_name(f"{kind}-compare" if request.grid else kind, taken),
+        checkpoint=str(checkpoint),
         checkpoint_hash=digest,
         sizes=sizes,
-        source=source,
-        space=space,
-        space_reference=reference_to(space, space_file),
-        objective=objective,
-        sparsity=sparsity,
-        trials=len(grid) or trials,
-        repeat=repeat,
-        grid=tuple(grid),
-        ablation=ablation,
-        seed=seed,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        save_every=save_every,
-        tracking_uri=kept_uri(tracking_uri, storage),
+        space_reference=reference_to(space, request.space_file),
+        trials=trials,
+        tracking_uri=kept_uri(request.tracking_uri, storage),
     )
+
+
+def _kind_of(workload: str) -> str:
+    """The beginning of a search's name that nobody chose: ``nusc``, or the module's or file's name."""
+    origin = workload.rpartition(":")[0] or workload
+    return origin.removesuffix(".py").rpartition(".")[2]
 
 
 def begin_search(plan: SearchPlan, *, numbered: bool, is_free: Callable[[str], bool] = lambda name: True) -> SearchPlan:
@@ -327,7 +325,7 @@ def begin_search(plan: SearchPlan, *, numbered: bool, is_free: Callable[[str], b
     """
     while not ((not numbered or is_free(plan.name)) and plan.save_new()):
         if not numbered:
-            raise _name_taken(plan.name, plan.source.storage_location)
+            raise _name_taken(plan.name, plan.storage)
         kind, _, number = plan.name.rpartition("-")
         plan = plan.model_copy(update={"name": f"{kind}-{int(number) + 1}"})
     return plan
@@ -360,25 +358,10 @@ def _free_name(dataset: str, taken: Sequence[str]) -> str:
     return f"{dataset}-{number}"
 
 
-def _sizes(model: FusionModel) -> dict[str, int]:
-    weights = prunable_weights(model)
-    groups = group_weights(weights, FusionModel.group_of)
-    return {group: sum(weights[name].numel() for name in names) for group, names in groups.items()}
-
-
-def _store(model: FusionModel, storage: Location) -> tuple[Location, str]:
+def _store(model: nn.Module, storage: Location) -> tuple[Location, str]:
     """Keep the unpruned model in storage, where every worker finds it, under the hash of its weights."""
     key = digest_of(model)
     file = storage.join("checkpoints", f"{key}.safetensors")
     if not file.exists():
         save_checkpoint(file, model, {})
     return file, key
-
-
-def digest_of(model: FusionModel) -> str:
-    """Hash of a model's configuration and tensors, under which its checkpoint and indicators are kept."""
-    digest = hashlib.sha256(model.config.model_dump_json().encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

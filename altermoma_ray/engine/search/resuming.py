@@ -7,12 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 from altermoma_ray.engine.search.driver import check_undriven
-from altermoma_ray.engine.search.plan import SearchPlan, digest_of
+from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.space.distinct import number_of_settings
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.configurations.config import configuration
-from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.storage import Location
+from altermoma_ray.workloads.workload import digest_of
 
 
 def resume_search(
@@ -53,10 +52,10 @@ def resume_search(
 
 
 def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    planned = {**dict(plan), **dict(plan.source), **dict(plan.source.reading), "dataset": plan.dataset, **told}
+    planned = {**dict(plan), **plan.workload.asked(), **told}
     for option, value in asked.items():
         if option == "checkpoint":
-            same = digest_of(load_weights(Location.parse(value), configuration(plan.model))) == plan.checkpoint_hash
+            same = digest_of(plan.workload.load().unpruned(value)) == plan.checkpoint_hash
         elif option == "trials" and plan.repeat is False:  # the plan holds what is left of them
             same = number_of_settings(plan.space, plan.sizes, plan.drawn_sparsity, value) == plan.trials
         elif isinstance(value, list):

@@ -57,7 +57,7 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool, numbered: bo
     """
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
-        check_shared(plan.source.storage_location)
+        check_shared(plan.storage)
         slots = worker_slots(plan.gpus_per_worker)
         if plan.lag == 0:
             plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
@@ -152,10 +152,10 @@ def _reference(plan: SearchPlan, job: TrialJob) -> Any:
 
 def reference_file(plan: SearchPlan) -> Location:
     """Where the unpruned model's metrics are kept, for all searches on one checkpoint and data set."""
-    source = plan.source
-    identity = [plan.checkpoint_hash, source.index().fingerprint, source.validation_split, source.validation_part]
+    fingerprint = plan.workload.load().source().fingerprint("validation")
+    identity = [plan.checkpoint_hash, *fingerprint.split("/"), plan.validation_part]  # as earlier releases wrote keys
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    return source.storage_location.join("references", f"{key}.json")
+    return plan.storage.join("references", f"{key}.json")
 
 
 @ray.remote(max_retries=-1)

@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from altermoma_ray.data.batch import Batch
-from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
+from torch import Tensor
+
+from altermoma_ray.data.sampling import Collate
 
 KEEP_BYTES = 2 << 30
 """Decoded batches are kept up to this size, so that what is read again is decoded once."""
 
 
-class LazyBatches(Sequence[Batch]):
+class LazyBatches(Sequence[Any]):
     """A sequence of batches, each given by positions in a data set.
 
     Args:
         dataset: where samples are decoded; without augmentation, since batches may be kept.
+        collate: makes a batch of samples.
         positions: one list for each batch.
         keep_bytes: upper bound of what is kept decoded.
     """
 
     def __init__(
-        self, dataset: NuScenesDataset, positions: Sequence[Sequence[int]], *, keep_bytes: int = KEEP_BYTES
+        self, dataset: Any, collate: Collate, positions: Sequence[Sequence[int]], *, keep_bytes: int = KEEP_BYTES
     ) -> None:
-        self._dataset = dataset
+        self._dataset, self._collate = dataset, collate
         self._positions = [list(batch) for batch in positions]
-        self._kept: dict[int, Batch] = {}
+        self._kept: dict[int, Any] = {}
         self._free_bytes = keep_bytes
 
     def __len__(self) -> int:
         return len(self._positions)
 
-    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+    def __getitem__(self, number: int) -> Any:  # type: ignore[override]
         if number >= len(self):
             raise IndexError(number)
         if number in self._kept:
             return self._kept[number]
-        batch = collate([self._dataset[position] for position in self._positions[number]])
-        size = batch.images.nbytes + sum(points.nbytes for points in batch.points)
+        batch = self._collate([self._dataset[position] for position in self._positions[number]])
+        size = bytes_of(batch)
         if size <= self._free_bytes:
             self._kept[number] = batch
             self._free_bytes -= size
         return batch
+
+
+def bytes_of(value: object) -> int:
+    """Size of all tensors in a batch, in its lists, mappings and attributes."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(bytes_of, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(bytes_of, value))
+    return sum(map(bytes_of, vars(value).values())) if hasattr(value, "__dict__") else 0

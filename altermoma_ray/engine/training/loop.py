@@ -5,38 +5,35 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from altermoma_ray.data.batch import Batch
-from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
-from altermoma_ray.data.nuscenes.source import DataSource
-from altermoma_ray.data.sampling import class_balanced_rows, epoch_order, global_batches, load_batches, shard
-from altermoma_ray.data.transforms import InputConfig
+from altermoma_ray.data.sampling import epoch_order, global_batches, load_batches, shard
 from altermoma_ray.engine.ray.workers import rank_and_world
 from altermoma_ray.engine.training.batches import LazyBatches
-from altermoma_ray.engine.training.recipes import Recipe
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import MaskHolder
-from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.workloads.protocols import DataSource, Task
+from altermoma_ray.workloads.recipe import Recipe
 
 
-def training_batches(
-    source: DataSource, inputs: InputConfig, recipe: Recipe, *, steps: int, seed: int, augment: bool
-) -> Iterator[Batch]:
+def training_batches(data: DataSource, recipe: Recipe, *, steps: int, seed: int, augment: bool) -> Iterator[Any]:
     """This worker's share of ``steps`` consecutive batches, epoch after epoch; one seed, one order.
 
     Raises:
         UserError: a batch has fewer samples than there are workers.
     """
     rank, world = rank_and_world()
-    rows = _epoch_rows(source, recipe, seed)
-    dataset = NuScenesDataset(source.index(), rows, inputs, augment=augment, seed=seed)
+    rows = _epoch_rows(data, recipe, seed)
+    dataset = data.dataset(rows, augment=augment, seed=seed)
     for epoch, batches in enumerate(_epochs(len(rows), recipe, steps, seed)):
-        dataset.set_epoch(epoch)
-        for batch in load_batches(dataset, batches, rank=rank, world=world, processes=recipe.loader_processes):
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(epoch)
+        processes = recipe.loader_processes
+        for batch in load_batches(dataset, data.collate, batches, rank=rank, world=world, processes=processes):
             assert batch is not None
             yield batch
 
@@ -48,21 +45,21 @@ class FineTuningBatches:
     loads ahead in processes of its own, data are too large to keep and are loaded for every trial.
     """
 
-    def __init__(self, source: DataSource, inputs: InputConfig, recipe: Recipe) -> None:
-        self._source, self._inputs, self._recipe = source, inputs, recipe
+    def __init__(self, data: DataSource, recipe: Recipe) -> None:
+        self._data, self._recipe = data, recipe
         self._kept: tuple[int, int, LazyBatches] | None = None
 
-    def __call__(self, steps: int, seed: int) -> Iterable[Batch]:
+    def __call__(self, steps: int, seed: int) -> Iterable[Any]:
         """This worker's share of ``steps`` consecutive batches, as :func:`training_batches` gives them."""
         if self._recipe.loader_processes:
-            return training_batches(self._source, self._inputs, self._recipe, steps=steps, seed=seed, augment=False)
+            return training_batches(self._data, self._recipe, steps=steps, seed=seed, augment=False)
         if self._kept is None or self._kept[0] != seed or self._kept[1] < steps:
             rank, world = rank_and_world()
-            rows = _epoch_rows(self._source, self._recipe, seed)
-            dataset = NuScenesDataset(self._source.index(), rows, self._inputs, augment=False, seed=seed)
+            rows = _epoch_rows(self._data, self._recipe, seed)
+            dataset = self._data.dataset(rows, augment=False, seed=seed)
             epochs = _epochs(len(rows), self._recipe, steps, seed)
             positions = [shard(batch, rank, world) for batches in epochs for batch in batches]
-            self._kept = seed, steps, LazyBatches(dataset, positions)
+            self._kept = seed, steps, LazyBatches(dataset, self._data.collate, positions)
         return itertools.islice(self._kept[2], steps)
 
 
@@ -80,16 +77,21 @@ def _epochs(length: int, recipe: Recipe, steps: int, seed: int) -> Iterator[list
         epoch += 1
 
 
-def steps_per_epoch(source: DataSource, recipe: Recipe) -> int:
+def steps_per_epoch(data: DataSource, recipe: Recipe) -> int:
     """Optimiser steps that one epoch takes."""
-    return max(1, len(_epoch_rows(source, recipe, seed=0)) // recipe.batch_size)
+    return max(1, len(_epoch_rows(data, recipe, seed=0)) // recipe.batch_size)
 
 
-def _epoch_rows(source: DataSource, recipe: Recipe, seed: int) -> list[int]:
-    rows = source.training_rows()
+def _epoch_rows(data: DataSource, recipe: Recipe, seed: int) -> list[int]:
+    rows = data.rows("train")
     if not rows:
-        raise UserError(f"{source.dataroot} ({source.version}) has no keyframes of split {source.train_split!r}")
-    return class_balanced_rows(source.index(), rows, seed=seed) if recipe.class_balanced else rows
+        raise UserError("the data source has no samples of split 'train'; training and scoring need some")
+    if not recipe.class_balanced:
+        return rows
+    balanced = getattr(data, "balanced_rows", None)
+    if balanced is None:
+        raise UserError("`class_balanced` needs a data source with `balanced_rows(rows, seed)`; set it to False")
+    return list(balanced(rows, seed))
 
 
 def one_cycle(
@@ -123,15 +125,15 @@ def data_parallel(model: nn.Module, *, unused: bool = False) -> nn.Module:
 
 def train_steps(
     model: nn.Module,
-    task: DetectionTask,
-    batches: Iterable[Batch],
+    task: Task,
+    batches: Iterable[Any],
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     *,
     clip_norm: float,
     masked: frozenset[str] = frozenset(),
     holder: MaskHolder | None = None,
-    extra_loss: Callable[[Batch], Tensor] | None = None,
+    extra_loss: Callable[[Any], Tensor] | None = None,
     on_step: Callable[[float], None] = lambda loss: None,
 ) -> float:
     """Train on the batches; masks, if any, hold through every step.

@@ -1,18 +1,19 @@
-"""How an unpruned model is made: each backbone alone, then both together, on Ray Train workers.
+"""How an unpruned model is made: the stages of a recipe in turn, on Ray Train workers.
 
-As in the published models, the camera branch and the LiDAR branch are trained apart, each with a decoder and a head of
-its own and the other branch masked; fusion training starts from both backbones, and from the LiDAR model's decoder and
-head (Liu et al., *BEVFusion*, ICRA 2023).
+Fusion models are commonly trained by branches first: a stage masks the other modalities and trains what is left, and
+the last stage starts from the weights that the stages before it left.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
 
-from altermoma_ray.data.nuscenes.source import DataSource
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, worker_device
 from altermoma_ray.engine.training.evaluation import Evaluator
@@ -24,22 +25,12 @@ from altermoma_ray.engine.training.loop import (
     train_steps,
     training_batches,
 )
-from altermoma_ray.engine.training.recipes import Recipe
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
-from altermoma_ray.models.configurations.config import ModelConfig
-from altermoma_ray.models.depth_supervision import DepthSupervision
+from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.storage import Location
-from altermoma_ray.tasks.detection.task import DetectionTask
-
-Stage = Literal["camera", "lidar", "fusion"]
-STAGES: tuple[Stage, ...] = ("camera", "lidar", "fusion")
-_MASKED: dict[Stage, frozenset[str]] = {
-    "camera": frozenset({"lidar"}),
-    "lidar": frozenset({"camera"}),
-    "fusion": frozenset(),
-}
+from altermoma_ray.workloads.recipe import Recipe, Stage
+from altermoma_ray.workloads.reference import WorkloadReference
+from altermoma_ray.workloads.workload import Workload, group_function
 
 
 class TrainingJob(BaseModel):
@@ -47,22 +38,27 @@ class TrainingJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stage: Stage
-    config: ModelConfig
+    workload: WorkloadReference
     recipe: Recipe
-    source: DataSource
+    stage: str
+    """Name of a stage of the recipe."""
     folder: str
-    """URI of the folder that holds ``camera.safetensors``, ``lidar.safetensors`` and ``fusion.safetensors``."""
+    """URI of the folder that holds ``<stage>.safetensors`` of every stage."""
     seed: int
 
-    def checkpoint(self, stage: Stage) -> Location:
+    def checkpoint(self, stage: str) -> Location:
         """What a stage leaves."""
         return Location.parse(self.folder).join(f"{stage}.safetensors")
 
     @property
+    def figures(self) -> Stage:
+        """The stage's own part of the recipe."""
+        return next(stage for stage in self.recipe.stages if stage.name == self.stage)
+
+    @property
     def steps(self) -> int:
-        epochs = getattr(self.recipe, f"{self.stage}_epochs")
-        return max(1, round(epochs * steps_per_epoch(self.source, self.recipe)))
+        epochs = self.figures.epochs
+        return max(1, round(epochs * steps_per_epoch(self.workload.load().source(), self.recipe)))
 
 
 def train_stage(job: TrainingJob, *, workers: int, gpus_per_worker: float = 0.0) -> dict[str, float]:
@@ -77,11 +73,11 @@ def train_stage(job: TrainingJob, *, workers: int, gpus_per_worker: float = 0.0)
             job,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
-            storage=job.source.storage_location,
+            storage=job.workload.storage_location,
             describe=f"training {job.stage}",
             total=job.steps,
         )
-    _, metadata = load_checkpoint(job.checkpoint(job.stage))
+    _, metadata = job.workload.load().load(job.checkpoint(job.stage))
     metrics: dict[str, float] = metadata["metrics"][job.stage]
     return metrics
 
@@ -95,41 +91,36 @@ def _worker(job: TrainingJob, reporter: Reporter) -> None:
 
 def _train(job: TrainingJob, reporter: Reporter) -> None:
     rank, world = rank_and_world()
-    torch.manual_seed(job.seed + STAGES.index(job.stage))
-    model, metrics = _initial(job)
+    workload, stage = job.workload.load(), job.figures
+    data, masked = workload.source(), stage.masked
+    torch.manual_seed(job.seed + job.recipe.stages.index(stage))
+    model, metrics = _initial(job, workload)
     model.to(worker_device())
-    task = DetectionTask(job.config.head)
-    masked = _MASKED[job.stage]
-    trained = [p for name, p in model.named_parameters() if FusionModel.group_of(name) not in masked]
+    task, group_of = workload.task_for(model), group_function(model)
+    trained = [p for name, p in model.named_parameters() if group_of(name) not in masked]
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(FusionModel.group_of(name) not in masked)
-    rate = job.recipe.fusion_learning_rate if job.stage == "fusion" else job.recipe.learning_rate
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=job.recipe.weight_decay)
+        parameter.requires_grad_(group_of(name) not in masked)
+    optimizer = torch.optim.AdamW(trained, lr=stage.learning_rate, weight_decay=job.recipe.weight_decay)
 
     def report(loss: float) -> None:
         if rank == 0:
             reporter.advance(1, f"loss {loss:.2f}")
 
     torch.manual_seed(job.seed + rank)  # workers draw their own dropout
-    with DepthSupervision(model.encoders["camera"]) as supervision:
-        weight = job.recipe.depth_supervision if job.stage == "camera" else 0.0
+    with _auxiliary_loss(model, stage) as extra_loss:
         train_steps(
             data_parallel(model),
             task,
-            training_batches(
-                job.source, job.config.inputs, job.recipe, steps=job.steps, seed=job.seed, augment=job.recipe.augment
-            ),
+            training_batches(data, job.recipe, steps=job.steps, seed=job.seed, augment=job.recipe.augment),
             optimizer,
             one_cycle(optimizer, job.steps),
             clip_norm=job.recipe.clip_norm,
             masked=masked,
-            extra_loss=(lambda batch: weight * supervision.loss(batch)) if weight else None,
+            extra_loss=extra_loss,
             on_step=report,
         )
     synchronise_buffers(model)
-    evaluator = Evaluator(
-        job.source, job.config.inputs, job.source.validation_rows(), batch_size=max(1, job.recipe.batch_size // world)
-    )
+    evaluator = Evaluator(data, data.rows("validation"), batch_size=max(1, job.recipe.batch_size // world))
     metrics[job.stage] = evaluator(model, task, masked=masked)
     if rank == 0:
         metadata = {
@@ -137,19 +128,30 @@ def _train(job: TrainingJob, reporter: Reporter) -> None:
             "seed": job.seed,
             "workers": world,
             "recipe": job.recipe.model_dump(mode="json"),
-            "version": job.source.version,
             "metrics": metrics,
         }
         save_checkpoint(job.checkpoint(job.stage), model, metadata)
 
 
-def _initial(job: TrainingJob) -> tuple[FusionModel, dict[str, dict[str, float]]]:
+@contextlib.contextmanager
+def _auxiliary_loss(model: nn.Module, stage: Stage) -> Iterator[Callable[[Any], Tensor] | None]:
+    """The model's own loss beside the task's, times the stage's weight; None where the stage goes without."""
+    if not stage.auxiliary_loss:
+        yield None
+        return
+    with model.auxiliary_loss() as loss:  # type: ignore[operator]
+        yield lambda batch: stage.auxiliary_loss * loss(batch)
+
+
+def _initial(job: TrainingJob, workload: Workload) -> tuple[nn.Module, dict[str, dict[str, float]]]:
     """The model that a stage starts from, and the metrics of the stages before."""
-    model = FusionModel(job.config)
-    if job.stage != "fusion":
-        return model, {}
-    camera, camera_metadata = load_checkpoint(job.checkpoint("camera"))
-    lidar, lidar_metadata = load_checkpoint(job.checkpoint("lidar"))
-    parents = {"camera": camera.state_dict(), "lidar": lidar.state_dict(), "fusion": lidar.state_dict()}
-    model.load_state_dict({name: parents[FusionModel.group_of(name)][name] for name in model.state_dict()})
-    return model, {**camera_metadata["metrics"], **lidar_metadata["metrics"]}
+    model = workload.build()
+    parents = {stage: workload.load(job.checkpoint(stage)) for stage in dict.fromkeys(job.figures.starts_from.values())}
+    states = {stage: parent.state_dict() for stage, (parent, _) in parents.items()}
+    group_of, starts_from = group_function(model), job.figures.starts_from
+    state = {
+        name: states[starts_from[group_of(name)]][name] if group_of(name) in starts_from else value
+        for name, value in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+    return model, {stage: figures for _, metadata in parents.values() for stage, figures in metadata["metrics"].items()}

@@ -40,25 +40,24 @@ from altermoma_ray.engine.training.loop import (
     synchronise_buffers,
     train_steps,
 )
-from altermoma_ray.engine.training.recipes import recipe
 from altermoma_ray.engine.trials.halfway import Halfway, seeded
 from altermoma_ray.engine.trials.histograms import score_histograms
-from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
+from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.places import Place, kept_in
 from altermoma_ray.pruning import (
     MaskHolder,
     Masks,
     Schedule,
     Weights,
-    group_weights,
     prunable_weights,
 )
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
-from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.tracking.comparison.statistics import UNPRUNED
 from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
+from altermoma_ray.workloads.protocols import Part
+from altermoma_ray.workloads.reference import WorkloadReference
+from altermoma_ray.workloads.workload import groups_of
 
 _PAUSES = 20
 """How often in its fine-tuning a trial looks whether to keep its state."""
@@ -71,8 +70,8 @@ class TrialJob(BaseModel):
 
     scoring: ScoringJob
     """Where the indicators, the data and the checkpoint are; wants what any trial of a search may ask for."""
-    model: str
-    """Name of the model's recipe."""
+    validation_part: Part
+    """The validation samples that trials are evaluated on."""
     folder: Place
     """URI of the search's folder in storage."""
     seed: int
@@ -84,6 +83,11 @@ class TrialJob(BaseModel):
     rung_samples: int
     save_every: float
     """Seconds after which a trial keeps its state again, to go on from when its process or node dies."""
+
+    @property
+    def workload(self) -> WorkloadReference:
+        """What is pruned."""
+        return self.scoring.workload
 
     def trial_folder(self, number: int) -> Location:
         """Where trial ``number`` leaves its files."""
@@ -157,22 +161,21 @@ class TrialRunner:
 
     def __init__(self, job: TrialJob) -> None:
         self._job = job
-        self._source = job.scoring.source
-        self._recipe = recipe(job.model)
-        self._model, _ = load_checkpoint(Location.parse(job.scoring.checkpoint))
+        workload = job.workload.load()
+        self._data, self._recipe = workload.source(), workload.recipe
+        self._model, _ = workload.load(Location.parse(job.scoring.checkpoint))
         self._model.to(worker_device())
         self._initial = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
-        self._task = DetectionTask(self._model.config.head)
+        self._task = workload.task_for(self._model)
         self._names = list(prunable_weights(self._model))
-        self._groups = group_weights(self._names, FusionModel.group_of)
-        rows = self._source.validation_rows()
-        inputs, batch_size = self._model.config.inputs, self._recipe.batch_size
-        self._evaluator = Evaluator(self._source, inputs, rows, batch_size=batch_size)
-        rung_rows = self._source.validation_rows(job.rung_samples)
-        self._rung_evaluator = Evaluator(self._source, inputs, rung_rows, batch_size=batch_size)
+        self._groups = groups_of(self._model, self._names)
+        rows = self._data.rows("validation", job.validation_part)
+        self._evaluator = Evaluator(self._data, rows, batch_size=self._recipe.batch_size)
+        rung_rows = self._data.rows("validation", job.validation_part, job.rung_samples)
+        self._rung_evaluator = Evaluator(self._data, rung_rows, batch_size=self._recipe.batch_size)
         self._indicators = lru_cache(maxsize=4)(load_indicators)
         self._scored = lru_cache(maxsize=4)(load_scores)
-        self._batches = FineTuningBatches(self._source, inputs, self._recipe)
+        self._batches = FineTuningBatches(self._data, self._recipe)
 
     def reference(self) -> dict[str, float]:
         """Metrics of the unpruned model."""
@@ -203,7 +206,7 @@ class TrialRunner:
                 record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
 
     def _steps(self, trial: TrialTask) -> int:
-        return max(1, round(self._job.epochs_of(trial) * steps_per_epoch(self._source, self._recipe)))
+        return max(1, round(self._job.epochs_of(trial) * steps_per_epoch(self._data, self._recipe)))
 
     def _scores(self, trial: TrialTask) -> Weights:
         """Scores of all weights; none where the criterion left masks instead."""
@@ -379,8 +382,8 @@ def read_result(job: TrialJob, number: int) -> TrialResult | None:
 def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
     return {
         "setting": trial.setting.model_dump(mode="json"),
-        "job": job.model_dump(mode="json", context=kept_in(job.scoring.source.storage_location)),
-        "recipe": recipe(job.model).model_dump(mode="json"),
+        "job": job.model_dump(mode="json", context=kept_in(job.workload.storage_location)),
+        "recipe": job.workload.load().recipe.model_dump(mode="json"),
     }
 
 

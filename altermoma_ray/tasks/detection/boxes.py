@@ -47,6 +47,22 @@ class BevGrid:
         cells = encode_boxes(boxes, self)[:, :2]
         return ((cells >= 0) & (cells < cells.new_tensor(self.shape))).all(dim=1)
 
+    def occupied(self, boxes: Tensor) -> Tensor:
+        """The cells [X, Y] whose centre lies in one of the boxes [M, 9], or that hold a box's centre, bool."""
+        axes = [
+            origin + cell * (torch.arange(count, device=boxes.device) + 0.5)
+            for origin, cell, count in zip(self.origin, self.cell, self.shape, strict=True)
+        ]
+        x, y = torch.meshgrid(*axes, indexing="ij")
+        found = torch.zeros(self.shape, dtype=torch.bool, device=boxes.device)
+        for box in boxes:
+            along, across = x - box[0], y - box[1]
+            centre = (along.abs() <= self.cell[0] / 2) & (across.abs() <= self.cell[1] / 2)
+            cosine, sine = box[6].cos(), box[6].sin()
+            length, width = along * cosine + across * sine, across * cosine - along * sine
+            found |= centre | ((length.abs() <= box[3] / 2) & (width.abs() <= box[4] / 2))
+        return found
+
 
 def encode_boxes(boxes: Tensor, grid: BevGrid, height: Height = "centre") -> Tensor:
     """Codes [M, 10] of boxes [M, 9], their z at ``height``; unknown (NaN) velocities stay NaN."""

@@ -8,8 +8,9 @@ Notation: ``N`` samples, ``P`` proposals, ``K`` classes, ``X × Y`` BEV cells, `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from altermoma_ray.tasks.detection.boxes import BevGrid, decode_boxes, encode_bo
 from altermoma_ray.tasks.detection.heatmap import heatmap_target
 from altermoma_ray.tasks.detection.losses import focal_loss, gaussian_focal_loss
 from altermoma_ray.tasks.detection.matching import match
+from altermoma_ray.tasks.metrics.nuscenes_detection import evaluate
+
+if TYPE_CHECKING:
+    from altermoma_ray.data.nuscenes.source import NuScenes
 
 POST_CENTRE_RANGE = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
 """Detections whose bottom centre lies outside (x0, y0, z0, x1, y1, z1; m, lidar frame) are dropped, as published."""
@@ -47,7 +52,7 @@ class DetectionTask:
 
     >>> task = DetectionTask(model.config.head)  # doctest: +SKIP
     >>> task.loss(model(batch), batch)["total"].mean().backward()  # doctest: +SKIP
-    >>> task.decode(model(batch), batch)[0].scores  # doctest: +SKIP
+    >>> task.detections(model(batch), batch)[0].scores  # doctest: +SKIP
     """
 
     def __init__(self, config: HeadConfig, *, max_detections: int | None = None) -> None:
@@ -55,11 +60,17 @@ class DetectionTask:
 
         Args:
             config: the head's configuration: map, matching and loss weights.
-            max_detections: most detections of a sample that :meth:`decode` returns; all proposals if None.
+            max_detections: most detections of a sample that :meth:`detections` returns; all proposals if None.
         """
         self.config = config
         self.max_detections = max_detections
         self.grid = BevGrid(origin=config.origin, cell=config.cell_size, shape=config.bev_size)
+
+    @property
+    def map_extent(self) -> tuple[float, float, float, float]:
+        """Least and greatest x, then least and greatest y of the BEV map (m, lidar frame)."""
+        (x, y), (length, width) = self.grid.origin, self.grid.extent
+        return x, x + length, y, y + width
 
     def loss(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Losses of each sample, [N] each: weighted ``heatmap``, ``classification``, ``box``, and ``total``, their sum.
@@ -129,7 +140,7 @@ class DetectionTask:
         )
 
     @torch.no_grad()
-    def decode(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
+    def detections(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
         """The detections of each sample, best first, in the frame of ``batch`` (the lidar frame if un-augmented).
 
         A proposal has the class that proposed it; its score is its probability of that class times the heat of its
@@ -150,6 +161,27 @@ class DetectionTask:
                 Detections(boxes=boxes[sample, order], scores=scores[sample, order], labels=labels[sample, order])
             )
         return detections
+
+    def decode(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Detections]:
+        """The detections by sample token, on the CPU."""
+        return {
+            token: Detections(boxes=found.boxes.cpu(), scores=found.scores.cpu(), labels=found.labels.cpu())
+            for token, found in zip(batch.tokens, self.detections(outputs, batch), strict=True)
+        }
+
+    def evaluate(self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]) -> dict[str, float]:
+        """``map``, ``nds``, ``ap/<class>`` and ``tp/<error>`` by the official evaluation of nuScenes.
+
+        Args:
+            predictions: by sample token, what :meth:`decode` gave for each of ``rows``.
+            data: where the rows are described.
+            rows: the samples to evaluate on.
+        """
+        return evaluate(predictions, data.index(), rows)
+
+    def occupied(self, batch: Batch) -> Tensor:
+        """The cells of the BEV map that an object covers, bool [N, X, Y]; the redundancy report looks there."""
+        return torch.stack([self.grid.occupied(boxes) for boxes in batch.boxes])
 
     def _draw(self, codes: Tensor, labels: Tensor) -> Tensor:
         sizes = codes[:, 3:5].exp().numpy() / np.array(self.grid.cell)

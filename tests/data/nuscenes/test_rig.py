@@ -13,19 +13,19 @@ import torch
 
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.nuscenes.index import Index, open_index
-from altermoma_ray.data.nuscenes.prepare import find_data, prepare_data
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.data.nuscenes.rig import CAMERAS, check_rig, choose_cameras, find_rig
 from altermoma_ray.data.sampling import load_batches
 from altermoma_ray.data.synthetic import generate, matches
 from altermoma_ray.data.transforms import InputConfig
-from altermoma_ray.engine.search.plan import SHIPPED
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.tasks.metrics.nuscenes_detection import evaluate
+from altermoma_ray.workloads.nusc import SHIPPED
+from tests.plans import toy_workload
 
 VERSION = "v1.0-trainval"
 FOUR = ("CAM_0", "CAM_1", "CAM_2", "CAM_3")
@@ -62,14 +62,16 @@ def opened(root: Path, storage: Path, **reading) -> Index:
 
 
 def test_another_rig_runs_with_the_toy_and_its_shipped_weights_up_to_the_official_metric(four, tmp_path, capfd):
-    source = find_data("nusc", str(four), None, str(tmp_path / "storage"))
+    source = toy_workload(tmp_path / "storage", four).load().source()
     model, _ = load_checkpoint(Location.parse(SHIPPED))
-    prepare_data(source, model.config.inputs)
+    source.prepare()
     assert "4 cameras (CAM_0, CAM_1, CAM_2, CAM_3), LiDAR LIDAR_ROOF" in " ".join(capfd.readouterr().err.split())
     index = source.index()
     assert index.rig.cameras == FOUR
-    rows = source.validation_rows()
-    (batch,) = load_batches(NuScenesDataset(index, rows, model.config.inputs, augment=False), [range(len(rows))])
+    rows = source.rows("validation")
+    (batch,) = load_batches(
+        NuScenesDataset(index, rows, model.config.inputs, augment=False), collate, [range(len(rows))]
+    )
     assert batch.images.shape[:2] == (2, 4)
     task = DetectionTask(model.config.head)
     with torch.no_grad():
@@ -78,7 +80,7 @@ def test_another_rig_runs_with_the_toy_and_its_shipped_weights_up_to_the_officia
         without = task.loss(model(batch, masked=frozenset({"camera"})), batch)["total"]
     assert total.isfinite().all()
     assert not torch.allclose(total, without)  # the pictures count
-    found = dict(zip(batch.tokens, task.decode(outputs, batch), strict=True))
+    found = dict(zip(batch.tokens, task.detections(outputs, batch), strict=True))
     metrics = evaluate(found, index, rows)
     assert 0 < metrics["map"] < 1  # the weights, learned with six cameras, find objects with four
 
@@ -130,11 +132,11 @@ def test_a_keyframe_that_lacks_a_camera_is_one_line_at_the_start(own, tmp_path):
         "sample_data",
         lambda rows: linked([row for row in rows if row["sample_token"] != first or "/CAM_2/" not in row["filename"]]),
     )
-    source = find_data("nusc", str(own), None, str(tmp_path / "storage"))
+    source = toy_workload(tmp_path / "storage", own).load().source()
     with pytest.raises(
         UserError, match=rf"1 of 4 keyframes of .* lack pictures .*keyframe {first} of .* has no CAM_2;"
     ):
-        prepare_data(source)
+        source.prepare()
     index = source.index()
     check_rig(index, InputConfig(cameras=("CAM_0",)))
 
@@ -180,7 +182,7 @@ def test_the_stated_reading_reaches_the_files_in_a_loading_process(own, tmp_path
         np.fromfile(file, "<f4").reshape(-1, 5)[:, :4].tofile(file)
     stated = {"lidar_columns": ("x", "y", "z", "intensity"), "follow_links": True}
     index = pickle.loads(pickle.dumps(opened(own, tmp_path / "b", **stated)))
-    (batch,) = load_batches(NuScenesDataset(index, [0], InputConfig(), augment=False), [[0]], processes=1)
+    (batch,) = load_batches(NuScenesDataset(index, [0], InputConfig(), augment=False), collate, [[0]], processes=1)
     assert torch.equal(batch.points[0], plain.points[0])
     with pytest.raises(UserError, match="is a link out of dataroot"):
         NuScenesDataset(

@@ -5,7 +5,6 @@ import torch
 
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.engine.scoring.indicators import (
-    MODALITIES,
     MaskRequest,
     ScoringJob,
     backward_passes,
@@ -22,13 +21,14 @@ from altermoma_ray.pruning import Indicators, Reactivation, contribution, prunab
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection.task import DetectionTask
 
+MODALITIES = ("lidar", "camera")
 SETTINGS = (Reactivation(steps=1, learning_rate=1e-3), Reactivation(steps=2, learning_rate=1e-3))
 
 
-def job(source, checkpoint, settings=SETTINGS, **fields):
+def job(workload, checkpoint, settings=SETTINGS, **fields):
     figures = {"scoring_batches": 2, "batch_size": 2, "micro_batch_size": 1, "seed": 3, **fields}
     return ScoringJob(
-        source=source, checkpoint=str(checkpoint), checkpoint_hash="random", settings=tuple(settings), **figures
+        workload=workload, checkpoint=str(checkpoint), checkpoint_hash="random", settings=tuple(settings), **figures
     )
 
 
@@ -43,10 +43,10 @@ def relative(first, second):
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
 
 
-def test_workers_agree_and_each_setting_is_scored_once(source, checkpoint, ray_of_four, tmp_path):
+def test_workers_agree_and_each_setting_is_scored_once(workload, checkpoint, ray_of_four, tmp_path):
     found, scores = {}, {}
     for workers in (1, 2, 4):  # with 4 workers and batches of 2 the masking passes run side by side
-        elsewhere = source.model_copy(update={"storage": str(tmp_path / f"workers-{workers}")})
+        elsewhere = workload.model_copy(update={"storage": str(tmp_path / f"workers-{workers}")})
         work = job(elsewhere, checkpoint, criteria=("deci", "snip"))
         assert score([work], workers=workers) == 4
         found[workers] = [load_indicators(work, setting) for setting in SETTINGS]
@@ -68,7 +68,7 @@ def test_workers_agree_and_each_setting_is_scored_once(source, checkpoint, ray_o
         for name, tensor in scores[1].items():  # SNIP is DeCI before it is normalised
             assert torch.allclose(scores[workers][name], tensor, rtol=1e-4, atol=1e-4 * float(tensor.max()))
             assert torch.allclose(found[1][0].contribution[name], tensor, rtol=1e-4, atol=1e-6 * float(tensor.max()))
-    assert relative(found[1][1], unsharded(job(source, checkpoint), SETTINGS[1])) < 1e-4
+    assert relative(found[1][1], unsharded(job(workload, checkpoint), SETTINGS[1])) < 1e-4
 
 
 def unsharded(work, setting):
@@ -83,10 +83,8 @@ def unsharded(work, setting):
 
 def _unsharded(work, setting):
     model, _ = load_checkpoint(Location.parse(work.checkpoint))
-    task = DetectionTask(model.config.head)
-    dataset = NuScenesDataset(
-        work.source.index(), work.source.training_rows(), model.config.inputs, augment=False, seed=work.seed
-    )
+    task, data = DetectionTask(model.config.head), work.workload.load().source()
+    dataset = NuScenesDataset(data.index(), data.rows("train"), model.config.inputs, augment=False, seed=work.seed)
     batches = []
     for stream in (0, 1):  # D, then the reactivation batches
         generator = torch.Generator().manual_seed(work.seed + (stream << 32))
@@ -115,8 +113,8 @@ def _unsharded(work, setting):
     )
 
 
-def test_indicators_are_kept_apart_by_everything_they_depend_on(source, checkpoint):
-    base = job(source, checkpoint).folder()
+def test_indicators_are_kept_apart_by_everything_they_depend_on(workload, checkpoint):
+    base = job(workload, checkpoint).folder()
     for change in (
         {"seed": 4},
         {"scoring_batches": 3},
@@ -125,15 +123,15 @@ def test_indicators_are_kept_apart_by_everything_they_depend_on(source, checkpoi
         {"checkpoint_hash": "other"},
         {"norms": "batch"},
     ):
-        assert job(source, checkpoint).model_copy(update=change).folder() != base
-    assert job(source, checkpoint, SETTINGS[:1]).folder() == base
+        assert job(workload, checkpoint).model_copy(update=change).folder() != base
+    assert job(workload, checkpoint, SETTINGS[:1]).folder() == base
 
 
-def test_jobs_of_one_folder_are_merged_and_want_nothing_twice(source, checkpoint):
-    first = job(source, checkpoint, SETTINGS[:1], criteria=("snip",))
+def test_jobs_of_one_folder_are_merged_and_want_nothing_twice(workload, checkpoint):
+    first = job(workload, checkpoint, SETTINGS[:1], criteria=("snip",))
     request = MaskRequest(criterion="synflow", sparsity=0.9)
-    second = job(source, checkpoint, SETTINGS, criteria=("magnitude", "snip"), masks=(request,))
-    other = job(source, checkpoint, SETTINGS[:1], seed=4)
+    second = job(workload, checkpoint, SETTINGS, criteria=("magnitude", "snip"), masks=(request,))
+    other = job(workload, checkpoint, SETTINGS[:1], seed=4)
     together, apart = merged([first, second, other, second])
     assert together.settings == SETTINGS
     assert together.criteria == ("snip", "magnitude")
@@ -154,9 +152,9 @@ def test_shares_give_every_micro_batch_to_one_worker(world):
     assert sorted(number for part in parts for batch in part for number in batch) == list(range(12))
 
 
-def test_a_reactivation_that_diverges_costs_no_other(source, checkpoint):
+def test_a_reactivation_that_diverges_costs_no_other(workload, checkpoint):
     settings = (Reactivation(steps=1, learning_rate=1e-3), Reactivation(steps=2, learning_rate=1e12))
-    work = job(source, checkpoint, settings, criteria=("magnitude",))
+    work = job(workload, checkpoint, settings, criteria=("magnitude",))
     with pytest.raises(FloatingPointError, match=r"not finite|is nan|is inf"):
         score_worker(work)
     assert work.missing().settings == settings[1:]
@@ -166,4 +164,4 @@ def test_a_reactivation_that_diverges_costs_no_other(source, checkpoint):
 def test_settings_share_trajectories():
     settings = [Reactivation(steps=b, learning_rate=lr) for b in (4, 16) for lr in (1e-4, 1e-3)]
     work = ScoringJob.model_construct(scoring_batches=8, settings=tuple(settings))
-    assert backward_passes(work) == 8 + 2 * (8 + 2 * 16 + 4 * 8)
+    assert backward_passes(work, modalities=2) == 8 + 2 * (8 + 2 * 16 + 4 * 8)

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from altermoma_ray.engine.search.comparison import champion_setting
 from altermoma_ray.engine.search.logbook import Logbook, OnlyInStorage
-from altermoma_ray.engine.search.plan import plan_search
+from altermoma_ray.engine.search.plan import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -19,23 +19,22 @@ from altermoma_ray.tracking.result import TrialResult
 
 
 @pytest.fixture
-def search(source, checkpoint, capsys):
+def search(workload, checkpoint, capsys):
     """Leaves trials of given figures in storage, closes their search, and gives all that it printed."""
 
     def run(objective, trials, status="finished"):
         plan = plan_search(
-            name="first",
-            dataset="nusc",
-            source=source,
-            synthetic=True,
-            model="bevfusion-mit-toy",
-            checkpoint=str(checkpoint),
-            space=SearchSpace(rungs=()),
-            objective=objective,
-            sparsity=0.85,
-            trials=len(trials),
+            SearchRequest(
+                workload=workload,
+                name="first",
+                checkpoint=str(checkpoint),
+                space=SearchSpace(rungs=()),
+                objective=objective,
+                sparsity=0.85,
+                trials=len(trials),
+            )
         )
-        tracker = Tracker.open(None, source.storage_location)
+        tracker = Tracker.open(None, plan.storage)
         with Logbook(plan, tracker, resume=False) as logbook:
             logbook.start([])
             for number, figures in enumerate(trials):
@@ -90,11 +89,11 @@ def test_the_champion_of_a_pareto_search_is_the_knee_and_says_so(search, printed
     [version] = client.search_model_versions(f"run_id = '{champion.run_id}'")
     assert champion.rule in version.description
 
-    shown = printed("leaderboard", "--storage", plan.source.storage)
+    shown = printed("leaderboard", "--storage", plan.workload.storage)
     cells = {line.split()[1]: line.split()[0] for line in shown.splitlines() if "finished" in line}
     assert cells == {"0": "1", "1*": "2", "3": "3", "2": "4"}
     assert f"* champion: trial 1, version 1, {champion.rule}" in shown
-    assert "champion" not in printed("leaderboard", "--storage", plan.source.storage, "--format", "csv")
+    assert "champion" not in printed("leaderboard", "--storage", plan.workload.storage, "--format", "csv")
 
 
 @pytest.mark.parametrize(("objective", "value"), [("map", math.nan), ("map,sparsity", math.inf)])

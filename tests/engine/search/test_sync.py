@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from altermoma_ray import cli, leaderboard
 from altermoma_ray.engine.search.logbook import Logbook, OnlyInStorage
-from altermoma_ray.engine.search.plan import plan_search
+from altermoma_ray.engine.search.plan import SearchRequest, plan_search
 from altermoma_ray.engine.search.run import reference_file
 from altermoma_ray.engine.search.sync import sync
 from altermoma_ray.engine.space import SearchSpace
@@ -72,22 +72,20 @@ def losing_answers(port, path):
 
 
 @pytest.fixture
-def make_plan(source, checkpoint):
+def make_plan(workload, checkpoint):
     """Plans a search of four trials, and keeps the unpruned model's metrics as a search would."""
 
     def make(name, tracking_uri=None):
-        plan = plan_search(
+        request = SearchRequest(
+            workload=workload,
             name=name,
-            dataset="nusc",
-            source=source,
-            synthetic=False,
-            model="bevfusion-mit-toy",
             checkpoint=str(checkpoint),
             space=SearchSpace(rungs=(0.5,), reduction=3),
             sparsity=0.8,
             trials=4,
             tracking_uri=tracking_uri,
-        ).model_copy(update={"lag": 8})
+        )
+        plan = plan_search(request).model_copy(update={"lag": 8})
         plan.save()
         reference_file(plan).write_text(json.dumps(REFERENCE))
         return plan
@@ -128,7 +126,7 @@ def logged(uri, name):
 
 def test_a_server_that_dies_costs_nothing(make_plan, server, monkeypatch, capsys):
     plan = make_plan("dies", server.address)
-    tracker = Tracker.open(server.address, plan.source.storage_location)
+    tracker = Tracker.open(server.address, plan.storage)
 
     def search():
         with Logbook(plan, tracker, resume=False) as logbook:
@@ -144,7 +142,7 @@ def test_a_server_that_dies_costs_nothing(make_plan, server, monkeypatch, capsys
 
     with pytest.raises(OnlyInStorage) as missed:
         search()
-    storage = plan.source.storage_location
+    storage = plan.storage
     line = f"python -m altermoma_ray.leaderboard dies --sync --storage {storage} --tracking-uri {server.address}"
     assert str(missed.value) == (
         f"3 trials of search 'dies' are only in storage (tracking server {server.address} does not answer; start it or "
@@ -181,7 +179,7 @@ def test_a_server_that_dies_costs_nothing(make_plan, server, monkeypatch, capsys
 
 def test_what_mlflow_never_saw_is_brought_in_step_by_step(make_plan):
     plan = make_plan("unseen")
-    tracker = Tracker.open(None, plan.source.storage_location)
+    tracker = Tracker.open(None, plan.storage)
     uri = tracker.store.uri
     for number, status in ((0, "finished"), (1, "stopped"), (2, "stopped")):
         leave(plan, number, status)
@@ -211,7 +209,7 @@ def test_an_answer_that_is_lost_leaves_nothing_twice(path, make_plan, server):
     name = path.split("/")[1]
     with losing_answers(server.port, path) as (uri, lost):
         plan = make_plan(name, uri)
-        with Logbook(plan, Tracker.open(uri, plan.source.storage_location), resume=False) as logbook:
+        with Logbook(plan, Tracker.open(uri, plan.storage), resume=False) as logbook:
             logbook.start([])
             for number in MAP:
                 logbook.trial_ended(leave(plan, number, "finished" if number in (0, 2) else "stopped"))
@@ -226,7 +224,7 @@ def test_an_answer_that_is_lost_leaves_nothing_twice(path, make_plan, server):
 
 def test_a_search_begins_and_ends_without_a_server(make_plan, server, capsys):
     plan = make_plan("alone", server.address)
-    tracker = Tracker.open(server.address, plan.source.storage_location)
+    tracker = Tracker.open(server.address, plan.storage)
     server.kill()  # between the first look and the start
 
     def search():

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altermoma_ray.data.nuscenes.source import DataSource
 from altermoma_ray.engine.scoring.indicators import MaskRequest, scores_file
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
@@ -16,6 +15,7 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Reactivation
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ProsPr, Snip
 from altermoma_ray.storage import Location
+from tests.plans import toy_workload
 
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 
@@ -177,10 +177,9 @@ SPACE = Narrow(beta=(0.0, 0.1), floor=0.5)
 
 
 def saved_plan(tmp_path, space, file):
-    source = DataSource(dataroot="/data", version="v1.0-mini", storage=str(tmp_path))
     plan = SearchPlan(
-        name="first", dataset="nuscenes", model="bevfusion-mit-toy", checkpoint=str(tmp_path / "model.safetensors"),
-        checkpoint_hash="0", sizes=SIZES, source=source, space=space, space_reference=reference_to(space, file),
+        name="first", workload=toy_workload(tmp_path), checkpoint=str(tmp_path / "model.safetensors"),
+        checkpoint_hash="0", sizes=SIZES, space=space, space_reference=reference_to(space, file),
         objective="map", sparsity=0.9, trials=4, seed=0, workers=1, gpus_per_worker=0,
     )  # fmt: skip
     plan.save()

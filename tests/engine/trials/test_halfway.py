@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from altermoma_ray.engine.search.plan import plan_search
+from altermoma_ray.engine.search.plan import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trials.halfway import Halfway, seeded
 from altermoma_ray.engine.trials.trial import TrialRunner, TrialTask, has_ended, read_result
@@ -30,13 +30,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def job_of(source, checkpoint, name):
-    plan = plan_search(
+def job_of(workload, checkpoint, name):
+    request = SearchRequest(
+        workload=workload,
         name=name,
-        dataset="nusc",
-        source=source,
-        synthetic=False,
-        model="bevfusion-mit-toy",
         checkpoint=str(checkpoint),
         space=SPACE,
         sparsity=0.8,
@@ -44,14 +41,14 @@ def job_of(source, checkpoint, name):
         seed=3,
         save_every=0,
     )
-    return plan.trial_job()
+    return plan_search(request).trial_job()
 
 
-def test_an_interrupted_trial_equals_an_undisturbed_one(source, checkpoint):
-    undisturbed = job_of(source, checkpoint, "undisturbed")
+def test_an_interrupted_trial_equals_an_undisturbed_one(workload, checkpoint):
+    undisturbed = job_of(workload, checkpoint, "undisturbed")
     reports = list(TrialRunner(undisturbed).run(TASK))
 
-    broken = job_of(source, checkpoint, "broken")
+    broken = job_of(workload, checkpoint, "broken")
     running = TrialRunner(broken).run(TASK)
     first = next(running)  # its rung
     next(running)  # the state after the rung is kept before training goes on
@@ -70,8 +67,8 @@ def test_an_interrupted_trial_equals_an_undisturbed_one(source, checkpoint):
     assert not broken.trial_folder(0).join("halfway.safetensors").exists()
 
 
-def test_a_promoted_trial_equals_one_that_ran_through(source, checkpoint):
-    through, climbing = (job_of(source, checkpoint, name) for name in ("through", "climbing"))
+def test_a_promoted_trial_equals_one_that_ran_through(workload, checkpoint):
+    through, climbing = (job_of(workload, checkpoint, name) for name in ("through", "climbing"))
     list(TrialRunner(through).run(TASK))
     runner = TrialRunner(climbing)
     to_the_rung = list(runner.run(TASK.model_copy(update={"until": 0})))
@@ -115,8 +112,8 @@ def test_random_numbers_follow_from_seed_and_step():
     assert len(set(draw(0))) == 4
 
 
-def test_a_trial_of_one_step_has_its_rung_at_its_end(source, checkpoint):
-    job = job_of(source, checkpoint, "short").model_copy(update={"fine_tune_epochs": 1e-6, "rungs": (0.25,)})
+def test_a_trial_of_one_step_has_its_rung_at_its_end(workload, checkpoint):
+    job = job_of(workload, checkpoint, "short").model_copy(update={"fine_tune_epochs": 1e-6, "rungs": (0.25,)})
     list(TrialRunner(job).run(TASK.model_copy(update={"until": 0})))
     result = read_result(job, 0)
     assert (result.status, [entry.step for entry in result.history]) == ("finished", [1])

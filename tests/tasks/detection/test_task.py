@@ -160,11 +160,11 @@ def test_decoding_inverts_the_code_and_sorts_by_score():
     task = DetectionTask(CONFIG)
     boxes, labels = random_boxes(5, 0)
     outputs = perfect_outputs(task, boxes, labels)
-    (found,) = task.decode(outputs, make_batch([boxes], [labels]))
+    (found,) = task.detections(outputs, make_batch([boxes], [labels]))
     torch.testing.assert_close(found.boxes, boxes.flip(0), rtol=1e-4, atol=1e-4)
     assert found.labels.tolist() == labels.flip(0).tolist()
     torch.testing.assert_close(found.scores, torch.linspace(0.9, 0.2, 5) * torch.tensor(4.0).sigmoid())
-    (best,) = DetectionTask(CONFIG, max_detections=2).decode(outputs, make_batch([boxes], [labels]))
+    (best,) = DetectionTask(CONFIG, max_detections=2).detections(outputs, make_batch([boxes], [labels]))
     torch.testing.assert_close(best.boxes, found.boxes[:2])
 
 
@@ -174,7 +174,7 @@ def test_truth_in_its_convention_decodes_to_itself_and_costs_nothing(height):
     boxes, labels = random_boxes(5, 0)
     batch = make_batch([boxes], [labels])
     outputs = perfect_outputs(task, boxes, labels) | {"dense_heatmap": torch.zeros(1, 10, 24, 20)}
-    (found,) = task.decode(outputs, batch)
+    (found,) = task.detections(outputs, batch)
     torch.testing.assert_close(found.boxes, boxes.flip(0), rtol=1e-4, atol=1e-4)
     assert task.loss(outputs, batch)["box"].item() == 0
     targets = task.targets(outputs, batch)
@@ -204,7 +204,7 @@ def test_decoding_drops_what_lies_too_far_out():
     task = DetectionTask(CONFIG)
     boxes, labels = random_boxes(3, 0)
     boxes[0, 0], boxes[1, 2] = 61.3, -10.1
-    (found,) = task.decode(perfect_outputs(task, boxes, labels), make_batch([boxes], [labels]))
+    (found,) = task.detections(perfect_outputs(task, boxes, labels), make_batch([boxes], [labels]))
     torch.testing.assert_close(found.boxes, boxes[2:], rtol=1e-4, atol=1e-4)
 
 
@@ -222,7 +222,7 @@ def test_one_sample_can_be_learned_by_heart():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05 * first
-    (found,) = task.decode(head(features), batch)
+    (found,) = task.detections(head(features), batch)
     for box, label in zip(boxes, labels, strict=True):
         same = [row for row in range(len(found.scores)) if found.labels[row] == label and found.scores[row] > 0.5]
         distance, row = min(((found.boxes[row, :2] - box[:2]).norm().item(), row) for row in same)

@@ -1,0 +1,194 @@
+"""BEVFusion on nuScenes: ``search nusc``, on the user's data set or on a synthetic one that is made on first use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from altermoma_ray.data.nuscenes.dataroot import check_dataroot
+from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
+from altermoma_ray.data.nuscenes.source import NuScenes, synthetic_folder
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration, parse_configuration
+from altermoma_ray.models.weights.load import load_weights
+from altermoma_ray.places import Place
+from altermoma_ray.storage import Location
+from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.workloads.protocols import Task
+from altermoma_ray.workloads.recipe import Recipe, Stage
+from altermoma_ray.workloads.workload import Workload
+
+DEFAULT_VERSION = "v1.0-trainval"
+"""Of nuScenes, and the only one of the synthetic set."""
+PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
+SHIPPED = Path(__file__).parents[1] / "models" / "checkpoints" / f"{TOY}.safetensors"
+"""The checkpoint that comes with the project, for the synthetic toy set."""
+
+
+class Options(BaseModel):
+    """The data set and the model that a command asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataroot: Place
+    """Local path or ``pyarrow.fs`` URI of nuScenes."""
+    version: str = DEFAULT_VERSION
+    """Such as ``v1.0-trainval`` or ``v1.0-mini``."""
+    model: str
+    """Named configuration of the model."""
+    reading: Reading = AS_PUBLISHED
+    """How the dataroot is read where it differs from a published nuScenes."""
+
+
+class BevFusion(Workload):
+    """A BEVFusion detector; its weights may be a released checkpoint."""
+
+    def build(self, configuration: str | None = None) -> nn.Module:
+        """A new model, of a checkpoint's configuration where one is given."""
+        config = self.model if configuration is None else parse_configuration(configuration, "the checkpoint")
+        return FusionModel(config)
+
+    def task_for(self, model: nn.Module) -> Task:
+        """Detection as the model's own head has it: released weights may regress another height."""
+        return DetectionTask(cast(FusionModel, model).config.head)
+
+    def unpruned(self, checkpoint: str | None = None) -> nn.Module:
+        """The model that is to be pruned, from a released checkpoint or one of ours.
+
+        Raises:
+            UserError: there are no weights, or they do not fit the model.
+        """
+        place = checkpoint or self.checkpoint
+        if place is None:
+            raise UserError(
+                f"no weights for {self.name}: give --checkpoint FILE (released .pth or our .safetensors), "
+                f"or train one with python -m altermoma_ray.train"
+            )
+        return load_weights(Location.parse(place), self.model)
+
+
+def find(
+    storage: Location,
+    *,
+    dataroot: str | None = None,
+    version: str | None = None,
+    model: str | None = None,
+    reading: Reading | None = None,
+) -> Options:
+    """The options of a command; nothing is made or read yet.
+
+    Args:
+        storage: folder or URI for everything derived.
+        dataroot: path or URI of nuScenes; None for the synthetic toy set.
+        version: of nuScenes; None for ``v1.0-trainval``.
+        model: named configuration; None for the toy on the synthetic set, else the published model.
+        reading: how the dataroot is read where it differs from a published nuScenes.
+
+    Raises:
+        UserError: the data set or the model is unknown or missing, or storage cannot be written.
+    """
+    storage.check_writable()
+    version = version or DEFAULT_VERSION
+    if dataroot is None:
+        if version != DEFAULT_VERSION:
+            raise UserError(f"the synthetic nuScenes has no version {version!r}; give --dataroot or leave it out")
+        root = synthetic_folder(storage)
+    else:
+        root = Location.parse(dataroot)
+        check_dataroot(root, version)
+    name = configuration(model or (TOY if dataroot is None else PUBLISHED)).name
+    return Options(dataroot=str(root), version=version, model=name, reading=reading or AS_PUBLISHED)
+
+
+def workload(options: Options, storage: Location) -> Workload:
+    """The workload of a command's options."""
+    config = configuration(options.model)
+    is_synthetic = options.dataroot == str(synthetic_folder(storage))
+    return BevFusion(
+        name=config.name,
+        dataset="nuscenes",
+        model=config,
+        task=DetectionTask(config.head),
+        data=NuScenes(
+            dataroot=options.dataroot,
+            version=options.version,
+            storage=str(storage),
+            reading=options.reading,
+            inputs=config.inputs,
+        ),
+        recipe=RECIPES[config.name],
+        checkpoint=str(SHIPPED) if is_synthetic and config.name == TOY else None,
+    )
+
+
+def upgraded(plan: dict) -> dict:
+    """The plan of a search of earlier releases, which knew nothing but nuScenes, as this release writes it.
+
+    Args:
+        plan: JSON of a plan, with a ``source``.
+    """
+    source = plan["source"]
+    options = {name: source[name] for name in ("dataroot", "version", "reading") if name in source}
+    options["model"] = plan["model"]
+    others = {name: value for name, value in plan.items() if name not in ("source", "model", "dataset")}
+    reference = {"name": "nusc", "storage": source["storage"], "options": options}
+    return {**others, "workload": reference, "validation_part": source["validation_part"]}
+
+
+def _stages(
+    *, camera: float, lidar: float, fusion: float, learning_rate: float, fusion_learning_rate: float, depth: float
+) -> tuple[Stage, ...]:
+    """Each backbone alone with a decoder and a head of its own, then both together (Liu et al., ICRA 2023).
+
+    Fusion training starts from both backbones, and from the LiDAR model's fuser, decoder and head.
+
+    Args:
+        camera: epochs of the camera branch alone.
+        lidar: epochs of the LiDAR branch alone.
+        fusion: epochs of both together.
+        learning_rate: peak of the branches.
+        fusion_learning_rate: peak of fusion training.
+        depth: weight of the camera branch's depth loss (Li et al., BEVDepth 2023).
+    """
+    return (
+        Stage(
+            name="camera",
+            epochs=camera,
+            learning_rate=learning_rate,
+            masked=frozenset({"lidar"}),
+            auxiliary_loss=depth,
+        ),
+        Stage(name="lidar", epochs=lidar, learning_rate=learning_rate, masked=frozenset({"camera"})),
+        Stage(
+            name="fusion",
+            epochs=fusion,
+            learning_rate=fusion_learning_rate,
+            starts_from={"camera": "camera", "lidar": "lidar", "fusion": "lidar"},
+        ),
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    PUBLISHED: Recipe(
+        batch_size=32,
+        micro_batch_size=2,
+        weight_decay=0.01,
+        clip_norm=35.0,
+        class_balanced=True,
+        loader_processes=4,
+        augment=True,
+        stages=_stages(camera=20, lidar=20, fusion=6, learning_rate=2e-4, fusion_learning_rate=2e-4, depth=0.0),
+    ),
+    TOY: Recipe(
+        batch_size=4,
+        micro_batch_size=2,
+        weight_decay=0.01,
+        clip_norm=10.0,
+        stages=_stages(camera=8, lidar=4, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
+    ),
+}
+"""Training figures of the named models."""

@@ -1,0 +1,213 @@
+"""References to workloads: the few strings by which every process of a search finds the same model, task and data.
+
+nusc                       one that comes with the project, a module of this folder by its entry in ``NAMED``
+my_package.fusion:NAME     an object of a module that can be imported wherever a worker runs
+path/to/fusion.py:NAME     an object of a file; a copy of the file travels through storage
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationInfo, field_validator
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.places import Place
+from altermoma_ray.storage import Location
+from altermoma_ray.workloads.workload import Workload
+
+NAMED = {"nusc": "altermoma_ray.workloads.nusc"}
+"""Workloads that come with the project: a module with ``Options``, ``find`` and ``workload`` for each name."""
+
+
+class WorkloadReference(BaseModel):
+    """Where a workload is found, in a form that is saved with a search and sent to its workers.
+
+    >>> reference = find_workload("nusc", "storage")                       # doctest: +SKIP
+    >>> reference.load().name                                               # doctest: +SKIP
+    'bevfusion-mit-toy'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """``nusc``, ``package.module:NAME`` or ``file.py:NAME``."""
+    storage: Place
+    """Local path or URI of the folder that keeps everything derived: index, indicators, trials."""
+    options: SerializeAsAny[BaseModel] | None = None
+    """What a named workload was asked for: data set, model."""
+    sha256: str | None = None
+    """Hash of the file; its copy in storage is read."""
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _read_options(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, dict):
+            return value
+        module = importlib.import_module(NAMED[info.data["name"]])
+        return module.Options.model_validate(value, context=info.context)
+
+    @property
+    def storage_location(self) -> Location:
+        return Location.parse(self.storage)
+
+    def load(self) -> Workload:
+        """The workload, the same object whenever a process asks again.
+
+        Raises:
+            UserError: the module or file is gone, was changed, does not run, or names no workload.
+        """
+        return _load(self)
+
+    def asked(self) -> dict[str, Any]:
+        """The options that a user can give on the command line, by their names there, with their values."""
+        flat: dict[str, Any] = {"dataset": self.name}
+        for name, value in dict(self.options or {}).items():
+            flat |= dict(value) if isinstance(value, BaseModel) else {name: value}
+        return flat
+
+
+def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan of a search as this release writes it; earlier releases knew no workload but the first that is named.
+
+    Args:
+        plan: JSON of a plan.
+    """
+    if "workload" in plan:
+        return plan
+    return importlib.import_module(next(iter(NAMED.values()))).upgraded(plan)
+
+
+def find_workload(name: str, storage: str, **asked: Any) -> WorkloadReference:
+    """The reference of a workload that a command names; nothing big is made or read yet.
+
+    Args:
+        name: see the module's text.
+        storage: folder or URI for everything derived.
+        asked: options of a named workload, by their names on the command line; None stands for one that was not given.
+
+    Raises:
+        UserError: there is no such workload, an option does not go with it, or storage cannot be written.
+    """
+    location = Location.parse(storage)
+    if name in NAMED:
+        options = importlib.import_module(NAMED[name]).find(location, **asked)
+        return WorkloadReference(name=name, storage=str(location), options=options)
+    origin, colon, attribute = name.rpartition(":")
+    if not colon or not attribute.isidentifier():
+        raise UserError(
+            f"unknown data set {name!r}; choose {', '.join(NAMED)}, or name a workload of your own: "
+            "package.module:NAME or file.py:NAME"
+        )
+    if given := [option for option, value in asked.items() if value not in (None, False)]:
+        raise UserError(
+            f"--{given[0].replace('_', '-')} does not go with {name}: a workload of your own says it itself"
+        )
+    location.check_writable()
+    if not origin.endswith(".py"):
+        reference = WorkloadReference(name=name, storage=str(location))
+        _named_object(_import(origin, name), reference)
+        return reference
+    file = Path(origin).expanduser()
+    if not file.is_file():
+        raise UserError(f"no workload file {file}; give the path of a Python file that defines {attribute}")
+    text = file.read_bytes()
+    digest = hashlib.sha256(text).hexdigest()
+    reference = WorkloadReference(name=f"{file.name}:{attribute}", storage=str(location), sha256=digest)
+    _named_object(_import_file(file, digest), reference)
+    copy = _copy_of(reference)
+    if not copy.exists():
+        copy.write_bytes(text)
+    return reference
+
+
+def _copy_of(reference: WorkloadReference) -> Location:
+    file, _, _ = reference.name.rpartition(":")
+    assert reference.sha256 is not None
+    return reference.storage_location.join("workloads", reference.sha256[:16], file)
+
+
+@lru_cache(maxsize=8)
+def _load(reference: WorkloadReference) -> Workload:
+    if reference.name in NAMED:
+        module = importlib.import_module(NAMED[reference.name])
+        return module.workload(reference.options, reference.storage_location)
+    origin, _, _ = reference.name.rpartition(":")
+    if reference.sha256 is None:
+        return _named_object(_import(origin, reference.name), reference)
+    copy = _copy_of(reference)
+    if not copy.exists():
+        raise UserError(f"{copy}, the copy of a workload's file, is gone; start the search again")
+    text = copy.read_bytes()
+    if hashlib.sha256(text).hexdigest() != reference.sha256:
+        raise UserError(f"{copy}, the copy of a workload's file, was changed; start the search again")
+    file = Path(tempfile.gettempdir(), "altermoma_ray", "workloads", reference.sha256[:16], copy.name)
+    if not file.exists() or file.read_bytes() != text:
+        Location.parse(file).write_bytes(text)
+    return _named_object(_import_file(file, reference.sha256), reference)
+
+
+def _named_object(module: ModuleType, reference: WorkloadReference) -> Workload:
+    _, _, attribute = reference.name.rpartition(":")
+    found = getattr(module, attribute, None)
+    if found is None:
+        known = [name for name, value in vars(module).items() if isinstance(value, Workload)]
+        raise UserError(
+            f"{reference.name}: {module.__name__} has no {attribute}; "
+            + (f"it has {', '.join(known)}" if known else f"define {attribute} = Workload(...)")
+        )
+    if not isinstance(found, Workload):
+        raise UserError(f"{reference.name} is a {type(found).__name__}, not a Workload; name one")
+    return found
+
+
+def _import(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UserError(
+                f"{name}: no module {error.name!r}; install its package here and on the workers, or give a file.py:NAME"
+            ) from error
+        raise _does_not_run(name, error) from error
+    except Exception as error:
+        raise _does_not_run(name, error) from error
+
+
+def _import_file(file: Path, digest: str) -> ModuleType:
+    """A file as a module of its own name: models are pickled for MLflow by the names of their classes."""
+    name = file.stem
+    if not name.isidentifier():
+        raise UserError(f"workload file {file} has a name that cannot be a module's; rename it, such as fusion.py")
+    there = sys.modules.get(name)
+    if there is not None and getattr(there, "__workload_sha256__", None) == digest:
+        return there
+    if there is None and importlib.util.find_spec(name) is not None:
+        origin = importlib.util.find_spec(name).origin  # type: ignore[union-attr]
+        if origin is None or Path(origin).resolve() != file.resolve():
+            raise UserError(f"workload file {file} has the name of an installed module, {name!r}; rename it")
+    specification = importlib.util.spec_from_file_location(name, file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    module.__dict__["__workload_sha256__"] = digest
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _does_not_run(str(file), error) from error
+    return module
+
+
+def _does_not_run(what: str, error: Exception) -> UserError:
+    text = " ".join(str(error).split())
+    return UserError(f"workload {what} does not run: {type(error).__name__}: {text}; mend the file")

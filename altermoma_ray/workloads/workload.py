@@ -1,0 +1,139 @@
+"""A workload: the model, the task and the data of a pruning search in one object."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from altermoma_ray.models.checkpoint import load_checkpoint
+from altermoma_ray.pruning import group_weights, prunable_weights
+from altermoma_ray.storage import Location
+from altermoma_ray.workloads.protocols import DataSource, FusionModel, Task
+from altermoma_ray.workloads.recipe import Recipe
+
+
+class Workload(BaseModel):
+    """All that a search must be told of what it prunes.
+
+    Put one at the top level of a module of your own and search it by its reference::
+
+        WORKLOAD = Workload(
+            name="two-branch", model=TwoBranch, task=Regression(), data=Generated(), recipe=Recipe(batch_size=8)
+        )
+
+        python -m altermoma_ray.search my_package.fusion:WORKLOAD
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str
+    """Name of the model; with ``dataset`` it names the experiment in MLflow."""
+    dataset: str = "own"
+    """Name of the data set."""
+    model: Any
+    """Makes the model: a configuration with a method ``build()``, or a function or class without arguments."""
+    task: Any
+    """The task (:class:`altermoma_ray.workloads.protocols.Task`)."""
+    data: Any
+    """The data source (:class:`altermoma_ray.workloads.protocols.DataSource`)."""
+    recipe: Recipe
+    checkpoint: str | None = None
+    """Path or URI of the unpruned weights; None takes the model as it is made."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The model's modalities, in the order in which they are masked; builds a model to ask it."""
+        return modalities_of(self.build())
+
+    def build(self, configuration: str | None = None) -> nn.Module:
+        """A new model.
+
+        Args:
+            configuration: JSON of a configuration that is not this workload's own, from a checkpoint's header.
+        """
+        maker = self.model if configuration is None else type(self.model).model_validate_json(configuration)
+        return cast(nn.Module, maker.build() if hasattr(maker, "build") else maker())
+
+    def task_for(self, model: nn.Module) -> Task:
+        """The task of a model."""
+        return cast(Task, self.task)
+
+    def source(self) -> DataSource:
+        """The data source, with its type."""
+        return cast(DataSource, self.data)
+
+    def load(self, location: Location) -> tuple[nn.Module, dict[str, Any]]:
+        """A model from a checkpoint of this project, on the CPU in evaluation mode, and the checkpoint's metadata.
+
+        Raises:
+            UserError: the file is missing or damaged, or does not fit the model.
+        """
+        return load_checkpoint(location, self.build)
+
+    def unpruned(self, checkpoint: str | None = None) -> nn.Module:
+        """The model that is to be pruned.
+
+        Args:
+            checkpoint: path or URI of its weights; None takes the workload's own.
+
+        Raises:
+            UserError: there are no weights, or they do not fit the model.
+        """
+        place = checkpoint or self.checkpoint
+        return self.build().eval() if place is None else self.load(Location.parse(place))[0]
+
+    def left_out(self) -> Mapping[str, int]:
+        """How many records of the user's data are not used, by kind; empty where all are."""
+        count = getattr(self.data, "left_out", None)
+        return {} if count is None else count()
+
+
+def modalities_of(model: nn.Module) -> tuple[str, ...]:
+    """The modalities of a fusion model, in the order in which they are masked."""
+    return tuple(cast(FusionModel, model).modalities)
+
+
+def group_function(model: nn.Module) -> Callable[[str], str]:
+    """The function that gives the group of a fusion model's parameter by its name."""
+    return cast(FusionModel, model).group_of
+
+
+def groups_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Names of a fusion model's prunable weights by parameter group.
+
+    Args:
+        model: asked for the group of each of its parameters.
+        names: of the weights; None takes all that are prunable.
+    """
+    weights = list(prunable_weights(model)) if names is None else list(names)
+    return group_weights(weights, group_function(model))
+
+
+def sizes_of(model: nn.Module) -> dict[str, int]:
+    """How many prunable weights each parameter group of a fusion model has."""
+    weights = prunable_weights(model)
+    return {group: sum(weights[name].numel() for name in names) for group, names in groups_of(model).items()}
+
+
+def flow_of(model: nn.Module, batch: Any) -> Callable[[nn.Module], Any] | None:
+    """The model's ``flow(batch)`` for SynFlow; None where the model offers none."""
+    flow = getattr(model, "flow", None)
+    return None if flow is None else flow(batch)
+
+
+def digest_of(model: nn.Module) -> str:
+    """Hash of a model's configuration and tensors, under which its checkpoint and indicators are kept."""
+    config = getattr(model, "config", None)
+    described = config.model_dump_json() if isinstance(config, BaseModel) else type(model).__qualname__
+    digest = hashlib.sha256(described.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+__all__ = ["Workload", "digest_of", "flow_of", "group_function", "groups_of", "modalities_of", "sizes_of"]
