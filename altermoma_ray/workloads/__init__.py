@@ -1,1 +1,10 @@
-"""What is pruned: a model, its task and its data, behind the protocols of :mod:`altermoma_ray.workloads.protocols`."""
+"""What is pruned: a model, its task and its data in one object, found by a reference that every process can load.
+
+:mod:`altermoma_ray.workloads.protocols` says what a search asks of a model, a task and a data source.
+"""
+
+from altermoma_ray.workloads.recipe import Recipe, Stage
+from altermoma_ray.workloads.reference import WorkloadReference, find_workload
+from altermoma_ray.workloads.workload import Workload
+
+__all__ = ["Recipe", "Stage", "Workload", "WorkloadReference", "find_workload"]

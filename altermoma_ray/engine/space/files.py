@@ -74,9 +74,15 @@ def reference_to(space: SearchSpace, file: Path | None) -> SpaceReference | None
 def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
     """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file.
 
+    Args:
+        name: of a space of the project, or a reference to a user's own workload, which is searched by the default space.
+        file: that defines a space; None takes the one by name.
+
     Raises:
         UserError: there is no such space, or it does not define a valid ``SPACE``.
     """
+    if file is None and name is not None and ":" in name:
+        return SearchSpace()
     module = _import_named(name) if file is None else _import_file(file)
     space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):

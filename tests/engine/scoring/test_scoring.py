@@ -22,7 +22,11 @@ from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection.task import DetectionTask
 
 MODALITIES = ("lidar", "camera")
-SETTINGS = (Reactivation(steps=1, learning_rate=1e-3), Reactivation(steps=2, learning_rate=1e-3))
+SETTINGS = (
+    Reactivation(steps=1, learning_rate=1e-3),
+    Reactivation(steps=2, learning_rate=1e-3),
+    Reactivation(steps=2, learning_rate=1e-3, gradient="last-batch"),
+)
 
 
 def job(workload, checkpoint, settings=SETTINGS, **fields):
@@ -48,13 +52,14 @@ def test_workers_agree_and_each_setting_is_scored_once(workload, checkpoint, ray
     for workers in (1, 2, 4):  # with 4 workers and batches of 2 the masking passes run side by side
         elsewhere = workload.model_copy(update={"storage": str(tmp_path / f"workers-{workers}")})
         work = job(elsewhere, checkpoint, criteria=("deci", "snip"))
-        assert score([work], workers=workers) == 4
+        assert score([work], workers=workers) == 5
         found[workers] = [load_indicators(work, setting) for setting in SETTINGS]
         scores[workers] = load_scores(work, "snip")
         files = sorted(file.name for file in work.folder().children())
         assert files == [
             "deci.safetensors",
             "reri-B1-lr0.001.safetensors",
+            "reri-B2-lr0.001-last-batch.safetensors",
             "reri-B2-lr0.001.safetensors",
             scores_file("snip"),
         ]
@@ -68,7 +73,9 @@ def test_workers_agree_and_each_setting_is_scored_once(workload, checkpoint, ray
         for name, tensor in scores[1].items():  # SNIP is DeCI before it is normalised
             assert torch.allclose(scores[workers][name], tensor, rtol=1e-4, atol=1e-4 * float(tensor.max()))
             assert torch.allclose(found[1][0].contribution[name], tensor, rtol=1e-4, atol=1e-6 * float(tensor.max()))
-    assert relative(found[1][1], unsharded(job(workload, checkpoint), SETTINGS[1])) < 1e-4
+    for setting, one in zip(SETTINGS[1:], found[1][1:], strict=True):
+        assert relative(one, unsharded(job(workload, checkpoint), setting)) < 1e-4
+    assert relative(found[1][1], found[1][2]) > 1e-2  # D and the last batch are different data
 
 
 def unsharded(work, setting):
