@@ -67,9 +67,9 @@ def main() -> None:
         plan, unlogged = error.plan, error  # the report needs no more than storage has
     results, reference = plan.results(), stored_reference(plan) or {}
     if plan.ablation:
-        report = ablation_report(results, reference, published_parts(plan.space))
+        report = ablation_report(results, reference, published_parts(plan.space), plan.figures)
     else:
-        report = comparison_report(results, reference)
+        report = comparison_report(results, reference, plan.figures)
     folder = plan.folder.join(REPORT_FOLDER)
     write_report(report, folder)
     print(report.text)
@@ -102,7 +102,6 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         checkpoint=options.checkpoint,
         space=space,
         space_file=options.space,
-        objective="map",
         sparsity=max(options.sparsities),
         trials=len(tasks),
         seed=options.seed,

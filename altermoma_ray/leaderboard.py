@@ -6,10 +6,15 @@ import argparse
 
 from altermoma_ray.cli import Parser, add_storage_option, run
 from altermoma_ray.console import console
+from altermoma_ray.metrics import Figures
 from altermoma_ray.storage import Location
+from altermoma_ray.tasks.detection.metrics import METRICS
 from altermoma_ray.tracking.leaderboard.printing import FORMATS
 from altermoma_ray.tracking.mlflow.store import StrayFiles
 from altermoma_ray.tracking.mlflow.tracker import Tracker
+
+EARLIER = Figures(metrics=METRICS, groups=("camera", "lidar", "fusion"), modalities=("lidar", "camera"))
+"""What searches of earlier releases were measured by, all of them of one model on one task."""
 
 
 def main() -> None:
@@ -19,7 +24,7 @@ def main() -> None:
     if options.sync:
         tracker, name = _sync(storage, name, options.tracking_uri)
     else:
-        tracker = Tracker.open(options.tracking_uri, storage, create=False)
+        tracker = Tracker.open(options.tracking_uri, storage, create=False, earlier=EARLIER)
     parent = tracker.find_search(name)
     rows = tracker.leaderboard(name)
     FORMATS[options.format](rows, tracker.champion(name))
@@ -37,7 +42,7 @@ def _sync(storage: Location, name: str | None, tracking_uri: str | None) -> tupl
     )
 
     plan = stored_plan(storage, name)
-    tracker = Tracker.open(tracking_uri or plan.tracking_uri, storage)
+    tracker = Tracker.open(tracking_uri or plan.tracking_uri, storage, earlier=EARLIER)
     console.print(f"[bold]logged[/] {sync(plan, tracker)} trials of {plan.name} that MLflow lacked")
     return tracker, plan.name
 

@@ -5,12 +5,15 @@ Tasks list their metrics; objectives, leaderboards, pictures and tables take nam
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 Direction = Literal["maximize", "minimize"]
 """Optuna's words."""
+_WITHOUT = "/without-"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,71 @@ class Metric:
         """The same metric, measured while a modality is masked."""
         return replace(
             self,
-            name=f"{self.name}/without-{modality}",
+            name=f"{self.name}{_WITHOUT}{modality}",
             title=f"{self.title} without {modality}",
             is_column=False,
         )
+
+
+SPARSITY = Metric("sparsity", "sparsity")
+"""The share of weights that is removed: the one metric that every search has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """All that a search's trials are measured by; kept with the search, so that its leaderboard needs no model.
+
+    >>> metric = Metric("loss", "loss", "minimize")
+    >>> figures = Figures(metrics=(metric,), groups=("radar", "fusion"), modalities=("radar",))
+    >>> figures.find("loss/without-radar").title
+    'loss without radar'
+    >>> Figures.from_json(figures.to_json()) == figures
+    True
+    """
+
+    metrics: tuple[Metric, ...] = ()
+    """Of the task; the first is the default objective."""
+    groups: tuple[str, ...] = ()
+    """Parameter groups, whose sparsity is shown."""
+    modalities: tuple[str, ...] = ()
+    """Modalities that can be masked."""
+
+    @property
+    def columns(self) -> tuple[Metric, ...]:
+        """The metrics that tables show."""
+        return tuple(metric for metric in self.metrics if metric.is_column)
+
+    def find(self, name: str) -> Metric | None:
+        """The metric of a name: the task's, the same without a modality, or ``sparsity``; None where there is none."""
+        known = {metric.name: metric for metric in (*self.metrics, SPARSITY)}
+        whole, found, modality = name.partition(_WITHOUT)
+        if found and whole in known and whole != SPARSITY.name and modality in self.modalities:
+            return known[whole].without(modality)
+        return known.get(name)
+
+    def offered(self) -> str:
+        """The names of all metrics, in words; of many with a common beginning only the beginning."""
+        names = [metric.name for metric in self.columns]
+        kinds = dict.fromkeys(metric.name.split("/")[0] for metric in self.metrics if not metric.is_column)
+        without = ["METRIC/without-MODALITY"] if self.modalities else []
+        return ", ".join([*names, SPARSITY.name, *(f"{kind}/..." for kind in kinds), *without])
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Figures:
+        """Read back what :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        metrics = tuple(Metric(**metric) for metric in fields["metrics"])
+        return cls(metrics=metrics, groups=tuple(fields["groups"]), modalities=tuple(fields["modalities"]))
+
+
+def without_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The modalities that metrics of these names are measured without, each once.
+
+    >>> without_of(["map", "map/without-camera"])
+    ('camera',)
+    """
+    parts = (name.partition(_WITHOUT) for name in names)
+    return tuple(dict.fromkeys(modality for _, found, modality in parts if found))

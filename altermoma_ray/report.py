@@ -35,7 +35,6 @@ def main() -> None:
         checkpoint=options.checkpoint,
         space=load_space(options.dataset, options.space),
         space_file=options.space,
-        objective="map",
         sparsity=SPARSITY if options.sparsity is None else options.sparsity,
         trials=1,
         seed=options.seed,

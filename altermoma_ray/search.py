@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
+from altermoma_ray import metrics
 from altermoma_ray.cli import (
     Parser,
     add_data_options,
@@ -28,7 +29,6 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.leaderboard.printing import print_table
 from altermoma_ray.tracking.mlflow.tracker import Tracker
-from altermoma_ray.tracking.objective import Objective
 
 SPARSITY = 0.85
 """The total sparsity of a search that is not told another."""
@@ -45,7 +45,7 @@ def main() -> None:
         plan = resume_search(storage, options.name, given(parser, options))
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
-        if options.sparsity is not None and Objective.parse(options.objective).searches_sparsity:
+        if options.sparsity is not None and metrics.SPARSITY.name in (options.objective or "").split(","):
             raise UserError("with sparsity as an objective each trial draws its own; leave --sparsity out")
         request = SearchRequest(
             workload=workload_of(options),
@@ -93,8 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sparsity", type=ratio, help=f"share of weights to remove (default: {SPARSITY})")
     parser.add_argument(
         "--objective",
-        default="map",
-        help="metric to optimise (default: map), or several for a Pareto search: map,sparsity",
+        help="metric to optimise (default: the task's first), or several for a Pareto search: map,sparsity",
     )
     parser.add_argument(
         "--validation-part", choices=get_args(Part), default="all", help="validation scenes to search on (default: all)"

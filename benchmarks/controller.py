@@ -40,6 +40,7 @@ from altermoma_ray.engine.search.plan import SearchPlan, SearchRequest, plan_sea
 from altermoma_ray.engine.search.run import tune_trials
 from altermoma_ray.engine.search.searcher import ProposalSearcher
 from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.pruning import Masks, group_weights, prunable_weights
@@ -222,7 +223,7 @@ def with_model(plan: SearchPlan, server: Server, folder: Path) -> tuple[Counter[
     groups = group_weights(list(weights), FusionModel.group_of)
     masks: Masks = Target(groups=groups, sparsity=plan.sparsity).masks(weights)
     tracker = Tracker.open(server.uri, plan.storage)
-    parent = tracker.start_search("one", dataset="nusc", model="toy", params={})
+    parent = tracker.start_search("one", dataset="nusc", model="toy", figures=FIGURES, params={})
     files = {"model.safetensors": location, "masks.safetensors": save_tensors(masks.to_tensors())}
     server.requests()
     run_id = tracker.log_trial(parent, real_size(plan), files, lambda: model)

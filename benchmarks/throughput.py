@@ -35,7 +35,6 @@ from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.engine.trials.trial import TrialTask, read_result
 from altermoma_ray.tracking.mlflow.tracker import Tracker
-from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 from benchmarks.recipe import pruning_trial, pruning_work, recipe_session, run_recipe
 from benchmarks.report import Target, options_parser, publish
@@ -89,7 +88,7 @@ def settled(space: SearchSpace, plan: SearchPlan) -> ListedSpace:
     proposals = Proposals(
         space,
         plan.sizes,
-        Objective.parse(plan.objective),
+        plan.optimised,
         sparsity=plan.sparsity,
         trials=plan.trials,
         lag=plan.trials + 1,

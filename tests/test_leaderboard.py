@@ -13,6 +13,7 @@ import pytest
 
 from altermoma_ray import leaderboard
 from altermoma_ray.errors import UserError
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
@@ -27,7 +28,7 @@ def storage(tmp_path_factory):
     location = Location.parse(tmp_path_factory.mktemp("storage"))
     tracker = Tracker.open(None, location)
     for name, numbers in (("first", [0]), ("second", [0, 1])):
-        parent = tracker.start_search(name, dataset="nusc", model="toy", params={})
+        parent = tracker.start_search(name, dataset="nusc", model="toy", figures=FIGURES, params={})
         tracker.log_reference(parent, {"map": 0.5, "nds": 0.5})
         for number in numbers:
             failed = number == 0 and name == "second"

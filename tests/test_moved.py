@@ -18,6 +18,7 @@ from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.engine.trials.trial import TrialTask, record_failure
 from altermoma_ray.errors import UserError
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.store import StrayFiles
 from altermoma_ray.tracking.mlflow.tracker import Tracker
@@ -40,7 +41,9 @@ def make_plan(place, name="first", dataroot=None, **changes):
 
 def log(tracker, plan, trials, *, end=True):
     """Log what a search would, with a small model in place of its own."""
-    parent = tracker.start_search(plan.name, dataset=plan.dataset, model=plan.model, params=plan.params(), resume=True)
+    parent = tracker.start_search(
+        plan.name, dataset=plan.dataset, model=plan.model, figures=FIGURES, params=plan.params(), resume=True
+    )
     for number in trials:
         result = TrialResult(number=number, status="finished", metrics={"map": 0.5 + number}, started=1, ended=2)
         run_id = tracker.log_trial(parent, result, {"masks.safetensors": b"masks"}, make_model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from altermoma_ray.addresses import redacted, without_credentials
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.workloads.nusc import SHIPPED
@@ -92,7 +93,9 @@ def test_credentials_reach_neither_the_plan_nor_mlflow(tracking_server, dataroot
     tracker = Tracker.open(uri, Location.parse(storage))
     plan = toy_plan(storage, dataroot, name="secret", checkpoint=SHIPPED, trials=1, tracking_uri=uri)
     plan.save()
-    parent = tracker.start_search("secret", dataset=plan.dataset, model=plan.model, params=plan.params())
+    parent = tracker.start_search(
+        "secret", dataset=plan.dataset, model=plan.model, figures=FIGURES, params=plan.params()
+    )
     tracker.finish_search(parent)
     assert tracker.leaderboard("secret") == []
     assert plan.tracking_uri == f"http://127.0.0.1:{tracking_server.port}"

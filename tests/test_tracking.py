@@ -18,9 +18,12 @@ from PIL import Image
 from torch import nn
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.leaderboard import EARLIER as FIGURES
+from altermoma_ray.metrics import SPARSITY, Metric
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.store import TrackingError
 from altermoma_ray.tracking.mlflow.tracker import Tracker
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.pictures import pareto_front
 from altermoma_ray.tracking.result import TrialResult
 
@@ -74,7 +77,9 @@ def make_model():
 
 
 def start(tracker, name="first", **changes):
-    return tracker.start_search(name, **{"dataset": "nusc", "model": "toy", "params": {"trials": 2}, **changes})
+    return tracker.start_search(
+        name, **{"dataset": "nusc", "model": "toy", "figures": FIGURES, "params": {"trials": 2}, **changes}
+    )
 
 
 def runs_of(uri, parent):
@@ -111,13 +116,15 @@ def test_pareto_front_against_all_pairs():
     generator = torch.Generator().manual_seed(0)
     points = [tuple(point) for point in (torch.rand(60, 2, generator=generator) * 10).round().tolist()]
     naive = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
-    assert pareto_front(points) == sorted(naive)
+    assert pareto_front(points, SPARSITY, Metric("map", "mAP")) == sorted(naive)
+    naive = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] <= p[1] for q in points)}
+    assert pareto_front(points, SPARSITY, Metric("loss", "loss", "minimize")) == sorted(naive)
 
 
 def test_a_search_from_start_to_champion(place, tmp_path, capfd):
     uri, storage, mlflow_uri = place
     tracker, model = Tracker.open(uri, storage), make_model()
-    parent = start(tracker, objective=("map", "sparsity"))
+    parent = start(tracker, objective=Objective.parse("map,sparsity", FIGURES))
     tracker.log_reference(parent, {"map": 0.55, "nds": 0.6})
     weights = storage.join("trials", "0", "model.safetensors")
     weights.write_bytes(b"weights")
@@ -168,7 +175,7 @@ print(json.dumps(model(torch.ones(1, 4)).tolist()))
         (1, 1, run_ids[1], "finished"),
         (2, 0, run_ids[0], "finished"),
     ]
-    assert (rows[0].map, rows[0].delta_map, rows[0].params_left) == (0.51, 0.51 - 0.55, 20)
+    assert (rows[0].metrics["map"], rows[0].delta, rows[0].params_left) == (0.51, 0.51 - 0.55, 20)
 
 
 def test_an_ended_trial_is_not_logged_again(tracker, storage):
@@ -202,7 +209,7 @@ def test_a_failure_that_was_tried_again_is_replaced(tracker):
 
 
 def test_leaderboard_puts_failures_last_with_null_metrics(tracker):
-    parent = start(tracker, objective=("nds",))
+    parent = start(tracker, objective=Objective.parse("nds", FIGURES))
     tracker.log_trial(parent, make_result(0, "failed"), {})
     tracker.log_trial(parent, make_result(1, "stopped", metrics={"map": 0.9, "nds": 0.1}), {})
     tracker.log_trial(parent, make_result(2, metrics={"map": 0.1, "nds": 0.9}), {})
@@ -214,8 +221,8 @@ def test_leaderboard_puts_failures_last_with_null_metrics(tracker):
         (3, 1, "stopped"),
         (4, 0, "failed"),
     ]
-    assert (rows[1].map, rows[1].delta_map) == (None, None)
-    assert {rows[3].map, rows[3].nds, rows[3].sparsity, rows[3].params_left, rows[3].delta_map} == {None}
+    assert (rows[1].metrics["map"], rows[1].delta) == (None, None)
+    assert {*rows[3].metrics.values(), *rows[3].sparsity.values(), rows[3].params_left, rows[3].delta} == {None}
 
 
 def test_more_trials_than_one_page(tracker, monkeypatch):
@@ -292,7 +299,7 @@ print(json.dumps([kept, total, model.training, all(bool(value.isfinite().all()) 
     kept, total, training, finite = run_python(code, f"sqlite:///{storage.path}/mlflow.db")
     row = tracker.leaderboard()[0]
     assert kept == row.params_left
-    assert 1 - kept / total == pytest.approx(row.sparsity, abs=1e-12)
+    assert 1 - kept / total == pytest.approx(row.sparsity["total"], abs=1e-12)
     assert finite
     assert not training
 
@@ -303,7 +310,7 @@ def test_a_trial_without_a_finite_objective_comes_last_among_the_ended_ones(valu
     tracker.log_trial(parent, make_result(0, metrics={"map": value, "nds": value}, history=[]), {})
     tracker.log_trial(parent, make_result(1, metrics={"map": 0.1, "nds": 0.2}, history=[]), {})
     rows = tracker.leaderboard()
-    assert [(row.trial, row.map, row.nds) for row in rows] == [(1, 0.1, 0.2), (0, None, None)]
+    assert [(row.trial, row.metrics["map"], row.metrics["nds"]) for row in rows] == [(1, 0.1, 0.2), (0, None, None)]
 
 
 def run_mlflow(line):

@@ -13,20 +13,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-CLASSES = (
-    "car",
-    "truck",
-    "construction_vehicle",
-    "bus",
-    "trailer",
-    "barrier",
-    "motorcycle",
-    "bicycle",
-    "pedestrian",
-    "traffic_cone",
-)
-"""The nuScenes detection classes, in the order of the published BEVFusion heads."""
-
 
 @dataclass(kw_only=True)
 class Batch:

@@ -11,76 +11,44 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.errors import UserError
+from altermoma_ray.metrics import SPARSITY, Direction, Figures, Metric
 from altermoma_ray.tracking.result import TrialResult
-
-Direction = Literal["maximize", "minimize"]
-"""Optuna's words."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of a trial, and which way it is better.
-
-    >>> Metric("loss", "loss", "minimize").gain(0.25)
-    -0.25
-    """
-
-    name: str
-    """In :attr:`altermoma_ray.tracking.result.TrialResult.metrics`, or ``sparsity``."""
-    title: str
-    """In what is printed."""
-    direction: Direction = "maximize"
-
-    @property
-    def sign(self) -> int:
-        return 1 if self.direction == "maximize" else -1
-
-    def gain(self, value: float) -> float:
-        """The value, turned so that more is better; −inf where it is no finite number."""
-        return self.sign * value if math.isfinite(value) else -math.inf
-
-
-METRICS = (Metric("map", "mAP"), Metric("nds", "NDS"), Metric("sparsity", "sparsity"))
-"""What can be an objective, beside ``ap/<class>``."""
-
-
-def metric_of(name: str) -> Metric:
-    """The metric of a name; one that is not known here is taken to be better when it is higher."""
-    kind, _, label = name.partition("/")
-    known = {metric.name: metric for metric in METRICS}
-    return known.get(name) or Metric(name, f"AP of {label}" if kind == "ap" else name)
 
 
 @dataclass(frozen=True)
 class Objective:
     """What a search optimises: one metric, or several for a Pareto search.
 
-    >>> Objective.parse("map,sparsity").is_pareto
+    >>> figures = Figures(metrics=(Metric("map", "mAP"),))
+    >>> Objective.parse("map,sparsity", figures).is_pareto
     True
     """
 
     metrics: tuple[Metric, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Objective:
+    def parse(cls, text: str | None, figures: Figures) -> Objective:
         """Read ``--objective``.
+
+        Args:
+            text: names of metrics between commas; None stands for the task's first metric.
+            figures: what the search measures.
 
         Raises:
             UserError: a metric is unknown or named twice.
         """
-        names = tuple(name.strip() for name in text.split(","))
-        known = [metric.name for metric in METRICS]
-        offered = {*known, *(f"ap/{name}" for name in CLASSES)}
-        if not offered.issuperset(names) or len(set(names)) < len(names):
+        names = [figures.metrics[0].name] if text is None else [name.strip() for name in text.split(",")]
+        found = [figures.find(name) for name in names]
+        metrics = tuple(metric for metric in found if metric is not None)
+        if len(metrics) < len(names) or len(set(names)) < len(names):
+            first = figures.metrics[0].name
             raise UserError(
-                f"objective {text!r} must be distinct metrics out of {', '.join(known)}, ap/<class>; "
-                f"for example map or map,sparsity"
+                f"objective {text!r} must be distinct metrics out of {figures.offered()}; "
+                f"for example {first} or {first},{SPARSITY.name}"
             )
-        return cls(tuple(map(metric_of, names)))
+        return cls(metrics)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +65,7 @@ class Objective:
     @property
     def searches_sparsity(self) -> bool:
         """Whether the total sparsity is drawn for each trial instead of set."""
-        return "sparsity" in self.names
+        return SPARSITY in self.metrics
 
     @property
     def rule(self) -> str:
@@ -114,7 +82,7 @@ class Objective:
     def values(self, result: TrialResult, evaluation: int | None = None) -> list[float]:
         """The objective's values of a trial, at its end or at one of its evaluations; NaN where it has none."""
         metrics = result.metrics if evaluation is None else result.history[evaluation].metrics
-        known = {**metrics, "sparsity": result.sparsity.get("total", math.nan)}
+        known = {**metrics, SPARSITY.name: result.sparsity.get("total", math.nan)}
         return [known.get(name, math.nan) for name in self.names]
 
     def is_defined(self, values: Sequence[float]) -> bool:
@@ -143,7 +111,7 @@ class Objective:
     def text(self, values: Sequence[float]) -> str:
         """The values with their names.
 
-        >>> Objective.parse("map,sparsity").text([0.5, 0.9])
+        >>> Objective.parse("map,sparsity", Figures(metrics=(Metric("map", "mAP"),))).text([0.5, 0.9])
         'mAP 0.500, sparsity 0.900'
         """
         return ", ".join(f"{metric.title} {value:.3f}" for metric, value in zip(self.metrics, values, strict=True))

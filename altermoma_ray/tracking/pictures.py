@@ -8,64 +8,87 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from altermoma_ray.metrics import SPARSITY, Metric
+
 if TYPE_CHECKING:
     from altermoma_ray.tracking.leaderboard.board import Row
     from altermoma_ray.tracking.result import Histogram
 
 Point = tuple[float, float]
-"""(sparsity, mAP), both in 0..1."""
+"""A trial's figures along the horizontal and the vertical axis."""
 
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats in sparsity and mAP at once, by rising sparsity.
+def pareto_front(points: Sequence[Point], across: Metric, up: Metric) -> list[Point]:
+    """The points that no other one beats in both metrics at once, by rising horizontal figure.
 
-    >>> pareto_front([(0.8, 0.5), (0.9, 0.4), (0.85, 0.3), (0.7, 0.5)])
+    >>> points = [(0.8, 0.5), (0.9, 0.4), (0.85, 0.3), (0.7, 0.5)]
+    >>> pareto_front(points, SPARSITY, Metric("map", "mAP"))
     [(0.8, 0.5), (0.9, 0.4)]
+    >>> pareto_front(points, SPARSITY, Metric("loss", "loss", "minimize"))
+    [(0.85, 0.3), (0.9, 0.4)]
     """
     front: list[Point] = []
-    for point in sorted(set(points), reverse=True):
-        if not front or point[1] > front[-1][1]:
+    for point in sorted(set(points), key=lambda point: (across.gain(point[0]), up.gain(point[1])), reverse=True):
+        if not front or up.gain(point[1]) > up.gain(front[-1][1]):
             front.append(point)
-    return front[::-1]
+    return sorted(front)
 
 
-def search_picture(name: str, rows: Sequence[Row], champion: str | None, reference: float | None) -> bytes:
-    """A search's trials by mAP and sparsity.
+def search_picture(
+    name: str,
+    rows: Sequence[Row],
+    champion: str | None,
+    reference: Mapping[str, float | None],
+    axes: tuple[Metric, Metric],
+) -> bytes:
+    """A search's trials by two metrics.
 
     Args:
         name: of the search.
         rows: its leaderboard; rows without finite figures are left out.
         champion: run id of the registered champion.
-        reference: the unpruned model's mAP.
+        reference: the unpruned model's metrics.
+        axes: the metrics across and up.
     """
     points: dict[str, list[Point]] = {"finished": [], "stopped": []}
     marked = None
     for row in rows:
-        if row.map is not None and row.sparsity is not None:
-            points[row.status].append((row.sparsity, row.map))
+        figures = {**row.metrics, SPARSITY.name: row.sparsity["total"]}
+        across, up = (figures.get(metric.name) for metric in axes)
+        if across is not None and up is not None:
+            points[row.status].append((across, up))
             if row.run_id == champion:
                 marked = points[row.status][-1]
-    return pareto_picture(name, points["finished"], points["stopped"], champion=marked, reference=reference)
+    unpruned = reference.get(axes[1].name)
+    return pareto_picture(name, points["finished"], points["stopped"], axes, champion=marked, reference=unpruned)
 
 
 def pareto_picture(
-    title: str, finished: Sequence[Point], stopped: Sequence[Point], *, champion: Point | None, reference: float | None
+    title: str,
+    finished: Sequence[Point],
+    stopped: Sequence[Point],
+    metrics: tuple[Metric, Metric],
+    *,
+    champion: Point | None,
+    reference: float | None,
 ) -> bytes:
-    """mAP over sparsity: all trials, their Pareto front, the champion and the unpruned model's mAP."""
+    """One metric over another: all trials, their Pareto front, the champion and the unpruned model's figure."""
+    across, up = metrics
+    percent = across == SPARSITY
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel="sparsity (%)", ylabel="mAP")
+    axes = figure.add_subplot(title=title, xlabel=f"{across.title} (%)" if percent else across.title, ylabel=up.title)
     axes.grid(alpha=0.3)
     if reference is not None:
         axes.axhline(reference, color="tab:gray", linestyle="--", label="unpruned")
     series: list[tuple[Sequence[Point], str, dict[str, Any]]] = [
-        (pareto_front([*finished, *stopped]), "Pareto front", {"color": "tab:blue", "alpha": 0.5}),
+        (pareto_front([*finished, *stopped], across, up), "Pareto front", {"color": "tab:blue", "alpha": 0.5}),
         (finished, "finished", {"color": "tab:blue", "marker": "o", "linestyle": ""}),
         (stopped, "stopped early", {"color": "tab:orange", "marker": "x", "linestyle": ""}),
         ([champion] if champion else [], "champion", {"color": "tab:red", "marker": "*", "markersize": 14, "ls": ""}),
     ]
     for points, label, look in series:
         if points:
-            axes.plot([100 * sparsity for sparsity, _ in points], [score for _, score in points], label=label, **look)
+            axes.plot([x * (100 if percent else 1) for x, _ in points], [y for _, y in points], label=label, **look)
     if axes.has_data():
         axes.legend()
     return to_png(figure)

@@ -20,6 +20,7 @@ import ray
 import torch
 
 from altermoma_ray import cli
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.configurations.config import configuration
@@ -75,7 +76,7 @@ class Bench:
     def begin(self) -> None:
         """Leave a search named first in MLflow."""
         tracker = Tracker.open(None, Location.parse(self.storage))
-        tracker.start_search("first", dataset="nuscenes", model="bevfusion-mit-toy", params={})
+        tracker.start_search("first", dataset="nuscenes", model="bevfusion-mit-toy", figures=FIGURES, params={})
 
     def change_database(self, statement: str) -> None:
         with contextlib.closing(sqlite3.connect(self.storage / "mlflow.db")) as connection, connection:

@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 
@@ -125,7 +126,7 @@ def test_copy_of_a_storage_with_the_database_of_the_original(bench, complaint, d
     shutil.copytree(bench.storage, bench.folder / "copy")
     tracker = Tracker.open(f"sqlite:///{bench.storage}/mlflow.db", Location.parse(bench.folder / "copy"))
     with pytest.raises(UserError, match=pattern):
-        tracker.start_search("second", dataset="nuscenes", model="bevfusion-mit-toy", params={})
+        tracker.start_search("second", dataset="nuscenes", model="bevfusion-mit-toy", figures=FIGURES, params={})
 
 
 def test_a_cluster_that_does_not_answer_is_named_at_once(bench, complaint, monkeypatch):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.mlflow.view import view_address
@@ -65,7 +66,9 @@ def page(address, folder):
 def test_leaderboard_page(tracking_server, tmp_path):
     tracker = Tracker.open(tracking_server.address, Location.parse(tmp_path))
     for name, values in (("page-2", {0: 0.9}), ("page-1", MAP)):
-        parent = tracker.start_search(name, dataset="nusc", model="page", params={"trials": len(values)})
+        parent = tracker.start_search(
+            name, dataset="nusc", model="page", figures=FIGURES, params={"trials": len(values)}
+        )
         runs = {number: tracker.log_trial(parent, trial(number, value), {}) for number, value in values.items()}
         if name == "page-1":
             tracker.register_champion(parent, runs[0])  # as far as it has come; then a better one ends

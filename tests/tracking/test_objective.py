@@ -7,10 +7,12 @@ import random
 
 import pytest
 
-from altermoma_ray.tracking.objective import METRICS, Metric, Objective, knee, metric_of
+from altermoma_ray.leaderboard import EARLIER as FIGURES
+from altermoma_ray.metrics import Metric
+from altermoma_ray.tracking.objective import Objective, knee
 from altermoma_ray.tracking.result import TrialResult
 
-MAP, PARETO = Objective.parse("map"), Objective.parse("map,sparsity")
+MAP, PARETO = Objective.parse("map", FIGURES), Objective.parse("map,sparsity", FIGURES)
 LOSS = Objective((Metric("loss", "loss", "minimize"),))
 
 
@@ -70,11 +72,21 @@ def test_the_knee_of_one_and_of_two():
     assert knee({5: (0.5, 0.5), 2: (0.5, 0.5), 4: (0.4, 0.4)}) == 2
 
 
-def test_every_metric_has_a_direction_and_unknown_ones_are_maximised():
-    assert {metric.direction for metric in METRICS} == {"maximize"}
-    assert metric_of("ap/car") == Metric("ap/car", "AP of car")
-    assert metric_of("speed") == Metric("speed", "speed", "maximize")
-    assert Objective.parse("nds, ap/bus").names == ("nds", "ap/bus")
+def test_every_metric_of_a_task_can_be_an_objective_with_its_own_direction():
+    assert Objective.parse("nds, ap/bus", FIGURES).names == ("nds", "ap/bus")
+    assert Objective.parse("tp/mATE,sparsity", FIGURES).directions == ["minimize", "maximize"]
+    assert Objective.parse(None, FIGURES) == MAP
+    assert FIGURES.find("ap/car") == Metric("ap/car", "AP of car", is_column=False)
+    assert FIGURES.find("speed") is None
+
+
+def test_a_metric_can_be_asked_for_without_a_modality():
+    objective = Objective.parse("map,tp/mATE/without-camera", FIGURES)
+    assert objective.names == ("map", "tp/mATE/without-camera")
+    assert objective.directions == ["maximize", "minimize"]
+    assert objective.rule.startswith("the knee of the Pareto front of mAP and mATE without camera")
+    for wrong in ("map/without-radar", "map/without-", "sparsity/without-camera", "speed/without-camera"):
+        assert FIGURES.find(wrong) is None
 
 
 def test_how_the_champion_is_chosen_is_said():

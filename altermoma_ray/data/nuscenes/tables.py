@@ -20,8 +20,8 @@ import pyarrow as pa
 from rich.progress import Progress
 
 from altermoma_ray.console import console
-from altermoma_ray.data.batch import CLASSES
 from altermoma_ray.data.nuscenes.checks import Fault, Tables, check_chains, check_records, describe_fault, find_faults
+from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.data.nuscenes.dataroot import check_dataroot, check_name, existing_files
 from altermoma_ray.data.nuscenes.leaving_out import MISSING, LeftOut, leave_out_faulty, leave_out_missing, left_out_text
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading

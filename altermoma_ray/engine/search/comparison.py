@@ -17,7 +17,6 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import ReactivationGradient
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.tracking.comparison.statistics import UNPRUNED
-from altermoma_ray.tracking.objective import Objective
 
 BETAS = tuple(0.25 * step for step in range(9))
 """β with α = 1 (AlterMOMA Fig. 4)."""
@@ -87,7 +86,7 @@ def champion_setting(plan: SearchPlan) -> PruningSetting:
     Raises:
         UserError: none of its trials has run to its end, or has an objective that is a finite number.
     """
-    objective = Objective.parse(plan.objective)
+    objective = plan.optimised
     finished = {result.number: result for result in plan.results() if result.status == "finished"}
     if not finished:
         raise UserError(f"search {plan.name!r} has no finished trial to compare; --resume it first")

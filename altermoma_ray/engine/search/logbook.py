@@ -15,10 +15,11 @@ from rich.markup import escape
 from altermoma_ray.console import console
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.errors import UserError
+from altermoma_ray.metrics import SPARSITY
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.store import TrackingError, default_uri
 from altermoma_ray.tracking.mlflow.tracker import Tracker
-from altermoma_ray.tracking.objective import METRICS, Objective
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 
 _PAUSE = 30.0
@@ -57,9 +58,9 @@ class Logbook:
 
     def __init__(self, plan: SearchPlan, tracker: Tracker, *, resume: bool) -> None:
         self._plan, self._tracker, self._resume = plan, tracker, resume
-        self._job, self._objective = plan.trial_job(), Objective.parse(plan.objective)
-        shown = [metric for metric in self._objective.metrics if metric.name != "sparsity"]
-        self._shown = Objective(tuple(shown or METRICS[:1]))
+        self._job, self._objective = plan.trial_job(), plan.optimised
+        shown = [metric for metric in self._objective.metrics if metric != SPARSITY]
+        self._shown = Objective(tuple(shown) or plan.figures.metrics[:1])
         """What a trial's line tells beside the sparsity."""
         self._parent: str | None = None
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()
@@ -152,7 +153,8 @@ class Logbook:
                 self._plan.name,
                 dataset=self._plan.dataset,
                 model=self._plan.model,
-                objective=self._objective.names,
+                objective=self._objective,
+                figures=self._plan.figures,
                 params=self._plan.params() | self._plan.left_out(),
                 resume=resume,
             )

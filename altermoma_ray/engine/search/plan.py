@@ -21,6 +21,7 @@ from altermoma_ray.engine.space.distinct import number_of_settings
 from altermoma_ray.engine.space.files import SpaceReference, reference_to
 from altermoma_ray.engine.trials.trial import TrialJob, TrialTask, read_result
 from altermoma_ray.errors import UserError
+from altermoma_ray.metrics import Figures, without_of
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.places import Place, kept_in, read_from
 from altermoma_ray.pruning import check_ratio, coverage, prunable_weights
@@ -31,7 +32,7 @@ from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.workloads.protocols import Part
 from altermoma_ray.workloads.reference import WorkloadReference, upgraded
-from altermoma_ray.workloads.workload import digest_of, sizes_of
+from altermoma_ray.workloads.workload import digest_of, modalities_of, sizes_of
 
 Ablation = Literal["beta", "residual", "reactivation"]
 """What a comparison may vary: β of AlterMOMA, β of its residual variant, or how indicators are made."""
@@ -79,6 +80,17 @@ class SearchPlan(BaseModel):
     """
     lag: int = Field(default=0, ge=0)
     """See :mod:`altermoma_ray.engine.search.proposals`; 0 until the cluster is known."""
+
+    @property
+    def figures(self) -> Figures:
+        """What the trials are measured by."""
+        workload = self.workload.load()
+        return Figures(metrics=tuple(workload.task.metrics), groups=tuple(self.sizes), modalities=workload.modalities)
+
+    @property
+    def optimised(self) -> Objective:
+        """The objective, with the directions of its metrics."""
+        return Objective.parse(self.objective, self.figures)
 
     @property
     def storage(self) -> Location:
@@ -161,8 +173,9 @@ class SearchPlan(BaseModel):
             fine_tune_epochs=self.space.fine_tune_epochs,
             iterative_rounds=self.space.iterative_rounds,
             pruning_phase=self.space.pruning_phase,
-            rungs=() if self.grid or Objective.parse(self.objective).is_pareto else self.space.rungs,
+            rungs=() if self.grid or self.optimised.is_pareto else self.space.rungs,
             rung_samples=self.space.rung_samples,
+            without=without_of(self.optimised.names),
             save_every=self.save_every,
         )
 
@@ -191,7 +204,7 @@ class SearchPlan(BaseModel):
     @property
     def drawn_sparsity(self) -> float | None:
         """The total sparsity of all trials; None where each draws its own."""
-        return None if Objective.parse(self.objective).searches_sparsity else self.sparsity
+        return None if self.optimised.searches_sparsity else self.sparsity
 
     def proposer(self) -> Proposer:
         """Where the trials come from, from the first one on."""
@@ -200,7 +213,7 @@ class SearchPlan(BaseModel):
         return Proposals(
             self.space,
             self.sizes,
-            Objective.parse(self.objective),
+            self.optimised,
             sparsity=self.sparsity,
             trials=self.trials,
             lag=self.lag,
@@ -236,8 +249,8 @@ class SearchRequest(BaseModel):
     """Of the search; None takes the next free ``<workload>-<number>``."""
     checkpoint: str | None = None
     """Path or URI of the weights to prune; None takes the workload's own."""
-    objective: str = "map"
-    """See :meth:`altermoma_ray.tracking.objective.Objective.parse`."""
+    objective: str | None = None
+    """None takes the task's first metric. See :meth:`altermoma_ray.tracking.objective.Objective.parse`."""
     sparsity: float
     """The total sparsity, where it is not an objective."""
     trials: int = 8
@@ -267,7 +280,6 @@ def plan_search(request: SearchRequest) -> SearchPlan:
         UserError: a part is wrong, or does not go with another.
     """
     space, storage = request.space, request.workload.storage_location
-    objective = Objective.parse(request.objective)
     if request.name is not None:
         check_name(request.name)
     taken = [folder.name for folder in storage.join("searches").children() if _is_taken(folder)]
@@ -279,6 +291,8 @@ def plan_search(request: SearchRequest) -> SearchPlan:
         raise UserError(f"{request.workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
     model = workload.unpruned(request.checkpoint)
     sizes = sizes_of(model)
+    figures = Figures(metrics=workload.task.metrics, groups=tuple(sizes), modalities=modalities_of(model))
+    objective = Objective.parse(request.objective, figures)
     if notice := coverage(model).notice():
         console.print(f"[yellow]not pruned[/]: {escape(notice)}")
     totals = space.sparsity if objective.searches_sparsity else (request.sparsity,)
@@ -288,12 +302,13 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     if not request.grid and not request.repeat:
         trials = number_of_settings(space, sizes, None if objective.searches_sparsity else request.sparsity, trials)
     checkpoint, digest = _store(model, storage)
-    same = {"workload", "space", "objective", "sparsity", "repeat", "validation_part", "grid", "ablation"}
+    same = {"workload", "space", "sparsity", "repeat", "validation_part", "grid", "ablation"}
     same |= {"seed", "workers", "gpus_per_worker", "save_every"}
     kind = _kind_of(request.workload.name)
     return SearchPlan(
         **{name: getattr(request, name) for name in same},
         name=request.name or _free_name(f"{kind}-compare" if request.grid else kind, taken),
+        objective=",".join(objective.names),
         checkpoint=str(checkpoint),
         checkpoint_hash=digest,
         sizes=sizes,

@@ -75,7 +75,7 @@ def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
     """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file.
 
     Args:
-        name: of a space of the project, or a reference to a user's own workload, which is searched by the default space.
+        name: of a space of the project; a reference to a user's own workload stands for the default space.
         file: that defines a space; None takes the one by name.
 
     Raises:

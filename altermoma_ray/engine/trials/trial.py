@@ -81,6 +81,8 @@ class TrialJob(BaseModel):
     pruning_phase: float
     rungs: tuple[float, ...]
     rung_samples: int
+    without: tuple[str, ...] = ()
+    """Modalities that every evaluation masks once more, for metrics of the model without them."""
     save_every: float
     """Seconds after which a trial keeps its state again, to go on from when its process or node dies."""
 
@@ -180,7 +182,15 @@ class TrialRunner:
     def reference(self) -> dict[str, float]:
         """Metrics of the unpruned model."""
         self._model.load_state_dict(self._initial)
-        return self._evaluator(self._model, self._task)
+        return self._evaluate(self._evaluator)
+
+    def _evaluate(self, evaluator: Evaluator) -> dict[str, float]:
+        """The task's metrics, and the same once more without each modality that the objective names."""
+        metrics = evaluator(self._model, self._task)
+        for modality in self._job.without:
+            masked = evaluator(self._model, self._task, masked=frozenset({modality}))
+            metrics |= {metric.without(modality).name: masked[metric.name] for metric in self._task.metrics}
+        return metrics
 
     def run(self, trial: TrialTask) -> Iterator[dict[str, float]]:
         """Run a trial, yielding the metrics of every evaluation with ``step``; the result is in storage at the end.
@@ -277,7 +287,7 @@ class TrialRunner:
                 if step in evaluate_at:
                     evaluator = self._evaluator if step == steps else self._rung_evaluator
                     synchronise_buffers(self._model)
-                    metrics = evaluator(self._model, self._task)
+                    metrics = self._evaluate(evaluator)
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
                 if step < steps:

@@ -22,6 +22,7 @@ from altermoma_ray.tasks.detection.boxes import BevGrid, decode_boxes, encode_bo
 from altermoma_ray.tasks.detection.heatmap import heatmap_target
 from altermoma_ray.tasks.detection.losses import focal_loss, gaussian_focal_loss
 from altermoma_ray.tasks.detection.matching import match
+from altermoma_ray.tasks.detection.metrics import METRICS
 from altermoma_ray.tasks.metrics.nuscenes_detection import evaluate
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class DetectionTask:
     >>> task.loss(model(batch), batch)["total"].mean().backward()  # doctest: +SKIP
     >>> task.detections(model(batch), batch)[0].scores  # doctest: +SKIP
     """
+
+    metrics = METRICS
 
     def __init__(self, config: HeadConfig, *, max_detections: int | None = None) -> None:
         """Set the task up.

@@ -19,8 +19,10 @@ from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig
 from nuscenes.eval.detection.evaluate import DetectionEval
 from scipy.spatial.transform import Rotation
 
-from altermoma_ray.data.batch import CLASSES, Detections
+from altermoma_ray.data.batch import Detections
+from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.data.nuscenes.records import SampleRecord
+from altermoma_ray.tasks.detection.metrics import TRUE_POSITIVE_ERRORS
 from altermoma_ray.tasks.metrics.nuscenes_attributes import attribute
 
 if TYPE_CHECKING:
@@ -30,15 +32,6 @@ Array = NDArray[np.float64]
 
 CONFIGURATION: DetectionConfig = config_factory("detection_cvpr_2019")
 """The official ranges, thresholds and weights."""
-
-TRUE_POSITIVE_ERRORS = {
-    "trans_err": "mATE",
-    "scale_err": "mASE",
-    "orient_err": "mAOE",
-    "vel_err": "mAVE",
-    "attr_err": "mAAE",
-}
-"""The devkit's names of the mean true-positive errors, and the usual ones."""
 
 
 def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[int]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from altermoma_ray.metrics import Metric
 from altermoma_ray.tracking.comparison.statistics import (
     SERIES,
     Estimate,
@@ -38,12 +39,13 @@ _WIDTH, _HEIGHT = 7.5, 5.0  # inches, of one panel
 Curve = list[tuple[Value, Estimate]]
 
 
-def comparison_picture(results: Sequence[TrialResult], reference: Mapping[str, float]) -> bytes:
-    """mAP over sparsity, a line for each criterion; a panel for each length of fine-tuning.
+def comparison_picture(results: Sequence[TrialResult], reference: Mapping[str, float], metric: Metric) -> bytes:
+    """A metric over sparsity, a line for each criterion; a panel for each length of fine-tuning.
 
     Args:
         results: all trials of a comparison.
         reference: metrics of the unpruned model as it came.
+        metric: up.
 
     Raises:
         ValueError: a seed occurs twice in one setting.
@@ -51,23 +53,27 @@ def comparison_picture(results: Sequence[TrialResult], reference: Mapping[str, f
     budgets = by_value(grouped(results, ("fine_tune_epochs",))) or [((None,), [])]
     figure = Figure(figsize=(_WIDTH * len(budgets), _HEIGHT), layout="constrained")
     for column, ((epochs,), trials) in enumerate(budgets, start=1):
-        axes = figure.add_subplot(1, len(budgets), column, xlabel="sparsity (%)", ylabel="mAP")
-        curves = {key: _curve(group, "sparsity") for key, group in grouped(_pruned(trials), ("label",)).items()}
+        axes = figure.add_subplot(1, len(budgets), column, xlabel="sparsity (%)", ylabel=metric.title)
+        curves = {key: _curve(group, "sparsity", metric) for key, group in grouped(_pruned(trials), ("label",)).items()}
         counts = [point.n for curve in curves.values() for _, point in curve]
         axes.set_title(f"{text('fine_tune_epochs', epochs)} of fine-tuning, {seeds_text(counts)}")
         for position, ((label,), curve) in enumerate(curves.items()):
             points = [(100 * float(value or 0), point) for value, point in curve]
             _draw(axes, points, text("label", label), position, ours=label == _OURS)
         axes.set_xticks(sorted({100 * float(value or 0) for curve in curves.values() for value, _ in curve}))
-        _references(axes, trials, reference)
+        _references(axes, trials, reference, metric)
         _legend(axes)
     return to_png(figure)
 
 
 def ablation_picture(
-    results: Sequence[TrialResult], axis: str, label: str, reference: Mapping[str, float] | None = None
+    results: Sequence[TrialResult],
+    axis: str,
+    label: str,
+    metric: Metric,
+    reference: Mapping[str, float] | None = None,
 ) -> bytes:
-    """mAP over the values of one parameter, a line for each criterion, sparsity and length of fine-tuning.
+    """A metric over the values of one parameter, a line for each criterion, sparsity and length of fine-tuning.
 
     Trials without a value of the parameter are drawn as a horizontal line.
 
@@ -75,6 +81,7 @@ def ablation_picture(
         results: trials that differ in ``axis`` and what lines tell apart only.
         axis: the parameter's name; see :data:`LOGARITHMIC`.
         label: what to call it.
+        metric: up.
         reference: metrics of the unpruned model as it came, drawn as a horizontal line.
 
     Raises:
@@ -87,10 +94,10 @@ def ablation_picture(
     categories = any(isinstance(value, (str, bool)) for value in values)
     places = {value: place if categories else float(value) for place, value in enumerate(values)}
     figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-    axes = figure.add_subplot(xlabel=label, ylabel="mAP")
+    axes = figure.add_subplot(xlabel=label, ylabel=metric.title)
     counts = []
     for position, (key, trials) in enumerate(series.items()):
-        curve = _curve(trials, axis)
+        curve = _curve(trials, axis, metric)
         counts += [point.n for _, point in curve]
         points = [(places[value], point) for value, point in curve if value is not None]
         _draw(axes, points, series_text(names, key, series), position, ours=position == 0, line=not categories)
@@ -103,13 +110,15 @@ def ablation_picture(
     if len(values) <= 12:
         axes.set_xticks(list(places.values()), [text(axis, value) for value in values])
         axes.minorticks_off()
-    _references(axes, results, reference)
+    _references(axes, results, reference, metric)
     _legend(axes)
     return to_png(figure)
 
 
-def grid_picture(results: Sequence[TrialResult], axes: tuple[str, str], labels: tuple[str, str]) -> bytes:
-    """mAP by the values of two parameters, rows and columns, as a heat map for each criterion, sparsity, fine-tuning.
+def grid_picture(
+    results: Sequence[TrialResult], axes: tuple[str, str], labels: tuple[str, str], metric: Metric
+) -> bytes:
+    """A metric by two parameters, rows and columns, as a heat map for each criterion, sparsity and fine-tuning.
 
     Raises:
         ValueError: a seed occurs twice in a cell.
@@ -117,13 +126,13 @@ def grid_picture(results: Sequence[TrialResult], axes: tuple[str, str], labels: 
     series = dict(by_value(grouped(_pruned(results), SERIES)))
     figure = Figure(figsize=(_WIDTH * max(len(series), 1), _HEIGHT), layout="constrained")
     for column, (key, trials) in enumerate(series.items(), start=1):
-        cells = {cell: estimate(list(by_seed(group).values())) for cell, group in grouped(trials, axes).items()}
+        cells = {cell: estimate(list(by_seed(group, metric).values())) for cell, group in grouped(trials, axes).items()}
         rows, columns = ordered(row for row, _ in cells), ordered(column for _, column in cells)
         means = [[cells[row, value].mean if (row, value) in cells else math.nan for value in columns] for row in rows]
         panel = figure.add_subplot(1, len(series), column, xlabel=labels[1], ylabel=labels[0])
         panel.set_title(f"{series_text(SERIES, key, series)}, {seeds_text(cell.n for cell in cells.values())}")
         image = panel.imshow(means, cmap="cividis", aspect="auto")
-        figure.colorbar(image, ax=panel, label="mAP")
+        figure.colorbar(image, ax=panel, label=metric.title)
         panel.set_xticks(range(len(columns)), [text(axes[1], value) for value in columns])
         panel.set_yticks(range(len(rows)), [text(axes[0], value) for value in rows])
         for row, line in enumerate(means):
@@ -137,9 +146,10 @@ def _pruned(results: Sequence[TrialResult]) -> list[TrialResult]:
     return [result for result in results if not is_unpruned(result)]
 
 
-def _curve(trials: Sequence[TrialResult], axis: str) -> Curve:
+def _curve(trials: Sequence[TrialResult], axis: str, metric: Metric) -> Curve:
     """Estimates by rising value, those without a result left out."""
-    points = ((key[0], estimate(list(by_seed(group).values()))) for key, group in by_value(grouped(trials, (axis,))))
+    groups = by_value(grouped(trials, (axis,)))
+    points = ((key[0], estimate(list(by_seed(group, metric).values()))) for key, group in groups)
     return [(value, point) for value, point in points if point.n]
 
 
@@ -177,13 +187,15 @@ def _draw(
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=order - 1)
 
 
-def _references(axes: Axes, results: Sequence[TrialResult], reference: Mapping[str, float] | None) -> None:
+def _references(
+    axes: Axes, results: Sequence[TrialResult], reference: Mapping[str, float] | None, metric: Metric
+) -> None:
     """Horizontal lines: the unpruned model as it came, and after each length of fine-tuning."""
-    if reference is not None and "map" in reference:
-        axes.axhline(reference["map"], color="tab:gray", linestyle="--", label="unpruned")
+    if reference is not None and metric.name in reference:
+        axes.axhline(reference[metric.name], color="tab:gray", linestyle="--", label="unpruned")
     lengths = by_value(grouped([result for result in results if is_unpruned(result)], ("fine_tune_epochs",)))
     for (epochs,), trials in lengths:
-        found = estimate(list(by_seed(trials).values()))
+        found = estimate(list(by_seed(trials, metric).values()))
         name = "unpruned + fine-tuning" + (f", {text('fine_tune_epochs', epochs)}" if len(lengths) > 1 else "")
         axes.axhline(found.mean, color="tab:gray", linestyle=":", linewidth=2, label=name)
         if found.n > 1:

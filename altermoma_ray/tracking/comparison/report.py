@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from altermoma_ray.metrics import Figures
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.comparison.pictures import ablation_picture, comparison_picture, grid_picture
 from altermoma_ray.tracking.comparison.statistics import Value, is_unpruned, only_varying
@@ -39,19 +40,21 @@ class Report:
     """The text again, the table of trials and the pictures, by file name."""
 
 
-def comparison_report(results: Sequence[TrialResult], reference: Mapping[str, float]) -> Report:
+def comparison_report(results: Sequence[TrialResult], reference: Mapping[str, float], figures: Figures) -> Report:
     """Criteria side by side.
 
     Args:
         results: all trials.
         reference: metrics of the unpruned model.
+        figures: what the trials are measured by.
     """
-    text = comparison_markdown(results, reference)
-    return _report(text, results, {"comparison.png": comparison_picture(results, reference)})
+    text = comparison_markdown(results, reference, figures.columns)
+    picture = comparison_picture(results, reference, figures.columns[0])
+    return _report(text, results, figures, {"comparison.png": picture})
 
 
 def ablation_report(
-    results: Sequence[TrialResult], reference: Mapping[str, float], base: Mapping[str, Value]
+    results: Sequence[TrialResult], reference: Mapping[str, float], base: Mapping[str, Value], figures: Figures
 ) -> Report:
     """One criterion with its parts varied, an axis at a time and, where both vary, B × learning rate.
 
@@ -59,20 +62,22 @@ def ablation_report(
         results: all trials.
         reference: metrics of the unpruned model.
         base: the published value of every axis.
+        figures: what the trials are measured by.
     """
+    metrics = figures.columns
     tables: list[str] = []
     pictures: dict[str, bytes] = {}
     for axis, label in AXES.items():
         trials = only_varying(results, (axis,), base)
         if _values(trials, axis) > 1:
-            tables.append(ablation_markdown(trials, axis, label, reference))
-            pictures[f"{axis}.png"] = ablation_picture(trials, axis, label, reference)
+            tables.append(ablation_markdown(trials, axis, label, metrics, reference))
+            pictures[f"{axis}.png"] = ablation_picture(trials, axis, label, metrics[0], reference)
     trials = only_varying(results, GRID, base)
     if all(_values(trials, axis) > 1 for axis in GRID):
         labels = (AXES[GRID[0]], AXES[GRID[1]])
-        tables.append(grid_markdown(trials, GRID, labels, reference))
-        pictures["reactivation.png"] = grid_picture(trials, GRID, labels)
-    return _report("\n\n".join(tables), results, pictures)
+        tables.append(grid_markdown(trials, GRID, labels, metrics, reference))
+        pictures["reactivation.png"] = grid_picture(trials, GRID, labels, metrics[0])
+    return _report("\n\n".join(tables), results, figures, pictures)
 
 
 def write_report(report: Report, folder: Location) -> None:
@@ -85,6 +90,6 @@ def _values(results: Sequence[TrialResult], axis: str) -> int:
     return len({result.params.get(axis) for result in results if not is_unpruned(result)})
 
 
-def _report(text: str, results: Sequence[TrialResult], pictures: Mapping[str, bytes]) -> Report:
-    csv = comparison_csv(results)
+def _report(text: str, results: Sequence[TrialResult], figures: Figures, pictures: Mapping[str, bytes]) -> Report:
+    csv = comparison_csv(results, figures)
     return Report(text, {"comparison.md": text.encode(), "trials.csv": csv.encode(), **pictures})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TypeVar
 
+from altermoma_ray.metrics import Metric
 from altermoma_ray.tracking.result import TrialResult
 
 Value = str | float | int | bool | None
@@ -65,17 +66,22 @@ class Summary:
     """The parameters that they share."""
     trials: int
     missing: int
-    """How many of them have no result: failed, stopped early, or without a finite mAP."""
-    map: Estimate
-    nds: Estimate
+    """How many of them have no result: failed, stopped early, or without a finite first metric."""
+    figures: Mapping[str, Estimate]
+    """By the names of the metrics; the first one is compared."""
     sparsity: Mapping[str, float]
     """Mean share of zero weights: ``total``, and one entry a parameter group."""
     seconds: float
     """Mean time to score; NaN where nothing was scored."""
     to_unpruned: Difference
-    """mAP less that of the unpruned model as it came, which has no seeds."""
+    """The first metric less that of the unpruned model as it came, which has no seeds."""
     to_fine_tuned: Difference
-    """mAP less that of the unpruned model after the same fine-tuning, paired by seed."""
+    """The first metric less that of the unpruned model after the same fine-tuning, paired by seed."""
+
+    @property
+    def first(self) -> Estimate:
+        """The first metric."""
+        return next(iter(self.figures.values()))
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -94,30 +100,32 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean=mean, deviation=deviation, half_width=quantile * deviation / math.sqrt(max(n, 1)), n=n)
 
 
-def by_seed(results: Sequence[TrialResult], metric: str = "map") -> dict[Value, float]:
-    """A metric of the trials that have a result, by seed.
+def by_seed(results: Sequence[TrialResult], metric: Metric) -> dict[Value, float]:
+    """A metric of the trials that ran to their end and have it, by seed.
 
     Raises:
         ValueError: two of them have the same seed, so they are of different settings.
     """
     values: dict[Value, float] = {}
-    for result in filter(has_result, results):
+    for result in results:
+        if result.status != "finished":
+            continue
         seed = result.params.get("seed")
         if seed in values:
             raise ValueError(
                 f"the trials of one setting must have different seeds, but got seed {seed} again in trial "
                 f"{result.number}; group by what tells them apart"
             )
-        values[seed] = result.metrics.get(metric, math.nan)
+        values[seed] = result.metrics.get(metric.name, math.nan)
     return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
 
-def has_result(result: TrialResult) -> bool:
-    """Whether the trial ran to its end; what a stopped one was measured at compares with no final figure."""
-    return result.status == "finished" and math.isfinite(result.metrics.get("map", math.nan))
+def has_result(result: TrialResult, metric: Metric) -> bool:
+    """Whether the trial ran to its end and has a metric; a stopped one's figures compare with no final ones."""
+    return result.status == "finished" and math.isfinite(result.metrics.get(metric.name, math.nan))
 
 
-def paired_difference(a: Sequence[TrialResult], b: Sequence[TrialResult], metric: str = "map") -> Difference:
+def paired_difference(a: Sequence[TrialResult], b: Sequence[TrialResult], metric: Metric) -> Difference:
     """``a`` less ``b``, over the seeds that both have a result of.
 
     Raises:
@@ -129,16 +137,16 @@ def paired_difference(a: Sequence[TrialResult], b: Sequence[TrialResult], metric
 
 
 def find_best(
-    settings: Mapping[Key, Sequence[TrialResult]], metric: str = "map"
+    settings: Mapping[Key, Sequence[TrialResult]], metric: Metric
 ) -> tuple[Key | None, list[tuple[Key, Difference]]]:
-    """The setting of the highest mean, and the best one's difference to each other that is not distinguishable from it.
+    """The setting of the best mean, and the best one's difference to each other that is not distinguishable from it.
 
     (None, []) when none has a result.
     """
     means = {key: fmean(values) for key, results in settings.items() if (values := by_seed(results, metric).values())}
     if not means:
         return None, []
-    best = max(means, key=means.__getitem__)
+    best = max(means, key=lambda key: metric.gain(means[key]))
     differences = {key: paired_difference(settings[best], settings[key], metric) for key in means if key != best}
     return best, [(key, difference) for key, difference in differences.items() if difference.holds_zero]
 
@@ -173,20 +181,24 @@ def is_unpruned(result: TrialResult) -> bool:
 
 
 def summarise(
-    results: Sequence[TrialResult], reference: Mapping[str, float], by: Sequence[str] = SERIES
+    results: Sequence[TrialResult],
+    reference: Mapping[str, float],
+    metrics: Sequence[Metric],
+    by: Sequence[str] = SERIES,
 ) -> list[Summary]:
     """One summary for each setting, in the order of the trials.
 
     Args:
         results: all trials of a comparison.
         reference: metrics of the unpruned model as it came.
+        metrics: to summarise, at least one; the first one is compared.
         by: parameters that tell settings apart.
 
     Raises:
         ValueError: a seed occurs twice in a group; ``by`` leaves out what tells its trials apart.
     """
     return [
-        _summary(dict(zip(by, key, strict=True)), trials, same_fine_tuning(results, trials), reference)
+        _summary(dict(zip(by, key, strict=True)), trials, same_fine_tuning(results, trials), reference, metrics)
         for key, trials in grouped(results, by).items()
     ]
 
@@ -202,22 +214,23 @@ def _summary(
     trials: Sequence[TrialResult],
     fine_tuned: Sequence[TrialResult],
     reference: Mapping[str, float],
+    metrics: Sequence[Metric],
 ) -> Summary:
-    ended = [trial for trial in trials if has_result(trial)]
-    score = estimate(list(by_seed(trials).values()))
+    first = metrics[0]
+    ended = [trial for trial in trials if has_result(trial, first)]
+    score = estimate(list(by_seed(trials, first).values()))
     seconds = [trial.seconds["criterion"] for trial in ended if "criterion" in trial.seconds]
     groups = dict.fromkeys(group for trial in ended for group in trial.sparsity)
-    unpruned = reference.get("map", math.nan)
+    unpruned = reference.get(first.name, math.nan)
     return Summary(
         key=key,
         trials=len(trials),
         missing=len(trials) - len(ended),
-        map=score,
-        nds=estimate(list(by_seed(trials, "nds").values())),
+        figures={metric.name: estimate(list(by_seed(ended, metric).values())) for metric in metrics},
         sparsity={group: fmean(trial.sparsity.get(group, math.nan) for trial in ended) for group in groups},
         seconds=fmean(seconds) if seconds else math.nan,
         to_unpruned=Difference(mean=score.mean - unpruned, half_width=score.half_width, n=score.n),
-        to_fine_tuned=paired_difference(trials, fine_tuned),
+        to_fine_tuned=paired_difference(trials, fine_tuned, first),
     )
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+from altermoma_ray.metrics import Figures, Metric
 from altermoma_ray.tracking.comparison.statistics import (
     SERIES,
     UNPRUNED,
@@ -39,7 +40,6 @@ from altermoma_ray.tracking.result import TrialResult
 PARAMS = ("label", "criterion", "sparsity", "seed", "fine_tune_epochs", "beta", "alpha", "reactivation_steps")
 PARAMS += ("reactivation_learning_rate", "reactivation_gradient", "scoring_batches", "normalisation", "norms")
 PARAMS += ("learning_rate", "scope")
-_METRICS = {"map": "mAP", "nds": "NDS"}
 _NOTE = (
     "Mean over seeds ± half-width of its 95 % interval (Student t); bold: the best mean. Another one "
     "differs from it where the 95 % interval of their difference, paired by seed, leaves out 0; with fewer than two "
@@ -47,39 +47,49 @@ _NOTE = (
 )
 
 
-def comparison_markdown(results: Sequence[TrialResult], reference: Mapping[str, float]) -> str:
-    """A section for each length of fine-tuning: mAP by criterion and sparsity, then all figures for each sparsity.
+def comparison_markdown(
+    results: Sequence[TrialResult], reference: Mapping[str, float], metrics: Sequence[Metric]
+) -> str:
+    """A section for each length of fine-tuning: a metric by criterion and sparsity, then all figures for each sparsity.
 
     Args:
         results: all trials of a comparison, the unpruned ones and those that failed among them.
         reference: metrics of the unpruned model as it came.
+        metrics: to tell, at least one; the first one decides what is best.
 
     Raises:
         ValueError: a seed occurs twice in one setting.
     """
-    blocks = []
+    blocks, first = [], metrics[0]
     for (epochs,), trials in by_value(grouped(results, ("fine_tune_epochs",))):
         pruned = [trial for trial in trials if not is_unpruned(trial)]
         unpruned = [trial for trial in trials if is_unpruned(trial)]
-        blocks += [f"## Fine-tuning: {text('fine_tune_epochs', epochs)}", _unpruned(trials, reference)]
-        blocks += _means(pruned, ("label",), "criterion", ("sparsity",))
+        blocks += [f"## Fine-tuning: {text('fine_tune_epochs', epochs)}", _unpruned(trials, reference, metrics)]
+        blocks += _means(pruned, ("label",), "criterion", ("sparsity",), first)
         for (sparsity,), chosen in by_value(grouped(pruned, ("sparsity",))):
-            summaries = summarise([*unpruned, *chosen], reference)
-            named = {text("label", label): group for (label,), group in grouped(chosen, ("label",)).items()}
-            blocks += [f"### {text('sparsity', sparsity)}", _details(summaries), _verdict("NDS", named, "nds")]
-    return _document([*blocks, _NOTE, _missing(results)])
+            ended = [trial for trial in chosen if has_result(trial, first)]
+            summaries = summarise([*unpruned, *chosen], reference, metrics)
+            named = {text("label", label): group for (label,), group in grouped(ended, ("label",)).items()}
+            blocks += [f"### {text('sparsity', sparsity)}", _details(summaries, metrics)]
+            blocks += [_verdict(metric.title, named, metric) for metric in metrics[1:]]
+    return _document([*blocks, _NOTE, _missing(results, first)])
 
 
 def ablation_markdown(
-    results: Sequence[TrialResult], axis: str, label: str, reference: Mapping[str, float] | None = None
+    results: Sequence[TrialResult],
+    axis: str,
+    label: str,
+    metrics: Sequence[Metric],
+    reference: Mapping[str, float] | None = None,
 ) -> str:
-    """mAP by the values of one parameter; a column for each criterion, sparsity and length of fine-tuning.
+    """The first metric by the values of one parameter; a column for each criterion, sparsity and length of fine-tuning.
 
     Args:
         results: trials that differ in ``axis`` and what columns tell apart only, see
             :func:`altermoma_ray.tracking.comparison.statistics.only_varying`; unpruned ones are stated above the table.
         axis: the parameter's name.
         label: what to call it.
+        metrics: see :func:`comparison_markdown`.
         reference: metrics of the unpruned model as it came, to be stated too.
 
     Raises:
@@ -89,10 +99,10 @@ def ablation_markdown(
     series = tuple(name for name in SERIES if name != axis)
     return _document(
         [
-            _unpruned(results, reference),
-            *_means(pruned, (axis,), label, series),
+            _unpruned(results, reference, metrics),
+            *_means(pruned, (axis,), label, series, metrics[0]),
             _NOTE,
-            _missing(results),
+            _missing(results, metrics[0]),
         ]
     )
 
@@ -101,42 +111,44 @@ def grid_markdown(
     results: Sequence[TrialResult],
     axes: tuple[str, str],
     labels: tuple[str, str],
+    metrics: Sequence[Metric],
     reference: Mapping[str, float] | None = None,
 ) -> str:
-    """mAP by the values of two parameters, rows and columns; a table for each criterion, sparsity and fine-tuning.
+    """The first metric by two parameters, rows and columns; a table for each criterion, sparsity and fine-tuning.
 
     Arguments and errors are those of :func:`ablation_markdown`.
     """
     pruned = [result for result in results if not is_unpruned(result)]
-    blocks = [_unpruned(results, reference)]
+    first = metrics[0]
+    blocks = [_unpruned(results, reference, metrics)]
     for key, trials in by_value(grouped(pruned, SERIES)):
         cells = grouped(trials, axes)
-        best, _ = find_best(cells)
+        best, _ = find_best(cells, first)
         columns = ordered([column for _, column in cells])
         header = [f"{labels[0]} \\ {labels[1]}", *(text(axes[1], column) for column in columns)]
         rows = [
-            [text(axes[0], row), *(_cell(cells.get((row, column), []), (row, column) == best) for column in columns)]
+            [
+                text(axes[0], row),
+                *(_cell(cells.get((row, column), []), (row, column) == best, first) for column in columns),
+            ]
             for row in ordered([row for row, _ in cells])
         ]
         named = {" × ".join(map(text, axes, cell)): group for cell, group in cells.items()}
-        seeds = seeds_text([len(by_seed(group)) for group in cells.values()])
-        blocks += [f"{series_text(SERIES, key)} ({seeds}):", _table(header, rows), _verdict("mAP", named)]
-    return _document([*blocks, _NOTE, _missing(results)])
+        seeds = seeds_text([len(by_seed(group, first)) for group in cells.values()])
+        blocks += [f"{series_text(SERIES, key)} ({seeds}):", _table(header, rows), _verdict(first.title, named, first)]
+    return _document([*blocks, _NOTE, _missing(results, first)])
 
 
-def comparison_csv(results: Sequence[TrialResult]) -> str:
+def comparison_csv(results: Sequence[TrialResult], figures: Figures) -> str:
     """A header and a line for each trial; empty where it has no such figure, and for a failed trial's metrics."""
     columns: dict[str, Callable[[TrialResult], object]] = {
         "trial": lambda trial: trial.number,
         "status": lambda trial: trial.status,
         "reason": lambda trial: trial.reason,
         **{name: partial(parameter, name=name) for name in PARAMS},
-        "map": lambda trial: None if trial.status == "failed" else trial.metrics.get("map"),
-        "nds": lambda trial: None if trial.status == "failed" else trial.metrics.get("nds"),
+        **{metric.name: partial(_figure, metric=metric) for metric in figures.columns},
         "measured_sparsity": lambda trial: trial.sparsity.get("total"),
-        "measured_sparsity_camera": lambda trial: trial.sparsity.get("camera"),
-        "measured_sparsity_lidar": lambda trial: trial.sparsity.get("lidar"),
-        "measured_sparsity_fusion": lambda trial: trial.sparsity.get("fusion"),
+        **{f"measured_sparsity_{group}": partial(_sparsity, group=group) for group in figures.groups},
         "params_left": lambda trial: trial.params_left,
         "params_total": lambda trial: trial.params_total,
         "seconds_to_score": lambda trial: trial.seconds.get("criterion"),
@@ -149,64 +161,78 @@ def comparison_csv(results: Sequence[TrialResult]) -> str:
     return stream.getvalue()
 
 
-def _means(pruned: Sequence[TrialResult], axis: tuple[str], label: str, series: tuple[str, ...]) -> list[str]:
-    """A table of mAP, ``axis`` down and ``series`` across, and what is best in each of its columns."""
+def _figure(trial: TrialResult, metric: Metric) -> float | None:
+    return None if trial.status == "failed" else trial.metrics.get(metric.name)
+
+
+def _sparsity(trial: TrialResult, group: str) -> float | None:
+    return trial.sparsity.get(group)
+
+
+def _means(
+    pruned: Sequence[TrialResult], axis: tuple[str], label: str, series: tuple[str, ...], metric: Metric
+) -> list[str]:
+    """A table of a metric, ``axis`` down and ``series`` across, and what is best in each of its columns."""
     columns = dict(by_value(grouped(pruned, series)))
     titles = {key: series_text(series, key, columns) for key in columns}
     cells = {key: grouped(trials, axis) for key, trials in columns.items()}
-    best = {key: find_best(column)[0] for key, column in cells.items()}
+    best = {key: find_best(column, metric)[0] for key, column in cells.items()}
     prefix = "" if axis == ("label",) else f"{label} "
     rows = []
     for row, _ in by_value(grouped(pruned, axis)):
-        shown = [_cell(column.get(row, []), best[key] == row) for key, column in cells.items()]
-        counts = [len(by_seed(column[row])) for column in cells.values() if row in column]
+        shown = [_cell(column.get(row, []), best[key] == row, metric) for key, column in cells.items()]
+        counts = [len(by_seed(column[row], metric)) for column in cells.values() if row in column]
         rows.append([text(axis[0], row[0]), *shown, seeds_text(counts).split()[0]])
     verdicts = [
-        _verdict(titles[key], {prefix + text(axis[0], row): trials for (row,), trials in column.items()})
+        _verdict(titles[key], {prefix + text(axis[0], row): trials for (row,), trials in column.items()}, metric)
         for key, column in cells.items()
     ]
     return [_table([label, *titles.values(), "seeds"], rows), "\n".join(filter(None, verdicts))] if rows else []
 
 
-def _details(summaries: Sequence[Summary]) -> str:
+def _details(summaries: Sequence[Summary], metrics: Sequence[Metric]) -> str:
     shown = [summary for summary in summaries if summary.key["label"] != UNPRUNED]
     groups = [name for name in dict.fromkeys(name for summary in shown for name in summary.sparsity) if name != "total"]
     figures: list[Sequence[Estimate | Difference]] = [
-        [summary.map for summary in shown],
-        [summary.nds for summary in shown],
+        *([summary.figures[metric.name] for summary in shown] for metric in metrics),
         [summary.to_unpruned for summary in shown],
         [summary.to_fine_tuned for summary in shown],
     ]
-    best = [max((value.mean for value in column if value.n), default=math.nan) for column in figures]
+    directions = [*metrics, metrics[0], metrics[0]]
+    best = [
+        max((value.mean for value in column if value.n), default=math.nan, key=metric.gain)
+        for column, metric in zip(figures, directions, strict=True)
+    ]
     rows = []
     for row, summary in enumerate(shown):
         values = [column[row] for column in figures]
         cells = [_bold(figure_text(value), value.mean == top) for value, top in zip(values, best, strict=True)]
-        if summary.to_fine_tuned.n != summary.map.n:
+        if summary.to_fine_tuned.n != summary.first.n:
             cells[-1] += f" ({summary.to_fine_tuned.n} pairs)"
         shares = " / ".join(decimals(100 * summary.sparsity.get(group, math.nan), 1) for group in groups)
-        seeds = str(summary.map.n) + (f" of {summary.trials}" if summary.missing else "")
+        seeds = str(summary.first.n) + (f" of {summary.trials}" if summary.missing else "")
         rows.append([text("label", summary.key["label"]), *cells, shares or "–", decimals(summary.seconds, 1), seeds])
-    header = ["criterion", "mAP", "NDS", "Δ mAP to unpruned", "Δ mAP to unpruned + fine-tuning"]
+    titles, first = [metric.title for metric in metrics], metrics[0].title
+    header = ["criterion", *titles, f"Δ {first} to unpruned", f"Δ {first} to unpruned + fine-tuning"]
     sparsity = " / ".join(NAMES.get(group, group) for group in groups)
     return _table([*header, f"sparsity {sparsity} (%)".replace("  ", " "), "seconds to score", "seeds"], rows)
 
 
-def _unpruned(results: Sequence[TrialResult], reference: Mapping[str, float] | None) -> str:
+def _unpruned(results: Sequence[TrialResult], reference: Mapping[str, float] | None, metrics: Sequence[Metric]) -> str:
     """What the unpruned model reaches, as it came and after the same fine-tuning."""
     lines = []
     if reference is not None:
-        given = [f"{name} {score_text(reference.get(key, math.nan))}" for key, name in _METRICS.items()]
+        given = [f"{metric.title} {score_text(reference.get(metric.name, math.nan))}" for metric in metrics]
         lines.append(f"Unpruned: {', '.join(given)}.")
     for (epochs,), group in by_value(grouped(list(filter(is_unpruned, results)), ("fine_tune_epochs",))):
-        values = {name: list(by_seed(group, key).values()) for key, name in _METRICS.items()}
+        values = {metric.title: list(by_seed(group, metric).values()) for metric in metrics}
         given = [f"{name} {figure_text(estimate(value))}" for name, value in values.items()]
-        seeds = seeds_text([len(values["mAP"])])
+        seeds = seeds_text([len(values[metrics[0].title])])
         lines.append(f"Unpruned + {text('fine_tune_epochs', epochs)} of fine-tuning: {', '.join(given)} ({seeds}).")
     return "\n".join(lines)
 
 
-def _verdict(where: str, settings: Mapping[str, Sequence[TrialResult]], metric: str = "map") -> str:
+def _verdict(where: str, settings: Mapping[str, Sequence[TrialResult]], metric: Metric) -> str:
     """Which setting is best, and which ones may be as good."""
     best, rivals = find_best(settings, metric)
     if sum(bool(by_seed(trials, metric)) for trials in settings.values()) < 2:
@@ -216,23 +242,23 @@ def _verdict(where: str, settings: Mapping[str, Sequence[TrialResult]], metric: 
     return f"- {where}: {best} is best; {others}"
 
 
-def _missing(results: Sequence[TrialResult]) -> str:
+def _missing(results: Sequence[TrialResult], metric: Metric) -> str:
     """Each trial without a result, and why it has none."""
     lines = []
     for trial in results:
-        if not has_result(trial):
+        if not has_result(trial, metric):
             names = [text(name, parameter(trial, name)) for name in ("label", "sparsity")]
-            score = trial.metrics.get("map") if trial.status == "finished" else None
+            score = trial.metrics.get(metric.name) if trial.status == "finished" else None
             reason = " ".join((trial.reason or "").split()) or (
-                "no final mAP" if score is None else f"its mAP is {score}"
+                f"no final {metric.title}" if score is None else f"its {metric.title} is {score}"
             )
             names.append(f"seed {trial.params.get('seed')}")
             lines.append(f"- trial {trial.number} ({', '.join(names)}) {trial.status}: {reason}")
     return "\n".join(["Trials without a result, left out of every mean:", "", *lines] if lines else [])
 
 
-def _cell(trials: Sequence[TrialResult], best: bool) -> str:
-    values = list(by_seed(trials).values())
+def _cell(trials: Sequence[TrialResult], best: bool, metric: Metric) -> str:
+    values = list(by_seed(trials, metric).values())
     lost = f" ({len(values)} of {len(trials)})" if len(values) < len(trials) else ""
     return _bold(figure_text(estimate(values)), best) + lost
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from altermoma_ray.tracking.comparison.statistics import Difference, Estimate, Value
 
 NAMES = {"altermoma": "AlterMOMA", "deci": "DeCI", "reri": "ReRI", "imp": "IMP", "snip": "SNIP"}
-NAMES |= {"synflow": "SynFlow", "prospr": "ProsPr", "lidar": "LiDAR"}
-"""Of criteria and groups; others go by their own."""
+NAMES |= {"synflow": "SynFlow", "prospr": "ProsPr"}
+"""Of criteria; others go by their own."""
 
 
 def figure_text(figure: Estimate | Difference) -> str:

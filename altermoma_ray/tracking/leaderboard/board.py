@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from altermoma_ray.tracking.objective import metric_of
+from altermoma_ray.metrics import SPARSITY, Figures, Metric
 from altermoma_ray.tracking.result import Status
 
 if TYPE_CHECKING:
@@ -30,15 +30,37 @@ class Row:
     trial: int
     run_id: str
     status: Status
-    map: float | None
-    nds: float | None
-    sparsity: float | None
-    sparsity_camera: float | None
-    sparsity_lidar: float | None
-    sparsity_fusion: float | None
+    metrics: Mapping[str, float | None]
+    """Figures by the names of their metrics; the task's first metric comes first."""
+    sparsity: Mapping[str, float | None]
+    """Share of weights that is removed: ``total``, and one entry a parameter group."""
     params_left: int | None
-    delta_map: float | None
-    """mAP less the unpruned model's."""
+    delta: float | None
+    """The first metric's figure less the unpruned model's."""
+
+    def cells(self) -> dict[str, str | int | float | None]:
+        """The row as flat names and values, in the order of the leaderboard's columns.
+
+        >>> row = Row(
+        ...     rank=1, trial=3, run_id="f0", status="finished", metrics={"map": 0.5},
+        ...     sparsity={"total": 0.9, "camera": 1.0}, params_left=7, delta=-0.1,
+        ... )
+        >>> list(row.cells())[4:]
+        ['map', 'sparsity', 'sparsity_camera', 'params_left', 'delta_map']
+        """
+        groups = {f"sparsity_{name}": value for name, value in self.sparsity.items() if name != "total"}
+        first = next(iter(self.metrics))
+        return {
+            "rank": self.rank,
+            "trial": self.trial,
+            "run_id": self.run_id,
+            "status": self.status,
+            **self.metrics,
+            SPARSITY.name: self.sparsity["total"],
+            **groups,
+            "params_left": self.params_left,
+            f"delta_{first}": self.delta,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,18 +84,18 @@ def champion_of(search: Run, trials: Sequence[Run]) -> Champion | None:
     return Champion(int(tags[TRIAL_TAG]), run_id, tags.get(CHAMPION_TAG, ""), search.data.tags.get(RULE_TAG, ""))
 
 
-def metric_key(objective: str) -> str:
-    """The MLflow metric that an objective (a :class:`Row` field or a metric's own name) stands for.
+def metric_key(metric: Metric) -> str:
+    """The name by which MLflow keeps a metric.
 
-    >>> [metric_key(name) for name in ("map", "ap/car", "sparsity", "sparsity_camera")]
-    ['map', 'ap/car', 'sparsity/total', 'sparsity/camera']
+    >>> metric_key(SPARSITY), metric_key(Metric("ap/car", "AP of car"))
+    ('sparsity/total', 'ap/car')
     """
-    if objective == "sparsity":
-        return "sparsity/total"
-    return objective.replace("_", "/", 1) if objective.startswith("sparsity_") else objective
+    return "sparsity/total" if metric == SPARSITY else metric.name
 
 
-def rank_runs(runs: Sequence[Run], *, objective: str, reference: Mapping[str, float]) -> list[Row]:
+def rank_runs(
+    runs: Sequence[Run], *, objective: Sequence[Metric], figures: Figures, reference: Mapping[str, float]
+) -> list[Row]:
     """Order trial runs, the best objective first, then by number: finished ones, those stopped early, failed ones.
 
     A stopped trial's last evaluation was an intermediate one, which compares with no final one. Runs without a finite
@@ -81,37 +103,42 @@ def rank_runs(runs: Sequence[Run], *, objective: str, reference: Mapping[str, fl
 
     Args:
         runs: child runs that were logged completely.
-        objective: the metric that was optimised, see :func:`metric_key`.
+        objective: the metrics that were optimised; the first one orders the rows.
+        figures: what the search measured.
         reference: the unpruned model's metrics.
     """
-    key, metric = metric_key(objective), metric_of(objective)
+    metric = objective[0]
+    key = metric_key(metric)
 
     def order(run: Run) -> tuple[bool, bool, float, int]:
         value = None if _failed(run) else finite(run.data.metrics, key)
         stopped = run.data.tags[STATUS_TAG] != "finished"
         return value is None, stopped, 0.0 if value is None else -metric.gain(value), int(run.data.tags[TRIAL_TAG])
 
-    unpruned = finite(reference, "map")
-    return [_row(rank, run, unpruned) for rank, run in enumerate(sorted(runs, key=order), start=1)]
+    shown = columns_of(figures, objective)
+    return [_row(rank, run, shown, figures.groups, reference) for rank, run in enumerate(sorted(runs, key=order), 1)]
 
 
-def _row(rank: int, run: Run, unpruned: float | None) -> Row:
+def columns_of(figures: Figures, objective: Sequence[Metric]) -> list[Metric]:
+    """The metrics that a leaderboard shows beside the sparsity: the task's columns, and what is optimised."""
+    return [metric for metric in dict.fromkeys((*figures.columns, *objective)) if metric != SPARSITY]
+
+
+def _row(rank: int, run: Run, shown: Sequence[Metric], groups: Sequence[str], reference: Mapping[str, float]) -> Row:
     # A failed trial may have logged evaluations before it failed: they are no result.
     metrics = {} if _failed(run) else run.data.metrics
-    score, left = finite(metrics, "map"), finite(metrics, "params_left")
+    found = {metric.name: finite(metrics, metric.name) for metric in shown}
+    name = next(iter(found), "")
+    score, unpruned, left = found.get(name), finite(reference, name), finite(metrics, "params_left")
     return Row(
         rank=rank,
         trial=int(run.data.tags[TRIAL_TAG]),
         run_id=run.info.run_id,
         status=cast(Status, run.data.tags[STATUS_TAG]),
-        map=score,
-        nds=finite(metrics, "nds"),
-        sparsity=finite(metrics, "sparsity/total"),
-        sparsity_camera=finite(metrics, "sparsity/camera"),
-        sparsity_lidar=finite(metrics, "sparsity/lidar"),
-        sparsity_fusion=finite(metrics, "sparsity/fusion"),
+        metrics=found,
+        sparsity={group: finite(metrics, f"sparsity/{group}") for group in ("total", *groups)},
         params_left=None if left is None else int(left),
-        delta_map=None if score is None or unpruned is None else score - unpruned,
+        delta=None if score is None or unpruned is None else score - unpruned,
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console
@@ -20,10 +20,10 @@ _TABLE_WIDTH = 110  # columns that show every figure; a narrower terminal wraps
 def print_table(rows: Sequence[Row], champion: Champion | None = None) -> None:
     """A table that fits a terminal of 110 columns; an asterisk marks the champion, a line below tells about it."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for field in fields(Row):
-        table.add_column(field.name.replace("_", "\n"), justify="right", no_wrap=True)
+    for name in rows[0].cells() if rows else ("rank", "trial", "run_id", "status"):
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     for row in rows:
-        cells = {name: _cell(value) for name, value in asdict(replace(row, run_id=row.run_id[:8])).items()}
+        cells = {name: _cell(value) for name, value in replace(row, run_id=row.run_id[:8]).cells().items()}
         if champion is not None and row.run_id == champion.run_id:
             cells["trial"] += "*"
         table.add_row(*cells.values())
@@ -40,14 +40,15 @@ def _cell(value: object) -> str:
 
 def print_json(rows: Sequence[Row], champion: Champion | None = None) -> None:
     """A list of objects; null where a row has no figure."""
-    print(json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False))
+    print(json.dumps([row.cells() for row in rows], indent=2, allow_nan=False))
 
 
 def print_csv(rows: Sequence[Row], champion: Champion | None = None) -> None:
     """A header and a line for each row."""
-    writer = csv.DictWriter(sys.stdout, [field.name for field in fields(Row)], lineterminator="\n")
+    names = list(rows[0].cells()) if rows else ["rank", "trial", "run_id", "status"]
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(row.cells() for row in rows)
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Row], Champion | None], None]] = {

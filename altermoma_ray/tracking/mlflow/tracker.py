@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.metrics import SPARSITY, Figures, Metric
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.leaderboard.board import (
     CHAMPION_TAG,
@@ -28,6 +29,7 @@ from altermoma_ray.tracking.leaderboard.board import (
     Champion,
     Row,
     champion_of,
+    columns_of,
     rank_runs,
 )
 from altermoma_ray.tracking.mlflow import artifacts as files
@@ -36,14 +38,19 @@ from altermoma_ray.tracking.mlflow.figures import LONGEST_VALUE, RUN_STATUS, as_
 from altermoma_ray.tracking.mlflow.names import check_name, experiment_name
 from altermoma_ray.tracking.mlflow.store import EXPERIMENT_PREFIX, Store, open_store
 from altermoma_ray.tracking.mlflow.view import saved_view
+from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.pictures import search_picture
 from altermoma_ray.tracking.result import Status, TrialResult
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric as Logged
+    from mlflow.entities import Run
 
 CHAMPION = "champion"
+UNKNOWN = Figures()
+"""No metrics at all."""
 _SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.objective", "altermoma.reason"
+_FIGURES_TAG = "altermoma.figures"
 _PARENT_TAG, _REFERENCE_PREFIX = "mlflow.parentRunId", "reference/"
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
 _PAGE_SIZE = 1000  # runs in one answer
@@ -53,21 +60,32 @@ class Tracker:
     """Logs searches to MLflow and reads them back.
 
     >>> tracker = Tracker.open(None, Location.parse("storage"))  # doctest: +SKIP
-    >>> parent = tracker.start_search("first", dataset="nusc", model="toy", params={})  # doctest: +SKIP
+    >>> parent = tracker.start_search(  # doctest: +SKIP
+    ...     "first", dataset="nusc", model="toy", figures=figures, params={}
+    ... )
     >>> run_id = tracker.log_trial(parent, result, {"masks.safetensors": location}, model)  # doctest: +SKIP
     >>> tracker.register_champion(parent, run_id)  # doctest: +SKIP
     1
     >>> tracker.finish_search(parent)  # doctest: +SKIP
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, earlier: Figures = UNKNOWN) -> None:
+        self._store, self._earlier = store, earlier
         self._client = store.client
 
     @classmethod
-    def open(cls, tracking_uri: str | None, storage: Location, *, create: bool = True) -> Tracker:
-        """Open a store, see :func:`altermoma_ray.tracking.mlflow.store.open_store`."""
-        return cls(open_store(tracking_uri, storage, create=create))
+    def open(
+        cls, tracking_uri: str | None, storage: Location, *, create: bool = True, earlier: Figures = UNKNOWN
+    ) -> Tracker:
+        """Open a store, see :func:`altermoma_ray.tracking.mlflow.store.open_store`.
+
+        Args:
+            tracking_uri: of the store.
+            storage: see :func:`open_store`.
+            create: see :func:`open_store`.
+            earlier: what searches of earlier releases were measured by, whose runs do not say it.
+        """
+        return cls(open_store(tracking_uri, storage, create=create), earlier)
 
     @property
     def store(self) -> Store:
@@ -110,7 +128,8 @@ class Tracker:
         *,
         dataset: str,
         model: str,
-        objective: Sequence[str] = ("map",),
+        figures: Figures,
+        objective: Objective | None = None,
         params: Mapping[str, object],
         resume: bool = False,
     ) -> str:
@@ -120,7 +139,9 @@ class Tracker:
             name: unique in the store.
             dataset: names, with ``model``, the experiment and the registered model.
             model: see ``dataset``.
-            objective: metrics that it optimises; the first one orders the leaderboard.
+            figures: what its trials are measured by.
+            objective: metrics that it optimises, the first of ``figures`` by default; the first one orders the
+                leaderboard.
             params: the search's options; on ``resume`` those of its first start stay.
             resume: go on with the search of this name, or start it when there is none.
 
@@ -129,10 +150,11 @@ class Tracker:
         """
         if not resume:
             self.check_free(name)
+        objective = objective or Objective(figures.metrics[:1])
         experiment = experiment_name(dataset, model)
         with self._store.reported():
             if not self._named(name):
-                tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective)}
+                tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective.names), _FIGURES_TAG: figures.to_json()}
                 self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
             found = self._only(self._named(name))
             if (other := self._client.get_experiment(found.info.experiment_id)).name != experiment:
@@ -143,18 +165,21 @@ class Tracker:
             if not found.data.params:
                 self._log(found.info.run_id, params=params)
             parent = str(found.info.run_id)
-            self._client.set_experiment_tag(found.info.experiment_id, *saved_view(name, parent, objective))
+            if _FIGURES_TAG not in found.data.tags:  # the run of an earlier release
+                self._client.set_tag(parent, _FIGURES_TAG, figures.to_json())
+            view = saved_view(name, parent, objective.metrics, figures)
+            self._client.set_experiment_tag(found.info.experiment_id, *view)
             return parent
 
     def log_reference(self, parent: str, metrics: Mapping[str, float]) -> None:
         """Log the unpruned model's metrics to the parent run."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric as Logged
 
         new = {f"{_REFERENCE_PREFIX}{key}": value for key, value in metrics.items()}
         with self._store.reported():
             logged = self._client.get_run(parent).data.metrics
             now = int(1000 * time.time())
-            changed = [Metric(key, value, now, 0) for key, value in new.items() if logged.get(key) != value]
+            changed = [Logged(key, value, now, 0) for key, value in new.items() if logged.get(key) != value]
             self._log(parent, metrics=changed)
 
     def log_trial(
@@ -270,7 +295,7 @@ class Tracker:
             self._client.set_terminated(parent, "KILLED" if status == "stopped" else RUN_STATUS[status])
 
     def draw_pareto(self, parent: str) -> None:
-        """Save ``pareto.png`` (mAP over sparsity, the champion marked) to the parent run, in place of an older one.
+        """Save ``pareto.png`` (see :meth:`_axes`; the champion marked) to the parent run, in place of an older one.
 
         Raises:
             StrayFiles: the run's files lie where they must not be added to.
@@ -279,8 +304,8 @@ class Tracker:
         with self._store.reported():
             run = self._client.get_run(parent)
             self._store.check_place(self._client.get_experiment(run.info.experiment_id))
-            reference = run.data.metrics.get(f"{_REFERENCE_PREFIX}map")
-            picture = search_picture(run.info.run_name, rows, run.data.tags.get(CHAMPION_TAG), reference)
+            champion, reference = run.data.tags.get(CHAMPION_TAG), _reference(run)
+            picture = search_picture(run.info.run_name, rows, champion, reference, self._axes(run))
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, "pareto.png")
                 file.write_bytes(picture)
@@ -325,14 +350,27 @@ class Tracker:
         with self._store.reported():
             search = self._client.get_run(parent)
             runs = self._trials(search)
-        reference = {
-            key.removeprefix(_REFERENCE_PREFIX): value
-            for key, value in search.data.metrics.items()
-            if key.startswith(_REFERENCE_PREFIX)
-        }
         logged = [run for run in runs if run.info.status in RUN_STATUS.values()]
-        objective = search.data.tags[_OBJECTIVE_TAG].split(",")[0]
-        return rank_runs(logged, objective=objective, reference=reference)
+        objective, figures = self._objective(search), self._figures(search)
+        return rank_runs(logged, objective=objective, figures=figures, reference=_reference(search))
+
+    def _figures(self, search: Run) -> Figures:
+        """What a search's trials are measured by."""
+        text = search.data.tags.get(_FIGURES_TAG)
+        return self._earlier if text is None else Figures.from_json(text)
+
+    def _objective(self, search: Run) -> tuple[Metric, ...]:
+        """The metrics that a search optimises; one that nothing is known of is taken to be better when it is higher."""
+        figures = self._figures(search)
+        names = search.data.tags[_OBJECTIVE_TAG].split(",")
+        return tuple(figures.find(name) or Metric(name, name) for name in names)
+
+    def _axes(self, search: Run) -> tuple[Metric, Metric]:
+        """The metrics of a search's picture: the second objective across and the first one up, else over sparsity."""
+        objective = self._objective(search)
+        shown = [metric for metric in columns_of(self._figures(search), objective) if metric != SPARSITY]
+        others = [metric for metric in objective if metric != SPARSITY]
+        return (others[1] if len(others) > 1 else SPARSITY), (others or shown or [SPARSITY])[0]
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -390,7 +428,7 @@ class Tracker:
             token = page.token or None
         return runs
 
-    def _log(self, run_id: str, *, metrics: Sequence[Metric] = (), params: Mapping[str, object] | None = None) -> None:
+    def _log(self, run_id: str, *, metrics: Sequence[Logged] = (), params: Mapping[str, object] | None = None) -> None:
         """Log in as few requests as MLflow allows."""
         from mlflow.entities import Param
 
@@ -398,3 +436,9 @@ class Tracker:
         while metrics or named:
             self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
             metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]
+
+
+def _reference(search: Run) -> dict[str, float]:
+    """The unpruned model's metrics, as a search's run keeps them."""
+    found = search.data.metrics.items()
+    return {key.removeprefix(_REFERENCE_PREFIX): value for key, value in found if key.startswith(_REFERENCE_PREFIX)}

@@ -10,30 +10,31 @@ import json
 import time
 from collections.abc import Sequence
 
-from altermoma_ray.tracking.leaderboard.board import CHAMPION_TAG, STATUS_TAG, metric_key
-from altermoma_ray.tracking.objective import metric_of
+from altermoma_ray.metrics import SPARSITY, Figures, Metric
+from altermoma_ray.tracking.leaderboard.board import CHAMPION_TAG, STATUS_TAG, columns_of, metric_key
 
 _VIEW_TAG = "mlflow.sharedViewState."
-_METRICS = ("map", "nds", "sparsity", "sparsity_camera", "sparsity_lidar", "sparsity_fusion")
 _PARAMS = ("criterion",)
 _TAGS = (CHAMPION_TAG, STATUS_TAG)
 
 
-def saved_view(name: str, parent: str, objective: Sequence[str]) -> tuple[str, str]:
+def saved_view(name: str, parent: str, objective: Sequence[Metric], figures: Figures) -> tuple[str, str]:
     """Key and value of the experiment's tag that holds a search's view.
 
     Args:
         name: of the search.
         parent: its run id.
         objective: the metrics that it optimises; the first one orders the rows.
+        figures: what it measures.
     """
-    metrics = dict.fromkeys(metric_key(metric) for metric in (*objective, *_METRICS))
+    shown = (*objective, *columns_of(figures, objective), SPARSITY)
+    metrics = dict.fromkeys([*map(metric_key, shown), *(f"sparsity/{group}" for group in figures.groups)])
     ranked = [f"metrics.`{metric}`" for metric in metrics]
     columns = [*(f"tags.`{tag}`" for tag in _TAGS), *(f"params.`{param}`" for param in _PARAMS), *ranked]
     state = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
         "orderByKey": ranked[0],
-        "orderByAsc": metric_of(objective[0]).direction == "minimize",
+        "orderByAsc": objective[0].direction == "minimize",
         "selectedColumns": columns,
         "columnOrder": columns,
         "columnWidths": {column: max(80, 7 * len(column.split("`")[1]) + 10) for column in columns},  # pixels

@@ -15,7 +15,7 @@ from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 from pyarrow import fs
 from pyquaternion import Quaternion
 
-from altermoma_ray.data.batch import CLASSES
+from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.data.nuscenes.dataroot import TABLES, describe
 from altermoma_ray.data.nuscenes.index import Index, build_index, index_file, open_index
 from altermoma_ray.data.nuscenes.records import camera_to_lidar, project

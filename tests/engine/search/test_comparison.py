@@ -8,6 +8,7 @@ from altermoma_ray.cli import listed
 from altermoma_ray.engine.search.comparison import BETAS, ablation_settings, criteria_settings, grid
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.errors import UserError
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.tracking.comparison.report import comparison_report
 from altermoma_ray.tracking.result import TrialResult
@@ -90,7 +91,7 @@ def test_trials_without_a_finite_figure_are_left_out_of_every_mean_and_named(val
         )
         for number, ((name, seed), score) in enumerate(figures.items())
     ]
-    text = comparison_report(results, {"map": 0.9, "nds": 0.5}).text
+    text = comparison_report(results, {"map": 0.9, "nds": 0.5}, FIGURES).text
     assert "| SNIP | – (0 of 2) | 0 |" in text
     assert "**.400 ± –** (1 of 2)" in text
     for number in (2, 3, 5):

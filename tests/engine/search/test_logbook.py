@@ -103,7 +103,7 @@ def test_a_search_without_a_finite_objective_says_so_and_registers_nothing(objec
     assert f"no champion: none of the 2 finished trials has a finite {wanted}, so no model is registered" in told
     assert "best" not in told
     assert tracker.champion("first") is None
-    assert [(row.trial, row.map) for row in tracker.leaderboard("first")] == [(0, None), (1, None)]
+    assert [(row.trial, row.metrics["map"]) for row in tracker.leaderboard("first")] == [(0, None), (1, None)]
     assert MlflowClient(tracker.store.uri).search_registered_models() == []
     with pytest.raises(UserError, match=r"no best trial to compare: none of its 2 finished trials has a finite map"):
         champion_setting(plan)

@@ -10,6 +10,7 @@ from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.distinct import number_of_settings
 from altermoma_ray.engine.trials.trial import has_ended
 from altermoma_ray.errors import UserError
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.tracking.result import Evaluation, TrialResult
 
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
@@ -17,7 +18,7 @@ SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 
 def proposals(trials=20, lag=4, objective="map", repeat=None, **space):
     figures = {"sparsity": 0.9, "trials": trials, "lag": lag, "seed": 7, "repeat": repeat}
-    return Proposals(SearchSpace(**space), SIZES, Objective.parse(objective), **figures)
+    return Proposals(SearchSpace(**space), SIZES, Objective.parse(objective, FIGURES), **figures)
 
 
 def run(source, order_seed, known=()):
@@ -149,7 +150,7 @@ def test_failed_trials_teach_nothing_and_stop_nothing():
 @pytest.mark.parametrize("text", ["speed", "map,map", "", "map,", "car", "ap/", "ap/ap/car"])
 def test_unknown_objectives_are_refused(text):
     with pytest.raises(UserError, match="must be distinct metrics out of map"):
-        Objective.parse(text)
+        Objective.parse(text, FIGURES)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

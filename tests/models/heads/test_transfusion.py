@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from altermoma_ray.data.batch import CLASSES
+from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.models.configurations.config import configuration
 from altermoma_ray.models.heads.transfusion import DecoderLayer, TransFusionHead, local_maxima, position_grid
 

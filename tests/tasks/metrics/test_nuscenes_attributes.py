@@ -5,7 +5,7 @@ import math
 import pytest
 from nuscenes.eval.detection.utils import detection_name_to_rel_attributes
 
-from altermoma_ray.data.batch import CLASSES
+from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.tasks.metrics.nuscenes_attributes import attribute
 
 

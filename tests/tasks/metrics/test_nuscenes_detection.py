@@ -11,7 +11,8 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.data_classes import DetectionMetrics
 from nuscenes.eval.detection.evaluate import DetectionEval
 
-from altermoma_ray.data.batch import CLASSES, Detections
+from altermoma_ray.data.batch import Detections
+from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.data.nuscenes.index import Index, open_index
 from altermoma_ray.data.nuscenes.records import SampleRecord
 from altermoma_ray.storage import Location

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from altermoma_ray.metrics import Metric
 from altermoma_ray.tracking.comparison.statistics import (
     Difference,
     by_value,
@@ -22,6 +23,7 @@ from altermoma_ray.tracking.comparison.statistics import (
 from altermoma_ray.tracking.result import TrialResult
 
 REFERENCE = {"map": 0.9, "nds": 0.7}
+METRICS = MAP, NDS = Metric("map", "mAP"), Metric("nds", "NDS")
 
 
 def trial(number, criterion, seed, score=None, *, status="finished", seconds=None, **params):
@@ -63,14 +65,14 @@ def test_few_seeds_have_no_interval():
 def test_differences_are_paired_by_seed():
     ours = seeds("snip", [0.90, 0.70, 0.80, 0.10])
     theirs = seeds("deci", [0.89, 0.68, 0.77])[::-1]  # in another order, and one seed short
-    found = paired_difference(ours, theirs)
+    found = paired_difference(ours, theirs, MAP)
     low, high = stats.ttest_rel([0.90, 0.70, 0.80], [0.89, 0.68, 0.77]).confidence_interval(0.95)
     assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
     assert (found.mean, found.n) == (pytest.approx(0.02), 3)
 
 
 def test_nothing_is_known_without_pairs():
-    found = paired_difference(seeds("snip", [0.9]), [trial(1, "deci", 5, 0.8)])
+    found = paired_difference(seeds("snip", [0.9]), [trial(1, "deci", 5, 0.8)], MAP)
     assert (found.n, math.isnan(found.mean), found.holds_zero) == (0, True, True)
     assert Difference(mean=0.5, half_width=math.nan, n=1).holds_zero
     assert Difference(mean=-0.5, half_width=0.5, n=3).holds_zero
@@ -80,8 +82,8 @@ def test_nothing_is_known_without_pairs():
 def test_a_seed_that_occurs_twice_is_refused():
     mixed = [*seeds("altermoma", [0.5], beta=0.0), *seeds("altermoma", [0.6], first=1, beta=1.0)]
     with pytest.raises(ValueError, match="must have different seeds, but got seed 0 again in trial 1; group by"):
-        summarise(mixed, REFERENCE)
-    assert [summary.map.mean for summary in summarise(mixed, REFERENCE, by=("beta",))] == [0.5, 0.6]
+        summarise(mixed, REFERENCE, METRICS)
+    assert [summary.first.mean for summary in summarise(mixed, REFERENCE, METRICS, by=("beta",))] == [0.5, 0.6]
 
 
 def test_a_summary_counts_what_has_no_result():
@@ -94,27 +96,27 @@ def test_a_summary_counts_what_has_no_result():
         trial(7, "snip", 3, 0.10, status="stopped"),
         trial(8, "snip", 4, math.nan),
     ]
-    unpruned, longer, snip = summarise(results, REFERENCE)
+    unpruned, longer, snip = summarise(results, REFERENCE, METRICS)
     assert (unpruned.key["label"], longer.key["fine_tune_epochs"]) == ("unpruned", 1.0)
-    assert (snip.trials, snip.missing, snip.map.n) == (5, 3, 2)
-    assert (snip.map.mean, snip.nds.mean) == pytest.approx((0.82, 0.41))
+    assert (snip.trials, snip.missing, snip.first.n) == (5, 3, 2)
+    assert (snip.first.mean, snip.figures["nds"].mean) == pytest.approx((0.82, 0.41))
     assert snip.sparsity == pytest.approx({"total": 0.85, "camera": 0.905, "lidar": 0.8})
     assert (snip.seconds, math.isnan(unpruned.seconds)) == (3.0, True)
     assert snip.to_unpruned.mean == pytest.approx(0.82 - 0.9)
-    assert snip.to_unpruned.half_width == snip.map.half_width
+    assert snip.to_unpruned.half_width == snip.first.half_width
     assert (snip.to_fine_tuned.mean, snip.to_fine_tuned.n) == (pytest.approx(-0.09), 2)  # not to the longer ones
     assert snip.to_fine_tuned.half_width == pytest.approx(12.7062 * 0.0141421 / math.sqrt(2), rel=1e-4)
 
 
 def test_a_setting_whose_trials_all_failed_is_still_there():
-    (summary,) = summarise([trial(0, "imp", 0, status="failed")], REFERENCE)
-    assert (summary.trials, summary.missing, summary.map.n, summary.to_fine_tuned.n) == (1, 1, 0, 0)
-    assert math.isnan(summary.map.mean)
+    (summary,) = summarise([trial(0, "imp", 0, status="failed")], REFERENCE, METRICS)
+    assert (summary.trials, summary.missing, summary.first.n, summary.to_fine_tuned.n) == (1, 1, 0, 0)
+    assert math.isnan(summary.first.mean)
 
 
 def test_a_label_stands_for_the_criterion():
     results = [*seeds("altermoma", [0.5]), *seeds("altermoma", [0.8], first=1, label="search nusc-1")]
-    assert [summary.key["label"] for summary in summarise(results, {})] == ["altermoma", "search nusc-1"]
+    assert [summary.key["label"] for summary in summarise(results, {}, METRICS)] == ["altermoma", "search nusc-1"]
 
 
 def test_the_best_and_those_as_good():
@@ -124,9 +126,9 @@ def test_the_best_and_those_as_good():
         "worse": seeds("worse", [0.70, 0.721, 0.74]),  # its own interval is as wide, but paired it is always .1 less
         "failed": [trial(0, "failed", 0, status="failed")],
     }
-    best, rivals = find_best(settings)
+    best, rivals = find_best(settings, MAP)
     assert (best, [name for name, _ in rivals]) == ("best", ["close"])
-    assert find_best({"failed": settings["failed"]}) == (None, [])
+    assert find_best({"failed": settings["failed"]}, MAP) == (None, [])
 
 
 def test_only_one_part_varies():
@@ -144,3 +146,11 @@ def test_values_are_put_in_order():
     assert ordered(["layer", 10, "group", None, 0.5, 10, "layer"]) == [None, 0.5, 10, "layer", "group"]
     groups = grouped([trial(1, "snip", 0, sparsity=0.9), trial(0, "deci", 0, sparsity=0.95)], ("sparsity",))
     assert [key for key, _ in by_value(groups)] == [(0.9,), (0.95,)]
+
+
+def test_of_a_minimised_metric_the_lowest_mean_is_best():
+    loss = Metric("map", "loss", "minimize")
+    settings = {"snip": seeds("snip", [0.5, 0.6]), "imp": seeds("imp", [0.1, 0.19])}
+    best, rivals = find_best(settings, loss)
+    assert (best, rivals) == ("imp", [])
+    assert find_best(settings, MAP)[0] == "snip"

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from altermoma_ray.errors import UserError
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.databases import sqlite_file, sqlite_uri
 from altermoma_ray.tracking.mlflow.store import TrackingError
@@ -98,10 +99,11 @@ def test_a_locked_database_gets_one_line(storage):
 def test_two_at_once_make_one_database(tmp_path):
     code = """
 import sys
+from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 tracker = Tracker.open(None, Location.parse(sys.argv[1]))
-tracker.start_search(sys.argv[2], dataset="nusc", model="toy", params={"trials": 1})
+tracker.start_search(sys.argv[2], dataset="nusc", model="toy", figures=FIGURES, params={"trials": 1})
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-c", code, str(tmp_path / "storage")]
@@ -120,7 +122,7 @@ def test_a_folder_of_any_name_holds_all(name, tmp_path, empty_store, printed, ch
     shutil.copytree(empty_store, place)
     storage, model = Location.parse(place), nn.Linear(4, 2).eval()
     tracker = Tracker.open(None, storage)
-    parent = tracker.start_search("first", dataset="nusc", model="toy", params={"trials": 1})
+    parent = tracker.start_search("first", dataset="nusc", model="toy", figures=FIGURES, params={"trials": 1})
     result = TrialResult(number=0, status="finished", metrics={"map": 0.5}, started=1.0, ended=2.0)
     run_id = tracker.log_trial(parent, result, {"masks.safetensors": b"masks"}, lambda: model)
     tracker.register_champion(parent, run_id)
