@@ -190,10 +190,8 @@ def _import_file(file: Path, digest: str) -> ModuleType:
     there = sys.modules.get(name)
     if there is not None and getattr(there, "__workload_sha256__", None) == digest:
         return there
-    if there is None and importlib.util.find_spec(name) is not None:
-        origin = importlib.util.find_spec(name).origin  # type: ignore[union-attr]
-        if origin is None or Path(origin).resolve() != file.resolve():
-            raise UserError(f"workload file {file} has the name of an installed module, {name!r}; rename it")
+    if there is not None or _is_installed(name, digest):
+        raise UserError(f"workload file {file} has the name of another module, {name!r}; rename it")
     specification = importlib.util.spec_from_file_location(name, file)
     assert specification is not None
     assert specification.loader is not None
@@ -206,6 +204,17 @@ def _import_file(file: Path, digest: str) -> ModuleType:
         del sys.modules[name]
         raise _does_not_run(str(file), error) from error
     return module
+
+
+def _is_installed(name: str, digest: str) -> bool:
+    """Whether a module of that name is found that is not the file itself, as it is in the folder of a command."""
+    specification = importlib.util.find_spec(name)
+    origin = None if specification is None else specification.origin
+    if specification is None:
+        return False
+    return (
+        origin is None or not Path(origin).is_file() or hashlib.sha256(Path(origin).read_bytes()).hexdigest() != digest
+    )
 
 
 def _does_not_run(what: str, error: Exception) -> UserError:
