@@ -114,6 +114,7 @@ class Measurement:
         self._model = self._scorer.model
         self._modalities = tuple(reversed(self._scorer.modalities))
         self._task: Any = workload.task_for(self._model)
+        self._columns = [metric for metric in self._task.metrics if metric.is_column]
         self._share = self._scorer.everyone
         rows = self._data.rows("validation", job.trial.validation_part)
         self._evaluator = Evaluator(self._data, rows, batch_size=workload.recipe.batch_size)
@@ -156,7 +157,8 @@ class Measurement:
         for sensor in lost:
             masked = frozenset() if sensor == INTACT else frozenset({sensor})
             metrics = self._evaluator(self._model, self._task, masked=masked, on_batch=self._advance)
-            self._sensors.append(SensorFigures(state=state, lost=sensor, map=metrics["map"], nds=metrics["nds"]))
+            figures = {metric.name: metrics[metric.name] for metric in self._columns}
+            self._sensors.append(SensorFigures(state=state, lost=sensor, figures=figures))
 
     def _advance(self) -> None:
         if self._reporter is not None:
@@ -217,6 +219,8 @@ class Measurement:
             validation_samples=len(self._data.rows("validation", part)),
             feature_samples=len(self._data.rows("validation", part, FEATURE_SAMPLES)),
             sample=self._sample,
+            titles={metric.name: metric.title for metric in self._columns},
+            sign=self._columns[0].sign,
             groups=group_entries,
             layers=layers,
             removals=removed,

@@ -29,18 +29,19 @@ tr.redundant td:first-child { color: #c00; font-weight: 600 }
 {{ report.sparsity | percent }} by <code>{{ report.criterion }}</code>
 {%- if report.fine_tune_steps %}, fine-tuned for {{ report.fine_tune_steps }} steps{% endif %}. DeCI and ReRI over
 {{ report.scoring_batches }} batches, reactivation of B = {{ report.reactivation_steps }} steps at learning rate
-{{ report.reactivation_learning_rate }}, seed {{ report.seed }}. mAP and NDS over {{ report.validation_samples }}
-validation samples. One checkpoint and one seed: small differences may be noise.</p>
+{{ report.reactivation_learning_rate }}, seed {{ report.seed }}.
+{{ report.titles.values() | join(" and ") }} over {{ report.validation_samples }} validation samples. One checkpoint and one seed: small differences may be noise.</p>
 <p class="note">Method: Sun et al., AlterMOMA, NeurIPS 2024. DeCI is what a weight contributes to the intact model's
 loss (Eq. 6); ReRI is how much its contribution changes when the other modality is masked and this one reactivates
 (Eqs. 10, 26, 34, 35).</p>
 
 <h2>A sensor lost, before and after pruning</h2>
 {{ picture("sensors") }}
-<table><thead><tr><th>state</th>{% for lost in losses %}<th>{{ lost | losing }}<br>mAP</th><th>NDS</th>{% endfor %}
+<table><thead><tr><th>state</th>{% for lost in losses %}{% for title in report.titles.values() -%}
+<th>{{ lost | losing if loop.first }}<br>{{ title }}</th>{% endfor %}{% endfor %}
 </tr></thead><tbody>{% for state in report.states() %}<tr><td>{{ state }}</td>{% for lost in losses %}
-{%- set entry = report.sensor(state, lost) %}<td>{{ entry.map | figure if entry else "–" }}</td>
-<td>{{ entry.nds | figure if entry else "–" }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
+{%- set entry = report.sensor(state, lost) %}{% for name in report.titles -%}
+<td>{{ entry.figures[name] | figure if entry else "–" }}</td>{% endfor %}{% endfor %}</tr>{% endfor %}</tbody></table>
 {{ sentences(text.sensors_text(report)) }}
 <p class="note">“{{ states.reactivated }}” is the model after reactivation with that sensor masked; 
 “{{ states.pruned }}” is the mask on the initial weights, before any fine-tuning.</p>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
@@ -102,20 +103,20 @@ def sparsity_picture(removals: Sequence[Removal], groups: Mapping[str, Sequence[
 
 
 def sensors_picture(report: RedundancyReport) -> bytes:
-    """mAP of every state, with all sensors and with one lost."""
+    """The first metric of every state, with all sensors and with one lost."""
     lost = list(dict.fromkeys(entry.lost for entry in report.sensors))
     states = report.states()
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    axes = figure.add_subplot(ylabel="mAP")
+    axes = figure.add_subplot(ylabel=report.title)
     width = 0.8 / len(lost)
-    colours = {INTACT: "tab:gray", "camera": "tab:purple", "lidar": "tab:green"}
+    colours = ("tab:gray", "tab:purple", "tab:green", "tab:orange", "tab:blue")
     for number, sensor in enumerate(lost):
-        entries = [report.sensor(state, sensor) for state in states]
+        values = [report.first(state, sensor) for state in states]
         places = np.arange(len(states)) + (number - (len(lost) - 1) / 2) * width
-        heights = [entry.map if entry else 0.0 for entry in entries]
+        heights = [value if math.isfinite(value) else 0.0 for value in values]
         label = "all sensors" if sensor == INTACT else f"{sensor} lost"
-        bars = axes.bar(places, heights, width, label=label, color=colours.get(sensor))
-        axes.bar_label(bars, [f"{entry.map:.3f}" if entry else "" for entry in entries], fontsize=8)
+        bars = axes.bar(places, heights, width, label=label, color=colours[number % len(colours)])
+        axes.bar_label(bars, [f"{value:.3f}" if math.isfinite(value) else "" for value in values], fontsize=8)
     axes.set_xticks(range(len(states)), states)
     axes.margins(y=0.15)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -98,15 +98,15 @@ class SensorFigures(_Record):
     state: str
     lost: str
     """The sensor that is switched off, or ``none``."""
-    map: float
-    nds: float
+    figures: dict[str, float]
+    """By the names of the report's metrics."""
 
 
 class FeatureFigures(_Record):
     """One BEV map in one state, over the report's feature samples."""
 
     map: str
-    """``camera``, ``lidar`` or ``fused``."""
+    """A modality, or ``fused``."""
     masked: str
     """The modality that is masked in the states ``masked`` and ``reactivated`` of this row."""
     state: str
@@ -149,6 +149,10 @@ class RedundancyReport(_Record):
     feature_samples: int
     sample: str
     """Token of the keyframe in the pictures."""
+    titles: dict[str, str]
+    """The metrics that are measured, by name, as they are called; the first one is told in sentences."""
+    sign: int
+    """1 where a greater value of the first metric is better, else -1."""
     groups: list[GroupFigures]
     layers: list[LayerFigures]
     removals: list[Removal]
@@ -164,6 +168,16 @@ class RedundancyReport(_Record):
         """The evaluation of one state with one sensor lost, if there is one."""
         return next((entry for entry in self.sensors if (entry.state, entry.lost) == (state, lost)), None)
 
+    @property
+    def title(self) -> str:
+        """The first metric, as it is called."""
+        return next(iter(self.titles.values()))
+
+    def first(self, state: str, lost: str) -> float:
+        """The first metric of one state with one sensor lost; NaN where it was not measured."""
+        entry = self.sensor(state, lost)
+        return float("nan") if entry is None else next(iter(entry.figures.values()))
+
     def feature(self, row: str, state: str) -> FeatureFigures:
         """One entry of a row of feature pictures."""
         return next(entry for entry in self.features if (entry.row, entry.state) == (row, state))
@@ -177,7 +191,7 @@ class RedundancyReport(_Record):
         found = {}
         for entry in self.sensors:
             key = f"{entry.state.replace(' ', '_')}/{entry.lost}_lost"
-            found |= {f"map/{key}": entry.map, f"nds/{key}": entry.nds}
+            found |= {f"{name}/{key}": value for name, value in entry.figures.items()}
         for group in self.groups:
             found |= {f"overlap/{group.name}": group.overlap, f"shift/{group.name}": group.shift}
             if group.spearman is not None:

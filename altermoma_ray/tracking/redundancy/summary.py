@@ -38,12 +38,12 @@ def print_summary(report: RedundancyReport) -> None:
     losses = list(dict.fromkeys(entry.lost for entry in report.sensors))
     figures = [(state, *(_cell(report, state, lost) for lost in losses)) for state in report.states()]
     names = ("all sensors" if lost == INTACT else f"{lost} lost" for lost in losses)
-    _print(console, ("mAP / NDS", *names), figures)
+    _print(console, (" / ".join(report.titles.values()), *names), figures)
 
 
 def _cell(report: RedundancyReport, state: str, lost: str) -> str:
     entry = report.sensor(state, lost)
-    return "–" if entry is None else f"{entry.map:.3f} / {entry.nds:.3f}"
+    return "–" if entry is None else " / ".join(f"{value:.3f}" for value in entry.figures.values())
 
 
 def _print(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -19,8 +19,8 @@ from altermoma_ray.tracking.redundancy.records import (
     RedundancyReport,
 )
 
-SMALL_MAP = 0.01
-"""Differences of mAP below this are called none."""
+SMALL = 0.01
+"""Differences of the first metric below this are called none."""
 
 
 def indicators_text(report: RedundancyReport) -> list[str]:
@@ -103,35 +103,30 @@ def removal_text(report: RedundancyReport) -> list[str]:
 def sensors_text(report: RedundancyReport) -> list[str]:
     """What a lost sensor costs, what reactivation gives back, and what pruning did to both."""
     lines = []
-    intact = _map(report, UNPRUNED, INTACT)
+    intact, title, sign = report.first(UNPRUNED, INTACT), report.title, report.sign
     lost = [sensor for sensor in dict.fromkeys(entry.lost for entry in report.sensors) if sensor != INTACT]
     for sensor in lost:
-        off, back = _map(report, UNPRUNED, sensor), _map(report, REACTIVATED, sensor)
+        off, back = report.first(UNPRUNED, sensor), report.first(REACTIVATED, sensor)
         lines.append(
-            f"Without {sensor} the unpruned model has {off:.3f} mAP instead of {intact:.3f}. "
+            f"Without {sensor} the unpruned model has {off:.3f} {title} instead of {intact:.3f}. "
             f"{report.reactivation_steps} steps of reactivation at learning rate {report.reactivation_learning_rate:g} "
-            f"{_recovery(intact - off, back - off)}."
+            f"{_recovery(sign * (intact - off), sign * (back - off))}."
         )
     for state, name in ((PRUNED, "Pruning alone"), (FINE_TUNED, "Pruning and fine-tuning")):
-        change = _map(report, state, INTACT) - intact
-        lines.append(f"{name} changes mAP by {change:+.3f}, to {_map(report, state, INTACT):.3f}.")
+        change = report.first(state, INTACT) - intact
+        lines.append(f"{name} changes {title} by {change:+.3f}, to {report.first(state, INTACT):.3f}.")
     for sensor in lost:
-        before = intact - _map(report, UNPRUNED, sensor)
-        after = _map(report, FINE_TUNED, INTACT) - _map(report, FINE_TUNED, sensor)
-        use = "the pruned model makes no use of it" if after < SMALL_MAP else "the pruned model still uses it"
+        before = intact - report.first(UNPRUNED, sensor)
+        after = report.first(FINE_TUNED, INTACT) - report.first(FINE_TUNED, sensor)
+        use = "the pruned model makes no use of it" if sign * after < SMALL else "the pruned model still uses it"
         lines.append(
-            f"{sensor} adds {before:+.3f} mAP to the unpruned model and {after:+.3f} to the fine-tuned one: {use}."
+            f"{sensor} adds {before:+.3f} {title} to the unpruned model and {after:+.3f} to the fine-tuned one: {use}."
         )
     return lines
 
 
-def _map(report: RedundancyReport, state: str, lost: str) -> float:
-    entry = report.sensor(state, lost)
-    return float("nan") if entry is None else entry.map
-
-
 def _recovery(loss: float, change: float) -> str:
-    if loss < SMALL_MAP:
+    if loss < SMALL:
         return f"change that by {change:+.3f}; the sensor was not needed"
     part = change / loss
     if part < 0.05:

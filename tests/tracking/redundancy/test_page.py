@@ -74,12 +74,12 @@ def make(**changes):
         for criterion, camera in (("one", 0.7), ("two", 0.9))
     ]
     sensors = [
-        SensorFigures(state=state, lost=lost, map=score, nds=0.5)
+        SensorFigures(state=state, lost=lost, figures={"map": score, "nds": 0.5})
         for state in (UNPRUNED, PRUNED, FINE_TUNED)
         for lost, score in ((INTACT, 0.9), ("camera", 0.4), ("lidar", 0.1))
     ]
-    sensors += [SensorFigures(state=REACTIVATED, lost="camera", map=0.8, nds=0.5)]
-    sensors += [SensorFigures(state=REACTIVATED, lost="lidar", map=0.1, nds=0.5)]
+    sensors += [SensorFigures(state=REACTIVATED, lost="camera", figures={"map": 0.8, "nds": 0.5})]
+    sensors += [SensorFigures(state=REACTIVATED, lost="lidar", figures={"map": 0.1, "nds": 0.5})]
     features = [
         FeatureFigures(map=name, masked=masked, state=state, contrast=1.5, likeness=0.9)
         for name, masked in ROWS
@@ -106,6 +106,7 @@ def make(**changes):
         "sensors": sensors,
         "features": features,
     }
+    fields |= {"titles": {"map": "mAP", "nds": "NDS"}, "sign": 1}
     return RedundancyReport(**{**fields, **changes})
 
 
