@@ -30,7 +30,8 @@ tr.redundant td:first-child { color: #c00; font-weight: 600 }
 {%- if report.fine_tune_steps %}, fine-tuned for {{ report.fine_tune_steps }} steps{% endif %}. DeCI and ReRI over
 {{ report.scoring_batches }} batches, reactivation of B = {{ report.reactivation_steps }} steps at learning rate
 {{ report.reactivation_learning_rate }}, seed {{ report.seed }}.
-{{ report.titles.values() | join(" and ") }} over {{ report.validation_samples }} validation samples. One checkpoint and one seed: small differences may be noise.</p>
+{{ report.titles.values() | join(" and ") }} over {{ report.validation_samples }} validation samples. One checkpoint and
+one seed: small differences may be noise.</p>
 <p class="note">Method: Sun et al., AlterMOMA, NeurIPS 2024. DeCI is what a weight contributes to the intact model's
 loss (Eq. 6); ReRI is how much its contribution changes when the other modality is masked and this one reactivates
 (Eqs. 10, 26, 34, 35).</p>

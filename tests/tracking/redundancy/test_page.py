@@ -141,7 +141,9 @@ def test_sentences_follow_the_figures():
     assert "0% of what was lost: the rest of the model has next to nothing in store" in lidar
     assert "camera adds +0.500 mAP to the unpruned model and +0.500 to the fine-tuned one" in lines[-2]
     unused = [
-        entry.model_copy(update={"map": 0.9}) if (entry.state, entry.lost) == (FINE_TUNED, "camera") else entry
+        entry.model_copy(update={"figures": {"map": 0.9, "nds": 0.5}})
+        if (entry.state, entry.lost) == (FINE_TUNED, "camera")
+        else entry
         for entry in report.sensors
     ]
     assert sensors_text(make(sensors=unused))[-2].endswith("the pruned model makes no use of it.")
