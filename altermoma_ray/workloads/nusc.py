@@ -47,6 +47,10 @@ class Options(BaseModel):
 class BevFusion(Workload):
     """A BEVFusion detector; its weights may be a released checkpoint."""
 
+    @property
+    def modalities(self) -> tuple[str, ...]:  # type: ignore[override]
+        return FusionModel.modalities
+
     def build(self, configuration: str | None = None) -> nn.Module:
         """A new model, of a checkpoint's configuration where one is given."""
         config = self.model if configuration is None else parse_configuration(configuration, "the checkpoint")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
@@ -44,7 +45,7 @@ class Workload(BaseModel):
     checkpoint: str | None = None
     """Path or URI of the unpruned weights; None takes the model as it is made."""
 
-    @property
+    @cached_property
     def modalities(self) -> tuple[str, ...]:
         """The model's modalities, in the order in which they are masked; builds a model to ask it."""
         return modalities_of(self.build())
