@@ -1,5 +1,8 @@
 """Checkpoints: one safetensors file that holds the weights and, in its header, the model's resolved configuration.
 
+A model whose architecture was changed by pruning has a channel plan in the header too, with the version that wrote it.
+Reading builds the model of the configuration, replays the plan, and only then reads the weights.
+
 Nothing is ever unpickled. ``models/weights.py`` imports released weights of other projects.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -14,18 +18,28 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from altermoma_ray import __version__
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.config import parse_configuration
 from altermoma_ray.models.weights.state_files import shown
+from altermoma_ray.pruning.granularity import Plan, replay
 from altermoma_ray.storage import Location
 
 FORMAT = "altermoma_ray/1"
 """Marks our files, in the header's ``format``."""
 
 
-def save_checkpoint(location: Location, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    location: Location, model: nn.Module, metadata: Mapping[str, Any], plan: Plan = MappingProxyType({})
+) -> None:
     """Write a model's parameters and buffers, its ``config`` if it has one, and anything else that JSON can hold.
+
+    Args:
+        location: of the file.
+        model: whose configuration is that of the unpruned architecture.
+        metadata: what :func:`load_checkpoint` gives back beside the model.
+        plan: how pruning has changed the architecture; empty where it has not.
 
     Raises:
         UserError: the place cannot be written.
@@ -35,6 +49,8 @@ def save_checkpoint(location: Location, model: nn.Module, metadata: Mapping[str,
     config = getattr(model, "config", None)
     if isinstance(config, BaseModel):
         header["config"] = config.model_dump_json()
+    if plan:
+        header |= {"channel_plan": json.dumps(dict(plan)), "version": __version__}
     location.write_bytes(safetensors.torch.save(tensors, metadata=header))
 
 
@@ -49,7 +65,8 @@ def load_checkpoint(
             :class:`altermoma_ray.models.bevfusion.FusionModel`.
 
     Raises:
-        UserError: the file is missing, damaged, of another kind, or its tensors do not fit its configuration.
+        UserError: the file is missing, damaged, of another kind, pruned as this version cannot rebuild it, or its
+            tensors do not fit its configuration.
     """
     try:
         data = location.read_bytes()
@@ -76,6 +93,7 @@ def load_checkpoint(
     make = build or (lambda config: FusionModel(parse_configuration(str(config), str(location))))
     try:
         metadata = json.loads(header.get("metadata", "{}"))
+        plan = dict(json.loads(header.get("channel_plan", "{}")))
         model = make(header.get("config"))
     except UserError:
         raise
@@ -83,6 +101,14 @@ def load_checkpoint(
         raise UserError(
             f"{location} has a header that no model can be built from ({shown(str(error))}); it was edited or damaged: "
             "copy it again, or give another checkpoint"
+        ) from error
+    try:
+        model = replay(model, plan)
+    except UserError as error:
+        by = shown(header.get("version", "unknown"))
+        raise UserError(
+            f"{location} holds a pruned model of version {by} that this version, {__version__}, cannot rebuild "
+            f"({shown(str(error))}); use altermoma_ray {by}, or give another checkpoint"
         ) from error
     fit(model, tensors, str(location))
     return model.eval(), metadata

@@ -185,12 +185,7 @@ def redundancy(
         UserError: there are too few reactivation batches.
         FloatingPointError: a loss or a gradient is not finite; the message names the step. Raised on all workers.
     """
-    longest = max((setting.steps for setting in settings), default=0)
-    if len(reactivation_batches) < longest:
-        raise UserError(
-            f"reactivation of {longest} steps needs as many batches, but got {len(reactivation_batches)}: "
-            "give more data or fewer steps"
-        )
+    _check_enough(reactivation_batches, settings)
     scored = parameters_named(model, names)
     trained = trained_parameters(model)
     mask = frozenset({masked})
@@ -207,15 +202,25 @@ def redundancy(
             with initial_parameters_kept(model):
                 trajectory = adam_steps(model, trained, loss, mask, reactivation_batches[:steps], learning_rate, reduce)
                 for step in trajectory:
-                    for setting in wanted:
-                        if setting.steps == step:
-                            last = setting.gradient == "last-batch"
-                            data = [reactivation_batches[step - 1]] if last else batches
-                            after[setting] = mean_gradient(model, scored, loss, mask, data, reduce)
-            for setting, gradient in after.items():
-                # |θ·g − θ·g_B| as |θ·(g − g_B)|; θ is θ_init again.
-                results[setting] = {
-                    name: (before[name] - gradient[name]).mul_(parameter.detach()).abs_()
-                    for name, parameter in scored.items()
-                }
+                    for setting in [setting for setting in wanted if setting.steps == step]:
+                        last = setting.gradient == "last-batch"
+                        data = [reactivation_batches[step - 1]] if last else batches
+                        after[setting] = mean_gradient(model, scored, loss, mask, data, reduce)
+            results |= {setting: _moved(scored, before, gradient) for setting, gradient in after.items()}
     return results
+
+
+def _check_enough(batches: Sequence[Any], settings: Sequence[Reactivation]) -> None:
+    longest = max((setting.steps for setting in settings), default=0)
+    if len(batches) < longest:
+        raise UserError(
+            f"reactivation of {longest} steps needs as many batches, but got {len(batches)}: "
+            "give more data or fewer steps"
+        )
+
+
+def _moved(parameters: Mapping[str, nn.Parameter], before: Weights, after: Weights) -> Weights:
+    """|θ·g − θ·g_B| as |θ·(g − g_B)|, where θ is θ_init again; ``before`` is g and ``after`` g_B."""
+    return {
+        name: (before[name] - after[name]).mul_(parameter.detach()).abs_() for name, parameter in parameters.items()
+    }

@@ -51,9 +51,8 @@ def check_masking(
     Raises:
         UserError: a modality is no group, its mask changes nothing, or its own weights still get gradients.
     """
-    names = [name for members in groups.values() for name in members]
     trained = trained_parameters(model)
-    scored = {name: trained[name] for name in names if name in trained}
+    scored = {name: trained[name] for members in groups.values() for name in members if name in trained}
 
     def gradient(batch: Any, mask: frozenset[str]) -> Gradients:
         devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
@@ -74,23 +73,33 @@ def check_masking(
                 masked = {modality: gradient(batch, frozenset({modality})) for modality in waiting}
             except FloatingPointError:
                 return  # scoring says at which batch, and which learning rate is at fault
-            for modality, found in masked.items():
-                own = set(groups[modality])
-                changed = _differ(intact, found, [name for name in scored if name not in own])
-                leaking = [name for name in scored if name in own and bool(found[name].any())]
-                if changed and leaking:
-                    raise UserError(
-                        f"with '{modality}' masked, its own weight '{leaking[0]}' still gets a gradient: "
-                        f"let the loss switch off all of group '{modality}', or mend group_of"
-                    )
-                if changed:
-                    waiting.remove(modality)
+            waiting = [
+                modality
+                for modality, found in masked.items()
+                if not _changes_others_alone(intact, found, modality, set(groups[modality]))
+            ]
             if not waiting:
                 return
     raise UserError(
         f"masking '{waiting[0]}' changes neither the loss nor its gradients, so that redundancy cannot be measured: "
         "use `masked` in the loss, and give modalities and parameter groups the names that it knows"
     )
+
+
+def _changes_others_alone(intact: Gradients, masked: Gradients, modality: str, own: set[str]) -> bool:
+    """Whether a modality's mask changes the gradients of the other groups' weights.
+
+    Raises:
+        UserError: the mask changes these, yet its own weights still get a gradient.
+    """
+    changed = _differ(intact, masked, [name for name in masked if name not in own])
+    leaking = [name for name in masked if name in own and bool(masked[name].any())]
+    if changed and leaking:
+        raise UserError(
+            f"with '{modality}' masked, its own weight '{leaking[0]}' still gets a gradient: "
+            f"let the loss switch off all of group '{modality}', or mend group_of"
+        )
+    return changed
 
 
 def _differ(intact: Gradients, masked: Gradients, names: Sequence[str]) -> bool:

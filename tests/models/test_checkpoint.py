@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import safetensors.torch
 import torch
 
+from altermoma_ray import __version__
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.checkpoint import fit, load_checkpoint, save_checkpoint
+from altermoma_ray.models.checkpoint import fit, load_checkpoint, read_header, save_checkpoint
 from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.pruning.granularity import GRANULARITIES, Granularity
 from altermoma_ray.storage import Location
 
 
@@ -130,6 +133,17 @@ NO_MODEL = r"has a header that no model can be built from \(.*\); it was edited 
         (changed(neck=10**12), NO_MODEL),
         (changed(neck=32), r"does not fit the model: encoders\S+ is \[64, .*\] instead of \[32, .*; check `--model`"),
         (changed() | {"metadata": "{"}, NO_MODEL),
+        (changed() | {"channel_plan": "{"}, NO_MODEL),
+        (changed() | {"channel_plan": "7"}, NO_MODEL),
+        (
+            changed() | {"channel_plan": '{"granularity": "later", "channels": {}}', "version": "7.1"},
+            r"a pruned model of version 7\.1 that this version, \S+, cannot rebuild \(no granularity 'later' is known, "
+            r"only weight\); use altermoma_ray 7\.1, or give another checkpoint",
+        ),
+        (
+            changed() | {"channel_plan": '{"granularity": "weight", "channels": {}}', "version": "7.1"},
+            "Weight changes no architecture, but got a plan with granularity, channels",
+        ),
     ],
 )
 def test_headers_of_other_versions_and_edited_ones(header, message, location, model):
@@ -144,6 +158,47 @@ def test_integers_are_no_weights(model, location):
     write(location, model, lambda tensors: tensors.update({"fuser.1.bias": torch.zeros(48, dtype=torch.int64)}))
     with pytest.raises(UserError, match=r"fuser.1.bias holds torch.int64 instead of torch.float32; check `--model`"):
         load_checkpoint(location)
+
+
+def test_a_model_of_unchanged_architecture_is_written_as_ever(model, location):
+    """Files of earlier versions hold no plan, and files that need none can be read by those versions."""
+    save_checkpoint(location, model, {}, plan={})
+    assert set(read_header(location.read_bytes())) == {"format", "config", "metadata"}
+
+
+def test_an_empty_plan_changes_nothing(model, location):
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    location.write_bytes(safetensors.torch.save(tensors, metadata=changed() | {"channel_plan": "{}"}))
+    loaded, _ = load_checkpoint(location)
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@dataclass(frozen=True)
+class HalfOfTheNeck(Granularity):
+    """Halves the width of one layer: a stand-in for granularities that change the architecture."""
+
+    def select(self, scores, target):
+        return target.masks(scores)
+
+    def plan(self, masks):
+        return {"granularity": "half", "layer": "fuser.1"}
+
+    def replay(self, model, plan):
+        half = model.get_submodule(plan["layer"]).num_features // 2
+        model.set_submodule(plan["layer"], torch.nn.BatchNorm2d(half))
+        return model
+
+
+def test_the_architecture_is_replayed_before_the_weights_are_read(location, monkeypatch):
+    monkeypatch.setitem(GRANULARITIES, "half", HalfOfTheNeck())
+    plan = HalfOfTheNeck().plan(None)
+    pruned = HalfOfTheNeck().replay(FusionModel(configuration("bevfusion-mit-toy")), plan)
+    torch.nn.init.uniform_(pruned.get_parameter("fuser.1.weight"))
+    save_checkpoint(location, pruned, {}, plan=plan)
+    loaded, _ = load_checkpoint(location)
+    assert loaded.get_parameter("fuser.1.weight").shape == (24,)
+    assert torch.equal(loaded.get_parameter("fuser.1.weight"), pruned.get_parameter("fuser.1.weight"))
+    assert read_header(location.read_bytes())["version"] == __version__
 
 
 def test_missing_file(location):

@@ -158,15 +158,7 @@ def map_expansion() -> dict[str, object]:
     tiles = [((i + 0.5) * TILE, (j + 0.5) * TILE) for i in range(TILES) for j in range(TILES)]
     layers: dict[str, list[dict[str, object]]] = {}
 
-    # One drivable polygon: the town with a hole for each block between the roads, cut off at the town's edge.
-    middles = [-HALF, *((number + 0.5) * TILE for number in range(TILES)), edge + HALF]
-    gaps = [(max(low + ROAD, 0.0), min(high - ROAD, edge)) for low, high in itertools.pairwise(middles)]
-    inset = 1e-3  # holes that touch the outline would make the polygon invalid
-    blocks = [
-        (max(x0, inset), max(y0, inset), min(x1, edge - inset), min(y1, edge - inset))
-        for (x0, x1), (y0, y1) in itertools.product(gaps, gaps)
-    ]
-    drivable = geometry.polygon((0.0, 0.0, edge, edge), blocks)
+    drivable = geometry.polygon((0.0, 0.0, edge, edge), _blocks(edge))
     layers["drivable_area"] = [{"token": token("drivable_area", 0), "polygon_tokens": [drivable]}]
 
     for layer in ("ped_crossing", "walkway", "stop_line", "carpark_area"):
@@ -210,6 +202,17 @@ def map_expansion() -> dict[str, object]:
         "arcline_path_3": {},
         "connectivity": {},
     }
+
+
+def _blocks(edge: float) -> list[Rectangle]:
+    """The holes of the one drivable polygon: a block between the roads each, cut off at the town's edge."""
+    middles = [-HALF, *((number + 0.5) * TILE for number in range(TILES)), edge + HALF]
+    gaps = [(max(low + ROAD, 0.0), min(high - ROAD, edge)) for low, high in itertools.pairwise(middles)]
+    inset = 1e-3  # holes that touch the outline would make the polygon invalid
+    return [
+        (max(x0, inset), max(y0, inset), min(x1, edge - inset), min(y1, edge - inset))
+        for (x0, x1), (y0, y1) in itertools.product(gaps, gaps)
+    ]
 
 
 def _moved(shape: Rectangle, centre: tuple[float, float]) -> Rectangle:

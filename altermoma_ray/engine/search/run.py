@@ -35,6 +35,7 @@ from altermoma_ray.engine.search.searcher import ForgiveNodes, ProposalSearcher,
 from altermoma_ray.engine.trials.trainable import TrialActor, distributed_trial
 from altermoma_ray.engine.trials.trial import TrialJob, TrialRunner, forget_halfway
 from altermoma_ray.errors import UserError
+from altermoma_ray.metrics import SPARSITY
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
@@ -145,8 +146,10 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
 def _reference(plan: SearchPlan, job: TrialJob) -> Any:
     """A reference to the unpruned model's metrics, measured once for a checkpoint and a data set."""
     file = reference_file(plan)
-    if file.exists():
-        return ray.put(json.loads(file.read_bytes()))
+    known: dict[str, float] = json.loads(file.read_bytes()) if file.exists() else {}
+    wanted = {metric.name for metric in plan.optimised.metrics if metric != SPARSITY}
+    if known and wanted <= known.keys():
+        return ray.put(known)
     return _evaluate_reference.options(num_cpus=1, num_gpus=plan.gpus_per_worker).remote(job, str(file))
 
 
@@ -161,5 +164,7 @@ def reference_file(plan: SearchPlan) -> Location:
 @ray.remote(max_retries=-1)
 def _evaluate_reference(job: TrialJob, file: str) -> dict[str, float]:
     metrics = TrialRunner(job).reference()
-    Location.parse(file).write_text(json.dumps(metrics))
+    place = Location.parse(file)
+    earlier = json.loads(place.read_bytes()) if place.exists() else {}  # of another objective
+    place.write_text(json.dumps({**earlier, **metrics}))
     return metrics

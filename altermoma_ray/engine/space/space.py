@@ -7,12 +7,21 @@ the first trial; all else is free for every trial.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from altermoma_ray.engine.scoring.indicators import combines_indicators, is_one_shot
 from altermoma_ray.pruning import (
@@ -24,6 +33,7 @@ from altermoma_ray.pruning import (
     solve_ratios,
 )
 from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA
+from altermoma_ray.pruning.granularity import GRANULARITIES, Granularity
 from altermoma_ray.tracking.comparison.statistics import UNPRUNED
 
 Scope = Literal["global", "group"]
@@ -31,6 +41,8 @@ Draw = str | float | int | bool
 """A value that Optuna draws."""
 REDUNDANCY_CRITERIA = ("altermoma", "altermoma-residual")
 """Criteria whose β and reactivation are searched."""
+SINGLE_WEIGHTS = "weight"
+"""The granularity of a setting that names none."""
 
 
 class PruningSetting(BaseModel):
@@ -64,6 +76,16 @@ class PruningSetting(BaseModel):
     schedule: ScheduleKind = "one-shot"
     learning_rate: float = Field(gt=0)
     """Peak learning rate of fine-tuning."""
+    granularity: str = SINGLE_WEIGHTS
+    """A key of :data:`altermoma_ray.pruning.granularity.GRANULARITIES`: what is pruned as a whole."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_the_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the granularity of releases that had no other, so that their settings' texts stay the same."""
+        fields: dict[str, Any] = serialise(self)
+        if self.granularity == SINGLE_WEIGHTS:
+            fields.pop("granularity", None)
+        return fields
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +121,13 @@ class PruningSetting(BaseModel):
             raise ValueError(f"beta={self.beta} needs `reactivation_steps` and `reactivation_learning_rate`; set them")
         if self.schedule != "one-shot" and self.criterion in CRITERIA and not is_one_shot(self.criterion):
             raise ValueError(f"{self.criterion} brings its own schedule, but got {self.schedule!r}; take 'one-shot'")
+        _check_granularity(self.granularity, [self.criterion])
         return self
+
+    @property
+    def units(self) -> Granularity:
+        """What is pruned as a whole."""
+        return GRANULARITIES[self.granularity]
 
     @property
     def reads_indicators(self) -> bool:
@@ -146,6 +174,9 @@ class SearchSpace(BaseModel):
     """Range of the fine-tune learning rate, searched on a logarithmic axis."""
     sparsity: tuple[float, float] = (0.5, 0.97)
     """Range of the total sparsity where it is an objective; otherwise the command's ``--sparsity`` holds."""
+    granularities: tuple[str, ...] = Field(default=(SINGLE_WEIGHTS,), min_length=1)
+    """What is pruned as a whole, to choose from; drawn where there are several. A criterion that prunes in rounds of
+    its own always prunes single weights."""
     scoring_batches: int = Field(default=8, gt=0)
     """Batches for D, over which indicators are averaged."""
     fine_tune_epochs: float = Field(default=0.2, gt=0)
@@ -172,6 +203,8 @@ class SearchSpace(BaseModel):
         for name in self.criteria:
             if name not in CRITERIA:
                 raise ValueError(f"`criteria` must be out of {', '.join(CRITERIA)}, but got {name!r}; leave it out")
+        for name in self.granularities:
+            _check_granularity(name, () if SINGLE_WEIGHTS in self.granularities else self.criteria)
         if self.beta[0] < 0:
             raise ValueError(f"`beta >= 0` must hold, but got {self.beta}; raise the lower end")
         if not all(0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
@@ -224,6 +257,8 @@ class SearchSpace(BaseModel):
         if is_one_shot(str(draws["criterion"])):
             draws["schedule"] = trial.suggest_categorical("schedule", self.schedules)
         draws["learning_rate"] = trial.suggest_float("learning_rate", *self.learning_rate, log=True)
+        if len(self.granularities) > 1 and is_one_shot(str(draws["criterion"])):
+            draws["granularity"] = trial.suggest_categorical("granularity", self.granularities)
         return self.setting(draws, sizes, sparsity)
 
     def published(self, sparsity: float | None) -> dict[str, Draw]:
@@ -242,6 +277,8 @@ class SearchSpace(BaseModel):
         }
         if sparsity is None:
             draws["sparsity"] = min(max(0.8, self.sparsity[0]), self.sparsity[1])
+        if len(self.granularities) > 1:
+            draws["granularity"] = min(self.granularities, key=lambda name: name != SINGLE_WEIGHTS)
         return draws
 
     def holds(self, draws: Mapping[str, Draw]) -> bool:
@@ -267,6 +304,8 @@ class SearchSpace(BaseModel):
             ratios = solve_ratios(sizes, total, {group: float(draws[f"preference_{group}"]) for group in sizes})
         names = ("scope", "criterion", "schedule", "learning_rate", "beta", *self._reactivation_choices())
         fields = {name: draws[name] for name in names if name in draws}
+        only = self.granularities[0] if len(self.granularities) == 1 else SINGLE_WEIGHTS
+        fields["granularity"] = draws.get("granularity", only)
         if draws["criterion"] in REDUNDANCY_CRITERIA:
             fields["reactivation_gradient"] = draws.get("reactivation_gradient", self.reactivation_gradient)
         if draws["criterion"] == "reri":
@@ -288,3 +327,14 @@ class SearchSpace(BaseModel):
             "reactivation_steps": self.reactivation_steps,
             "reactivation_learning_rate": self.reactivation_learning_rates,
         }
+
+
+def _check_granularity(name: str, criteria: Sequence[str]) -> None:
+    if name not in GRANULARITIES:
+        raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, but got {name!r}; leave it out")
+    for criterion in criteria:
+        if name != SINGLE_WEIGHTS and criterion in CRITERIA and not is_one_shot(criterion):
+            raise ValueError(
+                f"{criterion} prunes single weights in rounds of its own, but got granularity {name!r}; "
+                f"take another criterion or {SINGLE_WEIGHTS!r}"
+            )

@@ -44,13 +44,7 @@ from altermoma_ray.engine.trials.halfway import Halfway, seeded
 from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.places import Place, kept_in
-from altermoma_ray.pruning import (
-    MaskHolder,
-    Masks,
-    Schedule,
-    Weights,
-    prunable_weights,
-)
+from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, prunable_weights
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.comparison.statistics import UNPRUNED
@@ -126,7 +120,7 @@ class TrialJob(BaseModel):
 
     def params_of(self, trial: TrialTask) -> dict[str, str | float | int | bool | None]:
         """A trial's setting as flat names and values."""
-        flat = {name: value for name, value in trial.setting if name != "ratios" and value is not None}
+        flat = trial.setting.model_dump(exclude={"ratios"}, exclude_none=True)
         return {
             "scoring_batches": self.scoring.scoring_batches,
             **flat,
@@ -237,7 +231,9 @@ class TrialRunner:
         schedule = Schedule(kind=setting.schedule, rounds=rounds)
         target = Target(groups=self._groups, sparsity=setting.sparsity, ratios=setting.ratios)
         when = schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))
-        return [(step, goal.masks(scores)) for step, goal in zip(when, target.rising(schedule), strict=True)]
+        return [
+            (step, setting.units.select(scores, goal)) for step, goal in zip(when, target.rising(schedule), strict=True)
+        ]
 
     def _fine_tune(
         self,
@@ -310,7 +306,9 @@ class TrialRunner:
             "floored_layers": list(masks.floored),
             "process": f"{socket.gethostname()}:{os.getpid()}",
         }
-        save_checkpoint(folder.join("model.safetensors"), self._model, {"trial": configuration})
+        units = trial.setting.units
+        model, cost = units.finalise(self._model, masks), units.cost(masks)
+        save_checkpoint(folder.join("model.safetensors"), model, {"trial": configuration}, plan=units.plan(masks))
         folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
         sparsity = {"total": masks.sparsity(), **masks.sparsity_by_group(self._groups)}
         clock.lap("write")
@@ -323,8 +321,8 @@ class TrialRunner:
             history=list(history),
             sparsity=sparsity,
             layer_sparsity=masks.sparsity_by_layer(),
-            params_left=masks.kept(),
-            params_total=sum(mask.numel() for mask in masks.values()),
+            params_left=cost.weights_left,
+            params_total=cost.weights_total,
             configuration=configuration,
             histogram=score_histograms(scores, masks, self._groups) if scores else {},
             seconds=seconds,

@@ -1,0 +1,31 @@
+"""What is pruned as a whole, behind one interface; a new granularity is a file here and a line in the table below."""
+
+from __future__ import annotations
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.granularity.granularity import AnyModule, Cost, Granularity, Plan
+from altermoma_ray.pruning.granularity.weight import Weight
+
+GRANULARITIES: dict[str, Granularity] = {"weight": Weight()}
+"""Every granularity by its name."""
+
+
+def replay(model: AnyModule, plan: Plan) -> AnyModule:
+    """Give an unpruned model the architecture that a plan says, by the granularity that made the plan.
+
+    Args:
+        model: of the architecture before pruning; it may be changed.
+        plan: what :meth:`Granularity.plan` returned; with an empty one the model stays as it is.
+
+    Raises:
+        UserError: no granularity here has the plan's name, or the plan is none of its own.
+    """
+    if not plan:
+        return model
+    name = str(plan.get("granularity"))
+    if name not in GRANULARITIES:
+        raise UserError(f"no granularity {name!r} is known, only {', '.join(GRANULARITIES)}")
+    return GRANULARITIES[name].replay(model, plan)
+
+
+__all__ = ["GRANULARITIES", "Cost", "Granularity", "Plan", "Weight", "replay"]

@@ -1,0 +1,121 @@
+"""What every granularity must do, whatever its units are."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import ClassVar
+
+import pytest
+import torch
+
+from altermoma_ray.pruning import MaskHolder, Masks, Target, solve_ratios
+from altermoma_ray.pruning.granularity import Granularity
+from altermoma_ray.testing.problem import TwoBranch, sizes_of, small_batches, small_model, small_problem
+from altermoma_ray.testing.values import copied, differences
+
+
+class GranularityContract:
+    """Tests of a :class:`altermoma_ray.pruning.granularity.Granularity`, on a small network with two branches.
+
+    Subclass it in a test module, with the granularity as an attribute:
+
+    >>> from altermoma_ray.pruning.granularity import Weight
+    >>> class TestMyGranularity(GranularityContract):
+    ...     granularity = Weight()
+    >>> TestMyGranularity().test_a_finalised_model_computes_the_same()
+
+    Attributes:
+        granularity: to be tested.
+        tolerance: how far the number of weights left may be from the target's, as a fraction of all weights; 0 where
+            single weights can be counted off.
+    """
+
+    granularity: Granularity
+    tolerance: ClassVar[float] = 0.0
+
+    @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.83, 0.95])
+    def test_a_total_sparsity_is_met(self, sparsity: float) -> None:
+        masks = self._select(sparsity)
+        problem = small_problem()
+        total = sum(sizes_of(problem).values())
+        assert set(masks) == set(problem.names)
+        for name, mask in masks.items():
+            assert mask.dtype == torch.bool
+            assert mask.shape == problem.model.get_parameter(name).shape
+            assert masks.kept([name]) >= 1, name
+        assert abs(masks.kept() - (total - round(sparsity * total))) <= self.tolerance * total
+
+    def test_ratios_are_met_in_every_group(self) -> None:
+        problem = small_problem()
+        sizes = sizes_of(problem)
+        ratios = solve_ratios(sizes, 0.8, {"camera": 0.0, "lidar": 0.7, "fusion": 1.2})
+        masks = self.granularity.select(scores(), Target(groups=problem.groups, sparsity=0.8, ratios=ratios))
+        for group, size in sizes.items():
+            wanted = size - round(ratios[group] * size)
+            assert abs(masks.kept(problem.groups[group]) - wanted) <= self.tolerance * size
+
+    def test_a_higher_sparsity_prunes_a_superset(self) -> None:
+        """Schedules raise the sparsity while a model is trained; a weight that came back would start from zero."""
+        for less, more in pairwise(self._select(sparsity) for sparsity in (0.3, 0.6, 0.9)):
+            assert all(bool((less[name] | ~more[name]).all()) for name in less)
+
+    def test_the_same_again_gives_the_same_and_leaves_the_scores(self) -> None:
+        given = scores()
+        target = Target(groups=small_problem().groups, sparsity=0.6)
+        first, second = (self.granularity.select(given, target) for _ in range(2))
+        assert not differences(dict(first), dict(second))
+        assert not differences(given, scores())
+
+    def test_the_cost_is_what_is_left(self) -> None:
+        costs = [self.granularity.cost(self._select(sparsity)) for sparsity in (0.0, 0.5, 0.9)]
+        total = sum(sizes_of(small_problem()).values())
+        assert [cost.weights_total for cost in costs] == [total] * 3
+        assert total == costs[0].weights_left > costs[1].weights_left > costs[2].weights_left > 0
+
+    def test_a_plan_is_json_and_names_its_granularity(self) -> None:
+        plan = self.granularity.plan(self._select(0.6))
+        assert json.loads(json.dumps(plan)) == plan
+        assert not plan or isinstance(plan["granularity"], str)
+
+    def test_a_finalised_model_computes_the_same(self) -> None:
+        """And the model that was trained under masks is left as it was found."""
+        model, masks = self._trained()
+        batch, before = small_batches(1)[0], copied(model.state_dict())
+        expected = model(*batch[:2])
+        final = self.granularity.finalise(model, masks)
+        assert not differences(copied(model.state_dict()), before)
+        assert not differences(final.eval()(*batch[:2]), expected, tolerance=1e-9)
+
+    def test_a_replayed_plan_takes_the_weights_of_the_finalised_model(self) -> None:
+        model, masks = self._trained()
+        final = self.granularity.finalise(model, masks)
+        rebuilt = self.granularity.replay(small_model(), json.loads(json.dumps(self.granularity.plan(masks))))
+        rebuilt.load_state_dict(final.state_dict())
+        batch = small_batches(1)[0]
+        assert not differences(rebuilt.eval()(*batch[:2]), final.eval()(*batch[:2]))
+
+    def _select(self, sparsity: float) -> Masks:
+        return self.granularity.select(scores(), Target(groups=small_problem().groups, sparsity=sparsity))
+
+    def _trained(self) -> tuple[TwoBranch, Masks]:
+        """A model after two steps of training under masks, in evaluation mode."""
+        model, masks = small_model().train(), self._select(0.6)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        with MaskHolder(model, masks, optimizer) as holder:
+            for image, points, target in small_batches(2):
+                optimizer.zero_grad()
+                (model(image, points) - target).square().mean().backward()
+                optimizer.step()
+                holder.after_step()
+        return model.eval(), masks
+
+
+def scores() -> dict[str, torch.Tensor]:
+    """Positive scores of all prunable weights, no two the same."""
+    model, names = small_model(), small_problem().names
+    generator = torch.Generator().manual_seed(5)
+    return {
+        name: torch.rand(model.get_parameter(name).shape, generator=generator, dtype=torch.float64) + 0.1
+        for name in names
+    }

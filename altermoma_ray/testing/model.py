@@ -1,0 +1,123 @@
+"""What every fusion model must do: branches that can be masked, parameters that are sorted into groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from altermoma_ray.pruning import group_weights, prunable_weights
+from altermoma_ray.testing.values import copied, differences, tensors_of
+from altermoma_ray.workloads.protocols import Batch, FusionModel
+
+FUSION = "fusion"
+
+
+class ModelContract:
+    """Tests of a :class:`altermoma_ray.workloads.protocols.FusionModel`.
+
+    Subclass it in a test module, with methods that make the model and a batch::
+
+        class TestMyModel(ModelContract):
+            def make_model(self):
+                return MyModel(width=8)
+
+            def make_batch(self):
+                return random_batch(samples=2)
+
+    >>> all(hasattr(ModelContract, name) for name in ("make_model", "make_batch"))
+    True
+    """
+
+    def make_model(self) -> FusionModel:
+        """A new model on the CPU; small ones keep the tests short."""
+        raise NotImplementedError("give the model: def make_model(self)")
+
+    def make_batch(self) -> Batch:
+        """A batch of two samples or more; equal in every call."""
+        raise NotImplementedError("give a batch of two samples or more: def make_batch(self)")
+
+    def test_it_is_a_module_with_all_that_a_fusion_model_has(self) -> None:
+        model = self.make_model()
+        assert isinstance(model, nn.Module)
+        assert isinstance(model, FusionModel)
+        assert len(model.modalities) >= 2
+        assert len(set(model.modalities)) == len(model.modalities)
+        assert FUSION not in model.modalities
+
+    def test_every_parameter_has_a_group(self) -> None:
+        model = self.make_model()
+        for name, _ in module(model).named_parameters():
+            assert model.group_of(name) in {*model.modalities, FUSION}, name
+
+    def test_every_group_has_weights_to_prune(self) -> None:
+        model = self.make_model()
+        groups = group_weights(prunable_weights(module(model)), model.group_of)
+        assert set(groups) == {*model.modalities, FUSION}
+
+    def test_nothing_masked_is_the_default(self) -> None:
+        model = self._model()
+        with torch.no_grad():
+            assert not differences(model(self.make_batch()), model(self.make_batch(), frozenset()))
+
+    def test_the_same_again_gives_the_same_and_leaves_the_model(self) -> None:
+        model = self._model()
+        before = copied(module(model).state_dict())
+        with torch.no_grad():
+            first, second = model(self.make_batch()), model(self.make_batch())
+        assert tensors_of(first), "the outputs hold no tensors"
+        assert not differences(first, second)
+        assert not differences(copied(module(model).state_dict()), before)
+
+    def test_masked_outputs_do_not_depend_on_the_parameters_of_the_masked_branch(self) -> None:
+        model = self._model()
+        for modality in model.modalities:
+            mask = frozenset({modality})
+            with torch.no_grad():
+                intact, masked = copied(model(self.make_batch())), copied(model(self.make_batch(), mask))
+                parameters = dict(module(model).named_parameters())
+                own = [parameter for name, parameter in parameters.items() if model.group_of(name) == modality]
+                kept = [parameter.clone() for parameter in own]
+                for parameter in own:
+                    parameter.add_(0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+                moved, moved_masked = copied(model(self.make_batch())), copied(model(self.make_batch(), mask))
+                for parameter, value in zip(own, kept, strict=True):
+                    parameter.copy_(value)
+            assert not differences(moved_masked, masked), f"with {modality} masked, its parameters change the outputs"
+            assert differences(moved, intact), f"the parameters of {modality} change nothing even when it is not masked"
+            assert differences(masked, intact), f"masking {modality} changes nothing"
+
+    def test_a_masked_branch_gets_no_gradient(self) -> None:
+        model = self._model()
+        for modality in model.modalities:
+            module(model).zero_grad(set_to_none=True)
+            total_of(model(self.make_batch(), frozenset({modality}))).backward()
+            reached = [
+                name
+                for name, parameter in module(model).named_parameters()
+                if model.group_of(name) == modality and parameter.grad is not None and bool(parameter.grad.any())
+            ]
+            assert not reached, f"with {modality} masked, {reached[0]} still gets a gradient"
+
+    def test_weights_can_be_put_into_another_model(self) -> None:
+        first, second = self._model(), self._model()
+        module(second).load_state_dict(module(first).state_dict())
+        with torch.no_grad():
+            assert not differences(first(self.make_batch()), second(self.make_batch()))
+
+    def _model(self) -> FusionModel:
+        model = self.make_model()
+        module(model).eval()
+        return model
+
+
+def module(model: FusionModel) -> nn.Module:
+    """The model as the module that it must be."""
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def total_of(outputs: Any) -> torch.Tensor:
+    """A sum over all outputs that gradients lead to."""
+    return torch.stack([tensor.square().sum() for tensor in tensors_of(outputs).values() if tensor.requires_grad]).sum()

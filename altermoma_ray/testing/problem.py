@@ -1,0 +1,102 @@
+"""A small fusion network with its loss and data: the problem that criteria and granularities solve in their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.pruning import Problem, Reduce, group_weights, prunable_weights, single_worker
+
+BATCH_SIZE = 6
+WHOLE = (slice(None),)
+
+
+class TwoBranch(nn.Module):
+    """A camera branch with batch norm and dropout, a lidar branch with layer norm, and a fusion with two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.camera = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 6)
+        )
+        self.lidar = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 6))
+        self.fusion = nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 2))
+
+    def forward(self, image: Tensor, points: Tensor, masked: frozenset[str] = frozenset()) -> Tensor:
+        """Two numbers for each sample, from its image [N, 3, 4, 4] and its points [N, 5]."""
+        camera = image.new_zeros(len(image), 6) if "camera" in masked else self.camera(image)
+        lidar = points.new_zeros(len(points), 6) if "lidar" in masked else self.lidar(points)
+        return self.fusion(torch.cat([camera, lidar], dim=1))
+
+
+def small_model(dtype: torch.dtype = torch.float64) -> TwoBranch:
+    """The same network in every call; its norms are away from their initial values."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(3)
+        model = TwoBranch()
+        norm = model.camera[1]
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.5, 0.5)
+        nn.init.uniform_(model.lidar[1].weight, -1.5, 1.5)
+        norm.running_mean.uniform_(-0.3, 0.3)
+        norm.running_var.uniform_(0.5, 2)
+    return model.to(dtype)
+
+
+def small_batches(count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of images, points and targets; the same for the same seed, in any precision."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(BATCH_SIZE, *size, generator=generator, dtype=torch.float64).to(dtype)
+
+    return [(draw(3, 4, 4), draw(5), draw(2)) for _ in range(count)]
+
+
+def flow(model: nn.Module) -> Tensor:
+    """The sum of the outputs for an input of ones."""
+    parameter = next(model.parameters())
+    return model(parameter.new_ones(1, 3, 4, 4), parameter.new_ones(1, 5)).sum()
+
+
+def small_problem(
+    dtype: torch.dtype = torch.float64,
+    parts: Sequence[slice] = WHOLE,
+    reduce: Reduce = single_worker,
+    seed: int = 0,
+) -> Problem:
+    """The problem, made anew.
+
+    Args:
+        dtype: of the model and the data.
+        parts: samples of every batch that this worker computes, one micro-batch after another.
+        reduce: sums over the workers.
+        seed: of the criteria that draw at random.
+    """
+    model = small_model(dtype)
+
+    def loss(batch: tuple[Tensor, Tensor, Tensor], masked: frozenset[str]) -> Iterator[Tensor]:
+        for samples in parts:
+            image, points, target = (value[samples] for value in batch)
+            yield (model(image, points, masked) - target).square().mean(dim=1).sum() / BATCH_SIZE
+
+    return Problem(
+        model=model,
+        groups=group_weights(prunable_weights(model), lambda name: name.split(".")[0]),
+        loss=loss,
+        batches=small_batches(3, dtype, seed=0),
+        training_batches=small_batches(4, dtype, seed=1),
+        flow=flow,
+        reduce=reduce,
+        seed=seed,
+    )
+
+
+def sizes_of(problem: Problem) -> dict[str, int]:
+    """Prunable weights of each group."""
+    return {
+        group: sum(problem.model.get_parameter(name).numel() for name in names)
+        for group, names in problem.groups.items()
+    }

@@ -1,0 +1,21 @@
+"""The camera-LiDAR model keeps the contract of fusion models."""
+
+from __future__ import annotations
+
+import pytest
+
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.testing import ModelContract
+
+
+class TestToy(ModelContract):
+    @pytest.fixture(autouse=True)
+    def _take(self, batch):
+        self._batch = batch
+
+    def make_model(self):
+        return FusionModel(configuration("bevfusion-mit-toy"))
+
+    def make_batch(self):
+        return self._batch
