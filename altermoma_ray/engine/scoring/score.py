@@ -22,15 +22,14 @@ from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, sum_over, worker_device
 from altermoma_ray.engine.scoring.indicators import (
-    DECI,
     DECI_FILE,
     MODALITIES,
     ScoringJob,
     backward_passes,
     reri_file,
     save_scored,
-    scores_file,
 )
+from altermoma_ray.engine.scoring.requests import Wanted
 from altermoma_ray.engine.training.batches import LazyBatches
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import load_checkpoint
@@ -44,7 +43,7 @@ from altermoma_ray.pruning import (
     prunable_weights,
     redundancy,
 )
-from altermoma_ray.pruning.criteria import CRITERIA, Problem, ScoreCriterion
+from altermoma_ray.pruning.criteria import Problem, ScoreCriterion
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection.task import DetectionTask
@@ -133,13 +132,13 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
         for setting, tensors in reri.items():  # settings share passes: each is charged its part
             save(reri_file(setting), tensors, seconds * backward_passes(_alone(job, setting)))
     problem = worker.problem()
-    for name in job.criteria:
-        criterion = CRITERIA[name]
-        if name != DECI and isinstance(criterion, ScoreCriterion):
-            save(scores_file(name), criterion.scores(problem), clock.lap())
+    for wanted in job.criteria:
+        criterion = wanted.build()
+        assert isinstance(criterion, ScoreCriterion)
+        save(wanted.file, criterion.scores(problem), clock.lap())
     for request in job.masks:
         target = Target(groups=problem.groups, sparsity=request.sparsity, ratios=request.ratios)
-        masks = CRITERIA[request.criterion].masks(problem, target)
+        masks = request.build().masks(problem, target)
         save(request.file, masks.to_tensors(), clock.lap())
     if diverged:
         raise diverged[0]
@@ -154,7 +153,7 @@ def _by_learning_rate(settings: Sequence[Reactivation]) -> list[list[Reactivatio
 
 
 def _alone(job: ScoringJob, setting: Reactivation) -> ScoringJob:
-    return job.model_copy(update={"settings": (setting,), "criteria": (), "masks": ()})
+    return job.model_copy(update=dict(Wanted(settings=(setting,))))
 
 
 class _Clock:
@@ -182,7 +181,7 @@ class ScoringWorker:
         rows = job.source.training_rows()
         dataset = NuScenesDataset(job.source.index(), rows, self.model.config.inputs, augment=False, seed=job.seed)
         steps = max((setting.steps for setting in job.settings), default=0)
-        if job.masks or any(name != DECI for name in job.criteria):
+        if job.masks or job.criteria:
             steps = max(steps, LEAST_TRAINING_BATCHES)
         # Two streams, so that neither D nor the reactivation batches depend on how many there are of the other.
         data = _draw(len(dataset), job, job.scoring_batches, stream=0)

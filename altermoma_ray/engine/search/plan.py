@@ -16,7 +16,7 @@ from altermoma_ray.console import console
 from altermoma_ray.data.nuscenes.prepare import DATASETS
 from altermoma_ray.data.nuscenes.source import DataSource
 from altermoma_ray.data.transforms import InputConfig
-from altermoma_ray.engine.scoring.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, merged
+from altermoma_ray.engine.scoring.indicators import ScoringJob, merged
 from altermoma_ray.engine.search.driver import FILE
 from altermoma_ray.engine.search.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.space import SearchSpace
@@ -140,12 +140,7 @@ class SearchPlan(BaseModel):
                 batch_size=recipe(self.model).batch_size,
                 micro_batch_size=recipe(self.model).micro_batch_size,
                 seed=self.seed,
-                settings=tuple(self.space.reactivations()),
-                criteria=tuple(
-                    name
-                    for name in self.space.criteria
-                    if is_one_shot(name) and (name == DECI or not combines_indicators(name))
-                ),
+                **dict(self.space.wanted()),
             ),
             model=self.model,
             folder=str(self.folder),
@@ -281,7 +276,9 @@ def plan_search(
     sizes = _sizes(weights)
     if notice := coverage(weights).notice():
         console.print(f"[yellow]not pruned[/]: {escape(notice)}")
-    totals = space.sparsity if parsed.searches_sparsity else (sparsity,)
+    if not grid:
+        space.check(sizes, None if parsed.searches_sparsity else sparsity)
+    totals = space.range_of("sparsity").ends if parsed.searches_sparsity else (sparsity,)
     for total in sorted({task.setting.sparsity for task in grid}) or totals:
         _check_sparsity(total, sizes, layers=len(prunable_weights(weights)))
     if not grid and not repeat:
