@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from altermoma_ray.cli import positive_int, run
-from altermoma_ray.engine.scoring.indicators import is_one_shot
 from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
 from benchmarks.recipe import empty_trial, recipe_session, run_recipe
@@ -39,7 +39,7 @@ def overheads(results: Sequence[TrialResult]) -> Iterator[tuple[int, float]]:
     for own in by_process.values():
         for before, result in itertools.pairwise(own):
             computing = sum(result.seconds[stage] for stage in OWN)
-            if not is_one_shot(str(result.params["criterion"])):  # its rounds of pruning run in the trial
+            if CRITERIA[str(result.params["criterion"])].needs == "masks":  # its rounds of pruning run in the trial
                 computing += result.seconds["criterion"]
             yield result.number, result.ended - before.ended - computing
 

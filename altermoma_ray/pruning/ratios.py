@@ -4,12 +4,15 @@ Notation::
 
     n_g   weights in group g, N = Σ n_g        t     target, the fraction of N that is pruned
     p_g   preference for keeping group g       k_g   kept fraction = min(1, c · exp(p_g)), with Σ n_g k_g = (1 − t) N
+
+A group whose ratio is fixed has no preference: it takes its part of t N, and the other groups make up the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from math import exp, floor, isfinite
+from types import MappingProxyType
 
 from altermoma_ray.errors import UserError
 
@@ -25,24 +28,35 @@ def check_ratio(name: str, value: float) -> float:
     return value
 
 
-def solve_ratios(sizes: Mapping[str, int], target: float, preference: Mapping[str, float]) -> dict[str, float]:
+def solve_ratios(
+    sizes: Mapping[str, int],
+    target: float,
+    preference: Mapping[str, float],
+    fixed: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, float]:
     """Ratios by group whose total sparsity is the target, with kept shares in proportion to ``exp(preference)``.
 
     Equal preferences give every group the target. A group whose share would exceed 1 is kept whole and the others
     share the rest. Counts are whole numbers: ``round(ratio · n_g)`` over the groups sums to ``round(target · N)``.
 
+    >>> solve_ratios({"camera": 800, "lidar": 100, "fusion": 100}, 0.8, {"lidar": 0.0, "fusion": 0.0}, {"camera": 0.9})
+    {'camera': 0.9, 'lidar': 0.4, 'fusion': 0.4}
+
     Args:
         sizes: number of weights in each group.
         target: total sparsity.
-        preference: any finite number for each group; only differences matter.
+        preference: any finite number for each group that is not fixed; only differences matter.
+        fixed: ratios of groups that are settled; they are returned as they are.
 
     Returns:
         Ratios in [0, 1), at least one weight being kept in each group.
 
     Raises:
-        UserError: the target is no ratio, cannot be met, or groups and preferences do not fit.
+        UserError: the target or a fixed ratio is none, they cannot be met, or groups and preferences do not fit.
     """
     check_ratio("target", target)
+    if fixed:
+        return _beside(sizes, target, preference, fixed)
     if not sizes or sizes.keys() != preference.keys() or min(sizes.values()) < 1:
         raise UserError(f"sizes above 0 and preferences for the same groups are needed, but got {sizes}, {preference}")
     if not all(isfinite(value) for value in preference.values()):
@@ -54,6 +68,63 @@ def solve_ratios(sizes: Mapping[str, int], target: float, preference: Mapping[st
             f"a total sparsity of {target} cannot be met: it keeps {budget} of {total} weights, "
             f"but each of the {len(sizes)} groups must keep one"
         )
+    return _shared(sizes, budget, preference)
+
+
+def check_fixed(sizes: Mapping[str, int], target: float, fixed: Mapping[str, float]) -> None:
+    """Find out whether the other groups can make up what fixed ratios leave of a total sparsity.
+
+    Args:
+        sizes: number of weights in each group.
+        target: total sparsity.
+        fixed: ratios by group.
+
+    Raises:
+        UserError: a group is unknown, none is left, or those that are left are too small for the rest.
+    """
+    for group, ratio in fixed.items():
+        check_ratio(group, ratio)
+        if group not in sizes:
+            raise UserError(
+                f"a ratio is fixed for {group!r}, but the groups are {', '.join(sizes)}; choose out of these"
+            )
+    rest, budget = _rest(sizes, target, fixed)
+    fixed_ones = ", ".join(f"{group}={ratio:g}" for group, ratio in fixed.items())
+    if not rest:
+        raise UserError(f"ratios are fixed for all groups ({fixed_ones}), so that none can make up the total; free one")
+    if budget > sum(rest.values()):
+        raise UserError(
+            f"a total sparsity of {target} cannot be met with {fixed_ones}: these alone remove more; lower them"
+        )
+    if budget < len(rest):
+        raise UserError(
+            f"a total sparsity of {target} cannot be met with {fixed_ones}: {', '.join(rest)} cannot make up the rest; "
+            "raise them"
+        )
+
+
+def _rest(sizes: Mapping[str, int], target: float, fixed: Mapping[str, float]) -> tuple[dict[str, int], int]:
+    """The groups without a fixed ratio, and how many of their weights are kept."""
+    rest = {group: size for group, size in sizes.items() if group not in fixed}
+    kept = sum(sizes[group] - round(ratio * sizes[group]) for group, ratio in fixed.items())
+    total = sum(sizes.values())
+    return rest, total - round(target * total) - kept
+
+
+def _beside(
+    sizes: Mapping[str, int], target: float, preference: Mapping[str, float], fixed: Mapping[str, float]
+) -> dict[str, float]:
+    """Ratios of all groups, where some are fixed."""
+    check_fixed(sizes, target, fixed)
+    rest, budget = _rest(sizes, target, fixed)
+    if rest.keys() != preference.keys() or not all(isfinite(value) for value in preference.values()):
+        raise UserError(f"finite preferences are needed for {', '.join(rest)}, but got {dict(preference)}")
+    shared = _shared(rest, budget, preference)
+    return {group: fixed[group] if group in fixed else shared[group] for group in sizes}
+
+
+def _shared(sizes: Mapping[str, int], budget: int, preference: Mapping[str, float]) -> dict[str, float]:
+    """Ratios of groups that keep so many weights together."""
     kept = _whole(_kept_shares(sizes, budget, preference), sizes, budget)
     return {group: (size - kept[group]) / size for group, size in sizes.items()}
 

@@ -17,20 +17,19 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from altermoma_ray.engine.scoring.indicators import (
-    DECI,
     ScoringJob,
-    combines_indicators,
-    is_one_shot,
     load_scores,
     merged,
 )
+from altermoma_ray.engine.scoring.requests import ScoreRequest, Wanted
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.space import PruningSetting
+from altermoma_ray.engine.space.setting import OWN_FIELDS, parameter_names
 from altermoma_ray.engine.trials.trial import TrialJob, TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import Place
 from altermoma_ray.pruning import Indicators, Masks, Reactivation, Weights, prunable_weights
-from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ScoreCriterion
+from altermoma_ray.pruning.criteria import CRITERIA, IndicatorCriterion
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.redundancy.records import RedundancyReport
 from altermoma_ray.workloads.reference import WorkloadReference
@@ -60,9 +59,9 @@ class RedundancyJob(BaseModel):
     @property
     def scoring(self) -> ScoringJob:
         """What the report compares: DeCI, ReRI of one reactivation, and the scores of all one-shot criteria."""
-        names = tuple(name for name in CRITERIA if is_one_shot(name) and not combines_indicators(name))
-        job = self.trial.scoring
-        return job.model_copy(update={"settings": (self.reactivation,), "criteria": (DECI, *names), "masks": ()})
+        scores = tuple(ScoreRequest(criterion=name) for name, one in CRITERIA.items() if one.needs == "scores")
+        wanted = Wanted(contribution=True, settings=(self.reactivation,), criteria=scores)
+        return self.trial.scoring.model_copy(update=dict(wanted))
 
     @property
     def scoring_jobs(self) -> list[ScoringJob]:
@@ -96,9 +95,9 @@ class RedundancyJob(BaseModel):
         """Scores by criterion, from storage; those made of indicators with this report's reactivation."""
         found = {}
         for name, criterion in CRITERIA.items():
-            if isinstance(criterion, AlterMOMA):
+            if isinstance(criterion, IndicatorCriterion):
                 found[name] = criterion.combine(indicators, groups)
-            elif isinstance(criterion, ScoreCriterion):
+            elif criterion.needs == "scores":
                 found[name] = load_scores(self.scoring, name)
         return found
 
@@ -126,10 +125,11 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
     total = plan.sparsity if sparsity is None else sparsity
     published = plan.space.setting(plan.space.published(total), plan.sizes, total)
     own = CRITERIA[criterion]  # with the published reactivation, so that the page compares like with like
-    factors = {"alpha": own.alpha, "beta": own.beta} if isinstance(own, AlterMOMA) else {}
+    names = [name for name in OWN_FIELDS if name in parameter_names(own)] if own.needs == "indicators" else []
+    factors = {name: getattr(own, name) for name in names}
     setting = PruningSetting.model_validate({**published.model_dump(), "criterion": criterion, **factors})
     job = plan.trial_job()
-    scoring = job.scoring.model_copy(update={"settings": (published.reactivation,), "criteria": (), "masks": ()})
+    scoring = job.scoring.model_copy(update=dict(Wanted(settings=(published.reactivation,))))
     task = TrialTask(number=0, setting=setting)
     identity = [
         scoring.checkpoint_hash,

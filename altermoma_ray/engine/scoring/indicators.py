@@ -9,7 +9,8 @@ that prune in rounds leave masks for one target:
                                                               /scores-<criterion>-<its key>.safetensors
                                                               /masks-<criterion>-<key of it and the target>.safetensors
 
-A criterion's key covers its parameters and its source, so that an edited one does not read what it stored before.
+A criterion's key covers its parameters and its source, so that an edited one, or one with other parameters, does not
+read what it stored before.
 """
 
 from __future__ import annotations
@@ -18,40 +19,21 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from altermoma_ray.engine.scoring.requests import MaskRequest, ScoreRequest, Wanted
 from altermoma_ray.places import Place
 from altermoma_ray.pruning import Indicators, Masks, NormMode, Reactivation, Weights
-from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA, ScoreCriterion
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.reference import WorkloadReference
 
-DECI = "deci"
+DECI_FILE = "deci.safetensors"
 
 
-class MaskRequest(BaseModel):
-    """Masks of a criterion that prunes in rounds, for one target."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    criterion: str
-    sparsity: float
-    ratios: dict[str, float] | None = None
-
-    def __hash__(self) -> int:
-        return hash(self.file)
-
-    @property
-    def file(self) -> str:
-        own = CRITERIA[self.criterion].key()
-        key = hashlib.sha256(json.dumps([own, self.sparsity, self.ratios], sort_keys=True).encode()).hexdigest()[:12]
-        return f"masks-{self.criterion}-{key}.safetensors"
-
-
-class ScoringJob(BaseModel):
+class ScoringJob(Wanted):
     """Everything that indicators depend on, and what is wanted of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -69,12 +51,6 @@ class ScoringJob(BaseModel):
     """Draws D and the reactivation batches from the training split."""
     norms: NormMode = "running"
     """What normalisation layers use while DeCI and ReRI are taken: running statistics, or those of the batch."""
-    settings: tuple[Reactivation, ...] = ()
-    """Reactivations whose ReRI, and with it DeCI, is wanted."""
-    criteria: tuple[str, ...] = ()
-    """One-shot criteria whose scores are wanted; ``deci`` alone stands for DeCI."""
-    masks: tuple[MaskRequest, ...] = ()
-    """Masks that are wanted."""
 
     def folder(self) -> Location:
         """Where these indicators lie."""
@@ -97,20 +73,19 @@ class ScoringJob(BaseModel):
         there = {file.name for file in folder.children()} if folder.exists() else set()
         return self.model_copy(
             update={
+                "contribution": self.contribution and DECI_FILE not in there,
                 "settings": tuple(s for s in self.settings if not {DECI_FILE, reri_file(s)} <= there),
-                "criteria": tuple(name for name in self.criteria if scores_file(name) not in there),
+                "criteria": tuple(request for request in self.criteria if request.file not in there),
                 "masks": tuple(request for request in self.masks if request.file not in there),
             }
         )
 
-    def __len__(self) -> int:
-        """How many things are wanted."""
-        return len(self.settings) + len(self.criteria) + len(self.masks)
-
     @property
-    def wants_contribution(self) -> bool:
-        """Whether DeCI is wanted, for itself or beside a ReRI."""
-        return bool(self.settings) or DECI in self.criteria
+    def files(self) -> list[str]:
+        """Names of the files that hold all that is wanted."""
+        indicators = [DECI_FILE] if self.wants_contribution else []
+        indicators += [reri_file(setting) for setting in self.settings]
+        return indicators + [request.file for request in (*self.criteria, *self.masks)]
 
 
 def merged(jobs: Iterable[ScoringJob]) -> list[ScoringJob]:
@@ -119,10 +94,11 @@ def merged(jobs: Iterable[ScoringJob]) -> list[ScoringJob]:
     for job in jobs:
         key = str(job.folder())
         if key in found:
-            wanted = {
+            wanted: dict[str, object] = {
                 name: tuple(dict.fromkeys((*getattr(found[key], name), *getattr(job, name))))
                 for name in ("settings", "criteria", "masks")
             }
+            wanted["contribution"] = found[key].contribution or job.contribution
             found[key] = found[key].model_copy(update=wanted)
         else:
             found[key] = job
@@ -141,9 +117,9 @@ def load_indicators(job: ScoringJob, setting: Reactivation | None) -> Indicators
     return Indicators(contribution=deci, redundancy=reri)
 
 
-def load_scores(job: ScoringJob, criterion: str) -> Weights:
-    """The scores of a one-shot criterion from storage."""
-    return load_tensors(job.folder().join(scores_file(criterion)).read_bytes())
+def load_scores(job: ScoringJob, criterion: str | ScoreRequest) -> Weights:
+    """The scores of a criterion from storage; a name stands for the criterion as it is registered."""
+    return load_tensors(job.folder().join(ScoreRequest.model_validate(criterion).file).read_bytes())
 
 
 def load_masks(job: ScoringJob, request: MaskRequest) -> Masks:
@@ -160,9 +136,7 @@ def save_scored(file: Location, tensors: Mapping[str, Tensor], seconds: float) -
 def seconds_to_score(job: ScoringJob) -> float:
     """How long it took to compute all that a job wants, wherever that was done."""
     folder = job.folder()
-    files = [reri_file(setting) for setting in job.settings] + [scores_file(name) for name in job.criteria]
-    files += [request.file for request in job.masks] + ([DECI_FILE] if job.settings else [])
-    return sum(_seconds(folder.join(name)) for name in files)
+    return sum(_seconds(folder.join(name)) for name in job.files)
 
 
 def _seconds(file: Location) -> float:
@@ -188,18 +162,8 @@ def backward_passes(job: ScoringJob, modalities: int) -> int:
         steps = sum(max(s.steps for s in job.settings if s.learning_rate == rate) for rate in rates)
         after = sum(1 if s.gradient == "last-batch" else job.scoring_batches for s in job.settings)
         passes += modalities * (job.scoring_batches + after + steps)
-    names = [name for name in job.criteria if name != DECI] + [request.criterion for request in job.masks]
-    return passes + sum(CRITERIA[name].passes(job.scoring_batches) for name in names)
-
-
-def is_one_shot(criterion: str) -> bool:
-    """Whether a criterion gives scores that any target can use."""
-    return isinstance(CRITERIA[criterion], ScoreCriterion)
-
-
-def combines_indicators(criterion: str) -> bool:
-    """Whether a criterion combines DeCI and ReRI, so that of it only the indicators are kept."""
-    return isinstance(CRITERIA.get(criterion), AlterMOMA)
+    criteria = [request.build() for request in (*job.criteria, *job.masks)]
+    return passes + sum(criterion.passes(job.scoring_batches) for criterion in criteria)
 
 
 def reri_file(setting: Reactivation) -> str:
@@ -209,8 +173,5 @@ def reri_file(setting: Reactivation) -> str:
 
 
 def scores_file(criterion: str) -> str:
-    """Name of the file that holds the scores of a one-shot criterion."""
-    return DECI_FILE if criterion == DECI else f"scores-{criterion}-{CRITERIA[criterion].key()}.safetensors"
-
-
-DECI_FILE = f"{DECI}.safetensors"
+    """Name of the file that holds the scores of a criterion as it is registered."""
+    return ScoreRequest(criterion=criterion).file

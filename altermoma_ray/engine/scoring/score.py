@@ -21,14 +21,13 @@ from torch import Tensor
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, sum_over, worker_device
 from altermoma_ray.engine.scoring.indicators import (
-    DECI,
     DECI_FILE,
     ScoringJob,
     backward_passes,
     reri_file,
     save_scored,
-    scores_file,
 )
+from altermoma_ray.engine.scoring.requests import Wanted
 from altermoma_ray.engine.training.batches import LazyBatches
 from altermoma_ray.pruning import (
     Reactivation,
@@ -38,7 +37,7 @@ from altermoma_ray.pruning import (
     prunable_weights,
     redundancy,
 )
-from altermoma_ray.pruning.criteria import CRITERIA, Problem, ScoreCriterion
+from altermoma_ray.pruning.criteria import Problem, ScoreCriterion
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.workload import flow_of, group_function, groups_of, modalities_of
@@ -132,13 +131,13 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
         for setting, tensors in reri.items():  # settings share passes: each is charged its part
             save(reri_file(setting), tensors, seconds * worker.passes(_alone(job, setting)))
     problem = worker.problem()
-    for name in job.criteria:
-        criterion = CRITERIA[name]
-        if name != DECI and isinstance(criterion, ScoreCriterion):
-            save(scores_file(name), criterion.scores(problem), clock.lap())
+    for wanted in job.criteria:
+        criterion = wanted.build()
+        assert isinstance(criterion, ScoreCriterion)
+        save(wanted.file, criterion.scores(problem), clock.lap())
     for request in job.masks:
         target = Target(groups=problem.groups, sparsity=request.sparsity, ratios=request.ratios)
-        masks = CRITERIA[request.criterion].masks(problem, target)
+        masks = request.build().masks(problem, target)
         save(request.file, masks.to_tensors(), clock.lap())
     if diverged:
         raise diverged[0]
@@ -153,7 +152,7 @@ def _by_learning_rate(settings: Sequence[Reactivation]) -> list[list[Reactivatio
 
 
 def _alone(job: ScoringJob, setting: Reactivation) -> ScoringJob:
-    return job.model_copy(update={"settings": (setting,), "criteria": (), "masks": ()})
+    return job.model_copy(update=dict(Wanted(settings=(setting,))))
 
 
 class _Clock:
@@ -184,7 +183,7 @@ class ScoringWorker:
         data_source = workload.source()
         dataset = data_source.dataset(data_source.rows("train"), augment=False, seed=job.seed)
         steps = max((setting.steps for setting in job.settings), default=0)
-        if job.masks or any(name != DECI for name in job.criteria):
+        if job.masks or job.criteria:
             steps = max(steps, LEAST_TRAINING_BATCHES)
         # Two streams, so that neither D nor the reactivation batches depend on how many there are of the other.
         data = _draw(len(dataset), job, job.scoring_batches, stream=0)

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from altermoma_ray.engine.search.plan import Ablation, SearchPlan
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
+from altermoma_ray.engine.space.setting import parameter_names
 from altermoma_ray.engine.trials.trial import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import ReactivationGradient
@@ -139,16 +140,17 @@ def grid(
 
 
 def _fields(space: SearchSpace, criterion: str) -> dict[str, Any]:
-    """What a criterion needs beside its name: the paper's figures for AlterMOMA."""
-    published = space.published(0.5)
-    reactivation = {name: published[name] for name in _REACTIVATION}
-    match criterion:
-        case "altermoma" | "altermoma-residual":
-            return {"beta": 1.0, "scoring_batches": space.scoring_batches, **reactivation}
-        case "reri":
-            return {"alpha": 0.0, "beta": 1.0, **reactivation}
-        case _:
-            return {}
+    """What a criterion that reads a reactivation needs beside its name: its β, and the paper's reactivation.
+
+    A criterion that is registered with a reactivation of its own keeps that.
+    """
+    registered, published = CRITERIA[criterion], space.published(0.5)
+    if registered.needs != "indicators" or registered.reads is None:
+        return {}
+    fields: dict[str, Any] = {name: getattr(registered, name) for name in parameter_names(registered) if name == "beta"}
+    if "reactivation" not in registered.own():
+        fields |= {name: published[name] for name in _REACTIVATION}
+    return fields if registered.own() else {"scoring_batches": space.scoring_batches, **fields}
 
 
 def _setting(space: SearchSpace, **fields: Any) -> PruningSetting:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from torch import nn
 
 from altermoma_ray.console import console
-from altermoma_ray.engine.scoring.indicators import DECI, ScoringJob, combines_indicators, is_one_shot, merged
+from altermoma_ray.engine.scoring.indicators import ScoringJob, merged
 from altermoma_ray.engine.search.driver import FILE
 from altermoma_ray.engine.search.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.space import SearchSpace
@@ -160,12 +160,7 @@ class SearchPlan(BaseModel):
                 batch_size=recipe.batch_size,
                 micro_batch_size=recipe.micro_batch_size,
                 seed=self.seed,
-                settings=tuple(self.space.reactivations()),
-                criteria=tuple(
-                    name
-                    for name in self.space.criteria
-                    if is_one_shot(name) and (name == DECI or not combines_indicators(name))
-                ),
+                **dict(self.space.wanted()),
             ),
             validation_part=self.validation_part,
             folder=str(self.folder),
@@ -295,12 +290,15 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     objective = Objective.parse(request.objective, figures)
     if notice := coverage(model).notice():
         console.print(f"[yellow]not pruned[/]: {escape(notice)}")
-    totals = space.sparsity if objective.searches_sparsity else (request.sparsity,)
-    for total in sorted({task.setting.sparsity for task in request.grid}) or totals:
-        _check_sparsity(total, sizes, layers=len(prunable_weights(model)))
+    total = None if objective.searches_sparsity else request.sparsity
+    if not request.grid:
+        space.check(sizes, total)
+    totals = space.range_of("sparsity").ends if total is None else (total,)
+    for share in sorted({task.setting.sparsity for task in request.grid}) or totals:
+        _check_sparsity(share, sizes, layers=len(prunable_weights(model)))
     trials = len(request.grid) or request.trials
     if not request.grid and not request.repeat:
-        trials = number_of_settings(space, sizes, None if objective.searches_sparsity else request.sparsity, trials)
+        trials = number_of_settings(space, sizes, total, trials)
     checkpoint, digest = _store(model, storage)
     same = {"workload", "space", "sparsity", "repeat", "validation_part", "grid", "ablation"}
     same |= {"seed", "workers", "gpus_per_worker", "save_every"}

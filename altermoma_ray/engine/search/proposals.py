@@ -3,7 +3,7 @@
 Early stopping is asynchronous successive halving (Li et al., *A System for Massively Parallel Hyperparameter Tuning*,
 MLSys 2020): a trial first runs to the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the
 trials that reached a rung are promoted: they go on from where they stopped, to the next rung or to the end. Trial 0,
-the paper's configuration, always runs to the end.
+where it is the paper's configuration, always runs to the end.
 
 What is proposed is a leg: a trial, and the rung it goes to. Legs run side by side and end in any order. To keep a
 search reproducible, and a resumed search equal to an undisturbed one, what leg n is never depends on that order: it
@@ -177,10 +177,12 @@ class Proposals:
         setting = self._suggest(number, visible)
         self._keys.append(distinct.key(setting))
         self._settings.append(setting)
-        return _Leg(number, 0 if self._rungs and number > 0 else None)
+        published = number == 0 and self._space.published_first
+        return _Leg(number, 0 if self._rungs and not published else None)
 
     def _suggest(self, number: int, visible: int) -> PruningSetting:
-        draws = self._space.published(self._sparsity) if number == 0 else None
+        published = number == 0 and self._space.published_first
+        draws = self._space.published(self._sparsity) if published else None
         if draws is not None and not self._space.holds(draws):
             return self._space.setting(draws, self._sizes, self._sparsity)  # the sampler cannot learn from it
         seen = self._seen(visible)

@@ -51,8 +51,8 @@ def settings(
 
 
 def number_of_settings(space: SearchSpace, sizes: Mapping[str, int], sparsity: float | None, most: int) -> int:
-    """How many different trials a space has, the paper's own configuration among them; ``most`` if there are more."""
-    found = {key(space.setting(space.published(sparsity), sizes, sparsity))}
+    """How many different trials a space has, with the paper's own if it is run; ``most`` if there are more."""
+    found = {key(space.setting(space.published(sparsity), sizes, sparsity))} if space.published_first else set()
     try:
         for _, setting in settings(space, sizes, sparsity):
             found.add(key(setting))

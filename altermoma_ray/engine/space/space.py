@@ -1,4 +1,4 @@
-"""What a search varies, and what one trial does.
+"""What a search varies.
 
 A space is a plain Python module with an object ``SPACE`` (see ``search_spaces/nusc.py``); a user's own file works the
 same. What needs new indicators (B and the reactivation learning rate) is a short list of choices, scored once before
@@ -7,150 +7,48 @@ the first trial; all else is free for every trial.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from itertools import product
+from math import prod
+from typing import Any
 
 import optuna
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from altermoma_ray.engine.scoring.indicators import combines_indicators, is_one_shot
-from altermoma_ray.pruning import (
-    Normalisation,
-    NormMode,
-    Reactivation,
-    ReactivationGradient,
-    ScheduleKind,
-    solve_ratios,
-)
-from altermoma_ray.pruning.criteria import CRITERIA, AlterMOMA
-from altermoma_ray.pruning.granularity import GRANULARITIES, Granularity
-from altermoma_ray.tracking.comparison.statistics import UNPRUNED
+from altermoma_ray.engine.scoring.requests import ScoreRequest, Value, Wanted
+from altermoma_ray.engine.space.ranges import Choice, Fixed, Float, Interval, Range
+from altermoma_ray.engine.space.setting import SINGLE_WEIGHTS, PruningSetting, Scope, check_granularity, parameter_names
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning import Reactivation, ReactivationGradient, ScheduleKind, solve_ratios
+from altermoma_ray.pruning.criteria import CRITERIA
+from altermoma_ray.pruning.ratios import check_fixed
 
-Scope = Literal["global", "group"]
-Draw = str | float | int | bool
+Draw = Value
 """A value that Optuna draws."""
-REDUNDANCY_CRITERIA = ("altermoma", "altermoma-residual")
-"""Criteria whose β and reactivation are searched."""
-SINGLE_WEIGHTS = "weight"
-"""The granularity of a setting that names none."""
-
-
-class PruningSetting(BaseModel):
-    """One trial's way from indicators to a fine-tuned, pruned model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scope: Scope
-    """``global``: one threshold over all groups (AlterMOMA, Algorithm 1); ``group``: a ratio for each group."""
-    sparsity: float = Field(ge=0, lt=1)
-    """Fraction of all prunable weights that is removed."""
-    ratios: dict[str, float] | None = None
-    """Fraction removed in each group; they add up to ``sparsity``. Only with ``scope="group"``."""
-    criterion: str = "altermoma"
-    """A key of :data:`altermoma_ray.pruning.criteria.CRITERIA`, or ``unpruned``."""
-    alpha: float = Field(default=1.0, ge=0)
-    """Weight of DeCI in AlterEva."""
-    beta: float = 0.0
-    """Weight of ReRI in AlterEva; 0 is DeCI alone, and below 0 redundancy counts as a merit (a control)."""
-    reactivation_steps: int | None = Field(default=None, gt=0)
-    """B, batches of reactivation; needed where β is not 0."""
-    reactivation_learning_rate: float | None = Field(default=None, gt=0)
-    reactivation_gradient: ReactivationGradient = "scoring-batches"
-    """Data of ReRI's second gradient: the last batch of reactivation (the paper), or D."""
-    normalisation: Normalisation = "group"
-    """Whether AlterEva divides its indicators by their sums over a group (the paper) or a layer."""
-    scoring_batches: int | None = Field(default=None, gt=0)
-    """Batches of D; None takes the search space's."""
-    norms: NormMode = "running"
-    """What normalisation layers use while scoring."""
-    schedule: ScheduleKind = "one-shot"
-    learning_rate: float = Field(gt=0)
-    """Peak learning rate of fine-tuning."""
-    granularity: str = SINGLE_WEIGHTS
-    """A key of :data:`altermoma_ray.pruning.granularity.GRANULARITIES`: what is pruned as a whole."""
-
-    @model_serializer(mode="wrap")
-    def _leave_out_the_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the granularity of releases that had no other, so that their settings' texts stay the same."""
-        fields: dict[str, Any] = serialise(self)
-        if self.granularity == SINGLE_WEIGHTS:
-            fields.pop("granularity", None)
-        return fields
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, fields: Any) -> Any:
-        """Take what is not given from the registered criterion; β of those for which it is searched has a default."""
-        if not isinstance(fields, Mapping) or not isinstance(fields.get("criterion", "altermoma"), str):
-            return fields
-        name = fields.get("criterion", "altermoma")
-        own = CRITERIA.get(name)
-        if not isinstance(own, AlterMOMA):
-            return fields
-        filled: dict[str, Any] = {"alpha": own.alpha, "normalisation": own.normalisation}
-        if name not in REDUNDANCY_CRITERIA:
-            filled |= {"beta": own.beta}
-        if fields.get("beta", filled.get("beta", 0)) != 0 and name not in REDUNDANCY_CRITERIA:
-            filled["reactivation_steps"] = own.reactivation.steps
-            filled["reactivation_learning_rate"] = own.reactivation.learning_rate
-            filled["reactivation_gradient"] = own.reactivation.gradient
-        return {**filled, **fields}
-
-    @model_validator(mode="after")
-    def _check(self) -> PruningSetting:
-        if (self.scope == "group") != (self.ratios is not None):
-            raise ValueError(f"`ratios` go with scope 'group' only, but got scope {self.scope!r} and {self.ratios}")
-        for group, ratio in (self.ratios or {}).items():
-            if not 0 <= ratio < 1:
-                raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {ratio}; lower it")
-        if self.criterion not in (*CRITERIA, UNPRUNED):
-            raise ValueError(f"`criterion` must be one of {', '.join(CRITERIA)}, but got {self.criterion!r}")
-        if self.criterion == UNPRUNED and self.sparsity > 0:
-            raise ValueError(f"the unpruned model has sparsity 0, but got {self.sparsity}; take a criterion")
-        if self.reads_indicators and self.beta != 0 and self.reactivation is None:
-            raise ValueError(f"beta={self.beta} needs `reactivation_steps` and `reactivation_learning_rate`; set them")
-        if self.schedule != "one-shot" and self.criterion in CRITERIA and not is_one_shot(self.criterion):
-            raise ValueError(f"{self.criterion} brings its own schedule, but got {self.schedule!r}; take 'one-shot'")
-        _check_granularity(self.granularity, [self.criterion])
-        return self
-
-    @property
-    def units(self) -> Granularity:
-        """What is pruned as a whole."""
-        return GRANULARITIES[self.granularity]
-
-    @property
-    def reads_indicators(self) -> bool:
-        """Whether the scores are made of DeCI and ReRI."""
-        return combines_indicators(self.criterion)
-
-    def combining(self) -> AlterMOMA:
-        """The criterion that combines the indicators, with this setting's figures."""
-        criterion = CRITERIA[self.criterion]
-        assert isinstance(criterion, AlterMOMA)
-        return replace(criterion, alpha=self.alpha, beta=self.beta, normalisation=self.normalisation)
-
-    @property
-    def reactivation(self) -> Reactivation | None:
-        """The reactivation whose ReRI is read; None when none is."""
-        steps, rate = self.reactivation_steps, self.reactivation_learning_rate
-        if not self.reads_indicators or self.beta == 0 or steps is None or rate is None:
-            return None
-        return Reactivation(steps=steps, learning_rate=rate, gradient=self.reactivation_gradient)
+LISTS = ("criteria", "scopes", "reactivation_steps", "reactivation_learning_rates", "schedules", "granularities")
+"""Fields that list choices."""
+MOST_SCORED = 16
+"""A criterion of which so many variants are known is scored before the first trial; of more, by the trials."""
 
 
 class SearchSpace(BaseModel):
-    """Ranges of a search; every field can be replaced in a space of one's own."""
+    """Ranges of a search; every field can be replaced in a space of one's own.
+
+    Where a field is a range of numbers, a pair stands for its ends, and :class:`Float`, :class:`Choice` or
+    :class:`Fixed` says more. Parameters of criteria, and ratios of single groups, are varied the same way:
+
+    >>> space = SearchSpace(
+    ...     criteria=("altermoma", "imp"),
+    ...     beta=Choice((0.1, 0.3)),
+    ...     parameters={"imp": {"rounds": Choice((2, 4))}},
+    ...     ratios={"lidar": Fixed(0.5)},
+    ... )
+    >>> space.scopes
+    ('group',)
+
+    Raises:
+        ValueError: a range is upside down, a criterion or a parameter is unknown, or a criterion refuses a value.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -158,9 +56,12 @@ class SearchSpace(BaseModel):
     """What to choose from; ``deci`` is AlterEva with β = 0, which a range never hits. A criterion that prunes in
     rounds of its own is run by every trial that draws it."""
     scopes: tuple[Scope, ...] = Field(default=("group", "global"), min_length=1)
-    preference: tuple[float, float] = (-1.5, 1.5)
+    preference: Interval = (-1.5, 1.5)
     """Each group keeps a share of its weights proportional to ``exp(preference)``, scaled to the total sparsity."""
-    beta: tuple[float, float] = (0.0, 0.5)
+    ratios: dict[str, Float | Fixed] = Field(default_factory=dict)
+    """Of single groups: the fraction removed of each. The other groups make up the total sparsity by their preferences.
+    They go with the scope ``group`` only, which is then the default."""
+    beta: Interval = (0.0, 0.5)
     """Range of β with α = 1: with a ratio for each group only β/α matters. Narrow, as docs/evidence.md has it."""
     reactivation_steps: tuple[PositiveInt, ...] = Field(default=(8,), min_length=1)
     """Choices of B."""
@@ -170,13 +71,18 @@ class SearchSpace(BaseModel):
     published_gradient: ReactivationGradient = "last-batch"
     """The same in the paper's own trial."""
     schedules: tuple[ScheduleKind, ...] = Field(default=("one-shot", "linear", "cubic", "exponential"), min_length=1)
-    learning_rate: tuple[PositiveFloat, PositiveFloat] = (2e-4, 2e-3)
-    """Range of the fine-tune learning rate, searched on a logarithmic axis."""
-    sparsity: tuple[float, float] = (0.5, 0.97)
+    parameters: dict[str, dict[str, Range]] = Field(default_factory=dict)
+    """Parameters of criteria by criterion and name, such as ``{"imp": {"rounds": Choice((2, 4))}}``. One that has a
+    range of all criteria here, as β has, is drawn from its own."""
+    learning_rate: Interval = (2e-4, 2e-3)
+    """Range of the fine-tune learning rate; a pair is searched on a logarithmic axis."""
+    sparsity: Interval = (0.5, 0.97)
     """Range of the total sparsity where it is an objective; otherwise the command's ``--sparsity`` holds."""
     granularities: tuple[str, ...] = Field(default=(SINGLE_WEIGHTS,), min_length=1)
     """What is pruned as a whole, to choose from; drawn where there are several. A criterion that prunes in rounds of
     its own always prunes single weights."""
+    published_first: bool = True
+    """Whether trial 0 is the paper's own configuration; otherwise it is drawn as the others are."""
     scoring_batches: int = Field(default=8, gt=0)
     """Batches for D, over which indicators are averaged."""
     fine_tune_epochs: float = Field(default=0.2, gt=0)
@@ -192,21 +98,35 @@ class SearchSpace(BaseModel):
     reduction: float = Field(default=3.0, gt=1)
     """Of the trials that reached a rung the best ``1 / reduction`` go on (successive halving's η)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, given: Any) -> Any:
+        """Lists of choices from ``Choice`` and ``Fixed``, and the scope that ratios of single groups go with."""
+        if not isinstance(given, Mapping):
+            return given
+        lists = {name: given[name].known for name in LISTS if isinstance(given.get(name), Choice | Fixed)}
+        if given.get("ratios") and "scopes" not in given:
+            lists["scopes"] = ("group",)
+        return {**given, **lists}
+
     @model_validator(mode="after")
     def _check(self) -> SearchSpace:
         for name in ("preference", "beta", "learning_rate", "sparsity"):
-            low, high = getattr(self, name)
+            low, high = _ends(getattr(self, name))
             if not low <= high:
                 raise ValueError(f"`low <= high` must hold for {name}, but got ({low}, {high}); swap them")
-        if not (self.sparsity[0] >= 0 and self.sparsity[1] < 1):
-            raise ValueError(f"`0 <= sparsity < 1` must hold, but got {self.sparsity}; narrow the range")
+        sparsity, learning_rate = _ends(self.sparsity), _ends(self.learning_rate)
+        if not (sparsity[0] >= 0 and sparsity[1] < 1):
+            raise ValueError(f"`0 <= sparsity < 1` must hold, but got {sparsity}; narrow the range")
+        if learning_rate[0] <= 0:
+            raise ValueError(f"`learning_rate > 0` must hold, but got {learning_rate}; raise the lower end")
         for name in self.criteria:
             if name not in CRITERIA:
                 raise ValueError(f"`criteria` must be out of {', '.join(CRITERIA)}, but got {name!r}; leave it out")
         for name in self.granularities:
-            _check_granularity(name, () if SINGLE_WEIGHTS in self.granularities else self.criteria)
-        if self.beta[0] < 0:
-            raise ValueError(f"`beta >= 0` must hold, but got {self.beta}; raise the lower end")
+            check_granularity(name, () if SINGLE_WEIGHTS in self.granularities else self.criteria)
+        if self.range_of("beta").ends[0] < 0:
+            raise ValueError(f"`beta >= 0` must hold, but got {self.range_of('beta').ends}; raise the lower end")
         if not all(0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"`rungs` must rise inside (0, 1), but got {self.rungs}; sort them")
         if self.rungs and self.rungs[0] < self.pruning_phase:
@@ -214,7 +134,90 @@ class SearchSpace(BaseModel):
                 f"`pruning_phase <= rungs[0]` must hold, so that rungs compare models of the full sparsity, "
                 f"but got {self.pruning_phase} and {self.rungs}; move the rung"
             )
+        self._check_ratios()
+        self._check_parameters()
         return self
+
+    def _check_ratios(self) -> None:
+        if self.ratios and self.scopes != ("group",):
+            raise ValueError(f"`ratios` go with scope 'group' only, but got scopes {self.scopes}; leave `scopes` out")
+        for group, drawn in self.ratios.items():
+            low, high = drawn.ends
+            if not (low >= 0 and high < 1):
+                raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {drawn!r}; narrow it")
+
+    def _check_parameters(self) -> None:
+        """Make a setting of every variant of every criterion, or of its single values where variants are many."""
+        for name, drawn in self.parameters.items():
+            if name not in CRITERIA:
+                raise ValueError(f"`parameters` must be of {', '.join(CRITERIA)}, but got {name!r}; leave it out")
+            if name not in self.criteria:
+                raise ValueError(f"`parameters` vary {name}, which is not among `criteria`; add it there")
+            ends = {field: one.known or one.ends for field, one in drawn.items()}
+            singly = [{field: value} for field, values in ends.items() for value in values]
+            for values in _variants(ends) or singly:
+                draws = {f"{name}.{field}": value for field, value in values.items()}
+                try:
+                    self.setting(self._first_draws(name) | draws, {}, 0.5)
+                except ValidationError as error:
+                    raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+    def _first_draws(self, criterion: str) -> dict[str, Draw]:
+        """Some draws of a criterion, without its own parameters."""
+        choices = {name: choices[0] for name, choices in self._reactivation_choices().items()}
+        learning_rate = self.range_of("learning_rate").ends[0]
+        return {"scope": "global", "criterion": criterion, "learning_rate": learning_rate, **choices}
+
+    def range_of(self, field: str) -> Float | Choice | Fixed:
+        """What a field that is a range of numbers draws from.
+
+        >>> SearchSpace(beta=(0.0, 0.25)).range_of("beta").ends
+        (0.0, 0.25)
+        """
+        given = getattr(self, field)
+        return Float(*given, log=field == "learning_rate") if isinstance(given, tuple) else given
+
+    def check(self, sizes: Mapping[str, int], sparsity: float | None) -> None:
+        """Find out, before anything is scored, whether the space can draw settings for a model.
+
+        Args:
+            sizes: prunable weights of each group.
+            sparsity: the total, or None where it is drawn too.
+
+        Raises:
+            UserError: ratios of single groups cannot be met, or name a group that the model has not.
+        """
+        if not self.ratios:
+            return
+        least, most = (sparsity, sparsity) if sparsity is not None else self.range_of("sparsity").ends
+        # The more is removed here, the less is left to the others: the ends of all ranges tell for all that is between.
+        for total, end in ((least, 1), (most, 0)):
+            try:
+                check_fixed(sizes, total, {group: drawn.ends[end] for group, drawn in self.ratios.items()})
+            except UserError as error:
+                raise UserError(f"search space: {error}") from None
+
+    def wanted(self) -> Wanted:
+        """What is scored before the first trial: all that trials may ask for, as far as it is known."""
+        kept = [CRITERIA[name] for name in self.criteria]
+        return Wanted(
+            contribution=any(criterion.needs == "indicators" and criterion.reads is None for criterion in kept),
+            settings=tuple(self.reactivations()),
+            criteria=tuple(
+                ScoreRequest(criterion=name, parameters=values)
+                for name, criterion in zip(self.criteria, kept, strict=True)
+                if criterion.needs == "scores"
+                for values in self._known(name)
+            ),
+        )
+
+    def _known(self, criterion: str) -> list[dict[str, Value]]:
+        """Values of a criterion's parameters by variant; none where a trial draws what nobody can list."""
+        known = {field: drawn.known for field, drawn in self.parameters.get(criterion, {}).items()}
+        if None in known.values():
+            return []
+        found = _variants({field: values for field, values in known.items() if values is not None})
+        return found if found is not None and len(found) <= MOST_SCORED else []
 
     def reactivations(self) -> list[Reactivation]:
         """Every reactivation setting that a trial may ask for: drawn ones, registered criteria's, the paper's own."""
@@ -223,11 +226,11 @@ class SearchSpace(BaseModel):
             for rate in self.reactivation_learning_rates
             for steps in self.reactivation_steps
         ]
-        registered = [CRITERIA[name] for name in self.criteria if name not in (*REDUNDANCY_CRITERIA, "reri")]
-        own = [one.reactivation for one in registered if isinstance(one, AlterMOMA) and one.beta != 0]
+        registered = [CRITERIA[name] for name in self.criteria if "reactivation" in CRITERIA[name].own()]
+        own = [one.reads for one in registered if one.reads is not None]
         steps, rate = self._published_reactivation()
         published = Reactivation(steps=steps, learning_rate=rate, gradient=self.published_gradient)
-        return list(dict.fromkeys([*drawn, *own, published]))
+        return list(dict.fromkeys([*drawn, *own, *([published] if self.published_first else [])]))
 
     def _published_reactivation(self) -> tuple[int, float]:
         """B and learning rate: the choices closest to the paper's (learning rate 1e-4; it does not state B)."""
@@ -243,27 +246,54 @@ class SearchSpace(BaseModel):
         """
         draws: dict[str, Draw] = {}
         if sparsity is None:
-            draws["sparsity"] = trial.suggest_float("sparsity", *self.sparsity)
+            draws["sparsity"] = self.range_of("sparsity").draw(trial, "sparsity")
         draws["scope"] = trial.suggest_categorical("scope", self.scopes)
         if draws["scope"] == "group":
             for group in sizes:
-                name = f"preference_{group}"
-                draws[name] = trial.suggest_float(name, *self.preference)
+                name, drawn = self._share_of(group)
+                draws[name] = drawn.draw(trial, name)
         draws["criterion"] = trial.suggest_categorical("criterion", self.criteria)
-        if draws["criterion"] in REDUNDANCY_CRITERIA:
-            draws["beta"] = trial.suggest_float("beta", *self.beta)
-            for name, choices in self._reactivation_choices().items():
-                draws[name] = trial.suggest_categorical(name, choices)
-        if is_one_shot(str(draws["criterion"])):
+        draws |= self._suggest_parameters(trial, str(draws["criterion"]))
+        if CRITERIA[str(draws["criterion"])].needs != "masks":
             draws["schedule"] = trial.suggest_categorical("schedule", self.schedules)
-        draws["learning_rate"] = trial.suggest_float("learning_rate", *self.learning_rate, log=True)
-        if len(self.granularities) > 1 and is_one_shot(str(draws["criterion"])):
+        draws["learning_rate"] = self.range_of("learning_rate").draw(trial, "learning_rate")
+        if len(self.granularities) > 1 and CRITERIA[str(draws["criterion"])].needs != "masks":
             draws["granularity"] = trial.suggest_categorical("granularity", self.granularities)
         return self.setting(draws, sizes, sparsity)
 
+    def _share_of(self, group: str) -> tuple[str, Float | Choice | Fixed]:
+        """Name and range of what a group's ratio is made of: the ratio itself, or a preference."""
+        if group in self.ratios:
+            return f"ratio_{group}", self.ratios[group]
+        return f"preference_{group}", self.range_of("preference")
+
+    def _suggest_parameters(self, trial: optuna.Trial, criterion: str) -> dict[str, Draw]:
+        """Draw what criteria share, of a criterion with no parameters of its own, and the parameters varied for it."""
+        draws: dict[str, Draw] = {}
+        varied = self.parameters.get(criterion, {})
+        for name, drawn in self._shared_ranges(criterion).items():
+            if name not in varied:
+                draws[name] = drawn.draw(trial, name)
+        for field, drawn in varied.items():
+            draws[f"{criterion}.{field}"] = drawn.draw(trial, f"{criterion}.{field}")
+        return draws
+
+    def _shared_ranges(self, criterion: str) -> dict[str, Float | Choice | Fixed]:
+        """Ranges of this space for β and the reactivation that apply to a criterion."""
+        registered = CRITERIA[criterion]
+        if registered.needs != "indicators" or registered.own():
+            return {}
+        names, found = parameter_names(registered), {}
+        if "beta" in names:
+            found["beta"] = self.range_of("beta")
+        if "reactivation" in names:
+            found |= {name: Choice(values) for name, values in self._reactivation_choices().items()}
+        return found
+
     def published(self, sparsity: float | None) -> dict[str, Draw]:
         """The paper's own configuration as draws: one global threshold, α = β = 1, one-shot."""
-        low, high = self.learning_rate
+        learning_rate = self.range_of("learning_rate")
+        low, high = learning_rate.ends
         steps, rate = self._published_reactivation()
         draws: dict[str, Draw] = {
             "scope": "global",
@@ -273,17 +303,19 @@ class SearchSpace(BaseModel):
             "reactivation_learning_rate": rate,
             "reactivation_gradient": self.published_gradient,
             "schedule": "one-shot",
-            "learning_rate": min(max((low * high) ** 0.5, low), high),
+            "learning_rate": learning_rate.nearest((low * high) ** 0.5),
         }
+        for field in self.parameters.get("altermoma", {}):
+            draws[f"altermoma.{field}"] = getattr(CRITERIA["altermoma"], field)
         if sparsity is None:
-            draws["sparsity"] = min(max(0.8, self.sparsity[0]), self.sparsity[1])
+            draws["sparsity"] = self.range_of("sparsity").nearest(0.8)
         if len(self.granularities) > 1:
             draws["granularity"] = min(self.granularities, key=lambda name: name != SINGLE_WEIGHTS)
         return draws
 
     def holds(self, draws: Mapping[str, Draw]) -> bool:
         """Whether the sampler could have drawn these."""
-        beta = float(draws["beta"])
+        varied = self.parameters.get(str(draws["criterion"]), {})
         choices = {
             "scope": self.scopes,
             "criterion": self.criteria,
@@ -291,7 +323,8 @@ class SearchSpace(BaseModel):
             **self._reactivation_choices(),
         }
         return (
-            self.beta[0] <= beta <= self.beta[1]
+            ("beta" in varied or self.range_of("beta").holds(draws["beta"]))
+            and all(drawn.holds(draws[f"{draws['criterion']}.{field}"]) for field, drawn in varied.items())
             and draws["reactivation_gradient"] == self.reactivation_gradient
             and all(draws[name] in offered for name, offered in choices.items())
         )
@@ -301,22 +334,29 @@ class SearchSpace(BaseModel):
         total = float(draws["sparsity"]) if sparsity is None else sparsity
         ratios = None
         if draws["scope"] == "group":
-            ratios = solve_ratios(sizes, total, {group: float(draws[f"preference_{group}"]) for group in sizes})
+            free = {group: float(draws[f"preference_{group}"]) for group in sizes if group not in self.ratios}
+            fixed = {group: float(draws[f"ratio_{group}"]) for group in self.ratios}
+            ratios = solve_ratios(sizes, total, free, fixed)
         names = ("scope", "criterion", "schedule", "learning_rate", "beta", *self._reactivation_choices())
-        fields = {name: draws[name] for name in names if name in draws}
+        fields: dict[str, Any] = self._reactivation_of(str(draws["criterion"]))
+        fields |= {name: draws[name] for name in (*names, "reactivation_gradient") if name in draws}
         only = self.granularities[0] if len(self.granularities) == 1 else SINGLE_WEIGHTS
         fields["granularity"] = draws.get("granularity", only)
-        if draws["criterion"] in REDUNDANCY_CRITERIA:
-            fields["reactivation_gradient"] = draws.get("reactivation_gradient", self.reactivation_gradient)
-        if draws["criterion"] == "reri":
-            fields |= self._reri_alone()
-        return PruningSetting(sparsity=total, ratios=ratios, **fields)  # type: ignore[arg-type]
+        own = f"{draws['criterion']}."
+        parameters = {name.removeprefix(own): value for name, value in draws.items() if name.startswith(own)}
+        return PruningSetting(sparsity=total, ratios=ratios, parameters=parameters, **fields)
 
-    def _reri_alone(self) -> dict[str, Draw]:
+    def _reactivation_of(self, criterion: str) -> dict[str, Draw]:
+        """The reactivation of a criterion that does not draw one and has none of its own: the first that is drawn."""
+        registered = CRITERIA[criterion]
+        if registered.needs != "indicators" or "reactivation" not in parameter_names(registered):
+            return {}
+        if not registered.own():
+            return {"reactivation_gradient": self.reactivation_gradient}
+        if registered.reads is None or "reactivation" in registered.own():
+            return {}
         first = self.reactivations()[0]
         return {
-            "alpha": 0.0,
-            "beta": 1.0,
             "reactivation_steps": first.steps,
             "reactivation_learning_rate": first.learning_rate,
             "reactivation_gradient": first.gradient,
@@ -329,12 +369,15 @@ class SearchSpace(BaseModel):
         }
 
 
-def _check_granularity(name: str, criteria: Sequence[str]) -> None:
-    if name not in GRANULARITIES:
-        raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, but got {name!r}; leave it out")
-    for criterion in criteria:
-        if name != SINGLE_WEIGHTS and criterion in CRITERIA and not is_one_shot(criterion):
-            raise ValueError(
-                f"{criterion} prunes single weights in rounds of its own, but got granularity {name!r}; "
-                f"take another criterion or {SINGLE_WEIGHTS!r}"
-            )
+def _ends(given: tuple[float, float] | Float | Choice | Fixed) -> tuple[float, float]:
+    return given if isinstance(given, tuple) else given.ends
+
+
+def _variants(values: Mapping[str, tuple[Value, ...]]) -> list[dict[str, Value]] | None:
+    """All combinations of values; None where there are more than anybody would list."""
+    return list(_combinations(values)) if prod(len(some) for some in values.values()) <= 256 else None
+
+
+def _combinations(values: Mapping[str, tuple[Value, ...]]) -> Iterator[dict[str, Value]]:
+    for combination in product(*values.values()):
+        yield dict(zip(values, combination, strict=True))

@@ -20,10 +20,7 @@ from safetensors.torch import save as save_tensors
 
 from altermoma_ray.engine.ray.workers import rank_and_world, worker_device
 from altermoma_ray.engine.scoring.indicators import (
-    DECI,
-    MaskRequest,
     ScoringJob,
-    is_one_shot,
     load_indicators,
     load_masks,
     load_scores,
@@ -45,9 +42,9 @@ from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.places import Place, kept_in
 from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, prunable_weights
+from altermoma_ray.pruning.criteria import IndicatorCriterion
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.comparison.statistics import UNPRUNED
 from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
 from altermoma_ray.workloads.protocols import Part
 from altermoma_ray.workloads.reference import WorkloadReference
@@ -92,18 +89,9 @@ class TrialJob(BaseModel):
     def scoring_of(self, trial: TrialTask) -> ScoringJob:
         """What one trial reads: its own draw of the data, and no more than its criterion needs."""
         setting = trial.setting
-        one_shot, reactivation = setting.criterion != UNPRUNED and is_one_shot(setting.criterion), setting.reactivation
-        wanted: dict[str, Any] = {"settings": (), "criteria": (), "masks": ()}
-        if reactivation is not None:
-            wanted["settings"] = (reactivation,)
-        elif one_shot:
-            wanted["criteria"] = (DECI if setting.reads_indicators else setting.criterion,)
-        elif setting.criterion != UNPRUNED:
-            request = MaskRequest(criterion=setting.criterion, sparsity=setting.sparsity, ratios=setting.ratios)
-            wanted["masks"] = (request,)
         return self.scoring.model_copy(
-            update=wanted
-            | {
+            update={
+                **dict(setting.wanted()),
                 "seed": self.seed_of(trial),
                 "scoring_batches": setting.scoring_batches or self.scoring.scoring_batches,
                 "norms": setting.norms,
@@ -120,10 +108,9 @@ class TrialJob(BaseModel):
 
     def params_of(self, trial: TrialTask) -> dict[str, str | float | int | bool | None]:
         """A trial's setting as flat names and values."""
-        flat = trial.setting.model_dump(exclude={"ratios"}, exclude_none=True)
         return {
             "scoring_batches": self.scoring.scoring_batches,
-            **flat,
+            **trial.setting.flat(),
             "seed": self.seed_of(trial),
             "fine_tune_epochs": self.epochs_of(trial),
             "label": trial.label or trial.setting.criterion,
@@ -214,12 +201,12 @@ class TrialRunner:
 
     def _scores(self, trial: TrialTask) -> Weights:
         """Scores of all weights; none where the criterion left masks instead."""
-        setting, job = trial.setting, self._job.scoring_of(trial)
-        if setting.criterion == UNPRUNED:
+        criterion, job = trial.setting.build(), self._job.scoring_of(trial)
+        if criterion is None:
             return {name: torch.ones_like(self._initial[name]) for name in self._names}
-        if setting.reads_indicators:
-            return setting.combining().combine(self._indicators(job, setting.reactivation), self._groups)
-        return self._scored(job, setting.criterion) if is_one_shot(setting.criterion) else {}
+        if isinstance(criterion, IndicatorCriterion):
+            return criterion.combine(self._indicators(job, criterion.reads), self._groups)
+        return self._scored(job, job.criteria[0]) if criterion.needs == "scores" else {}
 
     def _plan(self, scores: Weights, trial: TrialTask, steps: int) -> list[tuple[int, Masks]]:
         """When to prune, in fine-tuning steps, and to which masks; the last are the target's."""

@@ -1,7 +1,11 @@
-"""Pruning criteria behind one interface; a new one is a file here and a line in :data:`CRITERIA`."""
+"""Pruning criteria behind one interface; a new one is a file here and a line in :data:`CRITERIA`.
+
+What a search asks about a criterion (what it needs to be stored, which reactivation it reads, how scores come of
+indicators) it asks the object: see :class:`Criterion`.
+"""
 
 from altermoma_ray.pruning.criteria.altermoma import AlterMOMA
-from altermoma_ray.pruning.criteria.criterion import Criterion, ScoreCriterion
+from altermoma_ray.pruning.criteria.criterion import Criterion, IndicatorCriterion, Needs, ScoreCriterion
 from altermoma_ray.pruning.criteria.imp import IMP
 from altermoma_ray.pruning.criteria.magnitude import Magnitude
 from altermoma_ray.pruning.criteria.problem import Problem
@@ -32,7 +36,9 @@ __all__ = [
     "IMP",
     "AlterMOMA",
     "Criterion",
+    "IndicatorCriterion",
     "Magnitude",
+    "Needs",
     "Problem",
     "ProsPr",
     "Random",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from altermoma_ray.pruning.altereva import Normalisation, altereva
-from altermoma_ray.pruning.criteria.criterion import ScoreCriterion
+from altermoma_ray.pruning.criteria.criterion import IndicatorCriterion
 from altermoma_ray.pruning.criteria.problem import Problem
 from altermoma_ray.pruning.gradients import Weights
 from altermoma_ray.pruning.indicators import Indicators, Reactivation, contribution, redundancy
@@ -17,7 +17,7 @@ REACTIVATION = Reactivation(steps=8, learning_rate=1e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlterMOMA(ScoreCriterion):
+class AlterMOMA(IndicatorCriterion):
     """AlterEva's scores. With ``beta=0`` DeCI decides alone, with ``alpha=0`` ReRI does.
 
     Attributes:
@@ -32,6 +32,11 @@ class AlterMOMA(ScoreCriterion):
     beta: float = 1.0
     reactivation: Reactivation = REACTIVATION
     normalisation: Normalisation = "group"
+
+    @property
+    def reads(self) -> Reactivation | None:
+        """The reactivation; None with β = 0."""
+        return None if self.beta == 0 else self.reactivation
 
     def scores(self, problem: Problem) -> Weights:
         """AlterEva's scores of fresh indicators."""

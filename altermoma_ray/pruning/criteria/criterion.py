@@ -5,14 +5,24 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from dataclasses import is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from altermoma_ray.pruning.criteria.problem import Problem
 from altermoma_ray.pruning.gradients import Weights
+from altermoma_ray.pruning.indicators import Indicators, Reactivation
 from altermoma_ray.pruning.masks import Masks
 from altermoma_ray.pruning.targets import Target
+
+Needs = Literal["indicators", "scores", "masks"]
+"""What a search keeps of a criterion in storage.
+
+- ``indicators``: DeCI and ReRI, which :meth:`IndicatorCriterion.combine` makes into scores, for any parameters;
+- ``scores``: its scores, which hold for any target;
+- ``masks``: its masks for one target, because it prunes in rounds of its own.
+"""
 
 
 class Criterion(ABC):
@@ -20,10 +30,20 @@ class Criterion(ABC):
 
     All workers that share a problem call it together and get the same masks.
 
+    A new criterion is a class in a file of its own and a line in :data:`altermoma_ray.pruning.criteria.CRITERIA`. Its
+    base class says what a search keeps of it: :class:`Criterion` (masks), :class:`ScoreCriterion` (scores) or
+    :class:`IndicatorCriterion` (indicators).
+
+    >>> from altermoma_ray.pruning.criteria import CRITERIA
+    >>> {name: CRITERIA[name].needs for name in ("altermoma", "snip", "synflow")}
+    {'altermoma': 'indicators', 'snip': 'scores', 'synflow': 'masks'}
+
     Attributes:
+        needs: what is kept of it; see :data:`Needs`.
         version: raise it to make stored scores be computed anew where the source cannot be read.
     """
 
+    needs: ClassVar[Needs] = "masks"
     version: ClassVar[int] = 1
 
     def key(self) -> str:
@@ -44,9 +64,31 @@ class Criterion(ABC):
         """Batches that pass forward and backward when D has ``batches``; only progress bars ask."""
         return 0
 
+    @property
+    def reads(self) -> Reactivation | None:
+        """The reactivation whose ReRI it reads; None where it reads none."""
+        return None
+
+    def own(self) -> dict[str, Any]:
+        """The parameters that differ from their class's defaults.
+
+        A search leaves these as they are: ranges that all criteria of a kind share, such as that of β, do not apply to
+        a criterion with parameters of its own.
+
+        >>> from altermoma_ray.pruning.criteria import AlterMOMA
+        >>> AlterMOMA().own(), AlterMOMA(beta=0.0).own()
+        ({}, {'beta': 0.0})
+        """
+        if not is_dataclass(self):
+            return dict(vars(self))
+        values = {field.name: (getattr(self, field.name), _default(field)) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
 
 class ScoreCriterion(Criterion):
     """A criterion that looks once: its scores do not depend on the target, so that masks of a higher one are nested."""
+
+    needs: ClassVar[Needs] = "scores"
 
     @abstractmethod
     def scores(self, problem: Problem) -> Weights:
@@ -55,6 +97,29 @@ class ScoreCriterion(Criterion):
     def masks(self, problem: Problem, target: Target) -> Masks:
         """The masks that meet the target."""
         return target.masks(self.scores(problem))
+
+
+class IndicatorCriterion(ScoreCriterion):
+    """A criterion whose scores are made of DeCI and ReRI: these are stored once, for all of its parameters.
+
+    It reads the ReRI of one reactivation (:attr:`reads`), or DeCI alone.
+    """
+
+    needs: ClassVar[Needs] = "indicators"
+
+    @abstractmethod
+    def combine(self, indicators: Indicators, groups: Mapping[str, Sequence[str]]) -> Weights:
+        """Scores of indicators that are there already.
+
+        Args:
+            indicators: DeCI, and the ReRI of :attr:`reads`.
+            groups: weight names by parameter group.
+        """
+
+
+def _default(field: Field[Any]) -> Any:
+    """A parameter's default; MISSING, which equals no value, where it has none."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 @lru_cache

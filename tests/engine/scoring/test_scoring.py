@@ -51,7 +51,7 @@ def test_workers_agree_and_each_setting_is_scored_once(workload, checkpoint, ray
     found, scores = {}, {}
     for workers in (1, 2, 4):  # with 4 workers and batches of 2 the masking passes run side by side
         elsewhere = workload.model_copy(update={"storage": str(tmp_path / f"workers-{workers}")})
-        work = job(elsewhere, checkpoint, criteria=("deci", "snip"))
+        work = job(elsewhere, checkpoint, contribution=True, criteria=("snip",))
         assert score([work], workers=workers) == 5
         found[workers] = [load_indicators(work, setting) for setting in SETTINGS]
         scores[workers] = load_scores(work, "snip")
@@ -141,7 +141,7 @@ def test_jobs_of_one_folder_are_merged_and_want_nothing_twice(workload, checkpoi
     other = job(workload, checkpoint, SETTINGS[:1], seed=4)
     together, apart = merged([first, second, other, second])
     assert together.settings == SETTINGS
-    assert together.criteria == ("snip", "magnitude")
+    assert [request.criterion for request in together.criteria] == ["snip", "magnitude"]
     assert together.masks == (request,)
     assert apart == other
 

@@ -134,8 +134,8 @@ def test_a_registered_criterion_runs_with_its_own_parameters(registered):
     space = SearchSpace(criteria=("mine",))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     setting = space.suggest(study.ask(), SIZES, 0.9)
-    assert (setting.combining().alpha, setting.combining().beta) == (1.0, 0.3)
-    assert setting.combining().normalisation == "layer"
+    assert (setting.build().alpha, setting.build().beta) == (1.0, 0.3)
+    assert setting.build().normalisation == "layer"
     assert setting.reactivation == registered.reactivation
     assert registered.reactivation in space.reactivations()
     assert PruningSetting.model_validate_json(setting.model_dump_json()) == setting

@@ -1,0 +1,134 @@
+"""What may be asked of the scoring job: indicators, scores and masks of criteria with any parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from altermoma_ray.pruning import Reactivation
+from altermoma_ray.pruning.criteria import CRITERIA, Criterion
+
+Value = str | float | int | bool
+"""A parameter's value that a search may vary."""
+
+
+class ScoreRequest(BaseModel):
+    """Scores of a criterion that any target can use.
+
+    The name of a criterion stands for the criterion as it is registered:
+
+    >>> ScoreRequest.model_validate("snip") == ScoreRequest(criterion="snip")
+    True
+    >>> ScoreRequest(criterion="prospr", parameters={"steps": 1}).build()
+    ProsPr(steps=1, learning_rate=0.01)
+
+    Two requests are equal if their scores are kept in one file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    criterion: str
+    """A key of :data:`altermoma_ray.pruning.criteria.CRITERIA`."""
+    parameters: dict[str, Value] = Field(default_factory=dict)
+    """Those that are not as registered."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"criterion": given} if isinstance(given, str) else given
+
+    @model_serializer(mode="wrap")
+    def _to_name(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return handler(self) if self.parameters else self.criterion
+
+    @model_validator(mode="after")
+    def _check(self) -> ScoreRequest:
+        if CRITERIA[self.criterion].needs != "scores":
+            raise ValueError(
+                f"of {self.criterion} {CRITERIA[self.criterion].needs} are kept, not scores; ask for these"
+            )
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.file)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ScoreRequest) and self.file == other.file
+
+    def build(self) -> Criterion:
+        """The criterion with these parameters."""
+        return build(self.criterion, self.parameters)
+
+    @property
+    def file(self) -> str:
+        """Name of the file that holds the scores."""
+        return f"scores-{self.criterion}-{self.build().key()}.safetensors"
+
+
+class MaskRequest(BaseModel):
+    """Masks of a criterion that prunes in rounds, for one target.
+
+    >>> MaskRequest(criterion="imp", sparsity=0.9, parameters={"rounds": 2}).build().rounds
+    2
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    criterion: str
+    sparsity: float
+    ratios: dict[str, float] | None = None
+    parameters: dict[str, Value] = Field(default_factory=dict)
+    """Those that are not as registered."""
+
+    def __hash__(self) -> int:
+        return hash(self.file)
+
+    def build(self) -> Criterion:
+        """The criterion with these parameters."""
+        return build(self.criterion, self.parameters)
+
+    @property
+    def file(self) -> str:
+        """Name of the file that holds the masks."""
+        identity = [self.build().key(), self.sparsity, self.ratios]
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        return f"masks-{self.criterion}-{key}.safetensors"
+
+
+class Wanted(BaseModel):
+    """What is to be scored; nothing where nothing is said.
+
+    >>> Wanted(contribution=True, criteria=("snip",)).masks
+    ()
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    contribution: bool = False
+    """Whether DeCI is wanted for itself; with a reactivation it always is."""
+    settings: tuple[Reactivation, ...] = ()
+    """Reactivations whose ReRI, and with it DeCI, is wanted."""
+    criteria: tuple[ScoreRequest, ...] = ()
+    """Scores that are wanted; a name stands for a criterion as it is registered."""
+    masks: tuple[MaskRequest, ...] = ()
+    """Masks that are wanted."""
+
+    def __len__(self) -> int:
+        """How many things are wanted."""
+        return self.contribution + len(self.settings) + len(self.criteria) + len(self.masks)
+
+    @property
+    def wants_contribution(self) -> bool:
+        """Whether DeCI is wanted, for itself or beside a ReRI."""
+        return bool(self.settings) or self.contribution
+
+
+def build(criterion: str, parameters: Mapping[str, Any]) -> Criterion:
+    """A registered criterion with some parameters replaced."""
+    registered = CRITERIA[criterion]
+    return replace(registered, **parameters) if parameters else registered  # type: ignore[type-var]

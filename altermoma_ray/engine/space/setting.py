@@ -1,0 +1,269 @@
+"""What one trial does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from altermoma_ray.engine.scoring.requests import MaskRequest, ScoreRequest, Value, Wanted
+from altermoma_ray.pruning import Normalisation, NormMode, Reactivation, ReactivationGradient, ScheduleKind
+from altermoma_ray.pruning.criteria import CRITERIA, Criterion
+from altermoma_ray.pruning.granularity import GRANULARITIES, Granularity
+from altermoma_ray.tracking.comparison.statistics import UNPRUNED
+
+Scope = Literal["global", "group"]
+SINGLE_WEIGHTS = "weight"
+"""The granularity of a setting that names none."""
+OWN_FIELDS = ("alpha", "beta", "normalisation")
+"""Parameters of criteria made of indicators that a setting has a field for, beside those of the reactivation."""
+
+
+class PruningSetting(BaseModel):
+    """One trial's way from indicators to a fine-tuned, pruned model.
+
+    >>> setting = PruningSetting(
+    ...     scope="global", sparsity=0.9, criterion="imp", parameters={"rounds": 2}, learning_rate=1e-3
+    ... )
+    >>> setting.build()
+    IMP(rounds=2, steps=60, learning_rate=0.001)
+
+    Raises:
+        ValueError: a field is out of range or does not go with another, or the criterion refuses a parameter.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Scope
+    """``global``: one threshold over all groups (AlterMOMA, Algorithm 1); ``group``: a ratio for each group."""
+    sparsity: float = Field(ge=0, lt=1)
+    """Fraction of all prunable weights that is removed."""
+    ratios: dict[str, float] | None = None
+    """Fraction removed in each group; they add up to ``sparsity``. Only with ``scope="group"``."""
+    criterion: str = "altermoma"
+    """A key of :data:`altermoma_ray.pruning.criteria.CRITERIA`, or ``unpruned``."""
+    parameters: dict[str, Value] = Field(default_factory=dict)
+    """The criterion's parameters that are not as registered. Those that have a field here are moved there."""
+    alpha: float = Field(default=1.0, ge=0)
+    """Weight of DeCI in AlterEva."""
+    beta: float = 0.0
+    """Weight of ReRI in AlterEva; 0 is DeCI alone, and below 0 redundancy counts as a merit (a control)."""
+    reactivation_steps: int | None = Field(default=None, gt=0)
+    """B, batches of reactivation; needed where β is not 0."""
+    reactivation_learning_rate: float | None = Field(default=None, gt=0)
+    reactivation_gradient: ReactivationGradient = "scoring-batches"
+    """Data of ReRI's second gradient: the last batch of reactivation (the paper), or D."""
+    normalisation: Normalisation = "group"
+    """Whether AlterEva divides its indicators by their sums over a group (the paper) or a layer."""
+    scoring_batches: int | None = Field(default=None, gt=0)
+    """Batches of D; None takes the search space's."""
+    norms: NormMode = "running"
+    """What normalisation layers use while scoring."""
+    schedule: ScheduleKind = "one-shot"
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate of fine-tuning."""
+    granularity: str = SINGLE_WEIGHTS
+    """A key of :data:`altermoma_ray.pruning.granularity.GRANULARITIES`: what is pruned as a whole."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """Take what is not given from the registered criterion; a β that searches vary has a default of its own."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("criterion", "altermoma"), str):
+            return given
+        criterion = CRITERIA.get(given.get("criterion", "altermoma"))
+        if criterion is None or criterion.needs != "indicators":
+            return given
+        names, searched = parameter_names(criterion), not criterion.own()
+        filled = {name: getattr(criterion, name) for name in OWN_FIELDS if name in names}
+        if searched:
+            filled.pop("beta", None)
+        moved = _moved(given, names)
+        filled |= moved
+        reads = "beta" not in names or {"beta": 0, **filled, **given}["beta"] != 0
+        if "reactivation" in names and reads and not (searched and "beta" in names):
+            own: Reactivation = criterion.reactivation  # type: ignore[attr-defined]
+            filled["reactivation_steps"] = own.steps
+            filled["reactivation_learning_rate"] = own.learning_rate
+            filled["reactivation_gradient"] = own.gradient
+        if moved:
+            filled["parameters"] = {name: value for name, value in given["parameters"].items() if name not in moved}
+            given = {name: value for name, value in given.items() if name != "parameters"}
+        return {**filled, **given}
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what earlier releases did not have, where it says nothing: their settings' texts stay the same."""
+        written: dict[str, Any] = handler(self)
+        for name in _silent(self):
+            written.pop(name, None)
+        return written
+
+    @model_validator(mode="after")
+    def _check(self) -> PruningSetting:
+        if (self.scope == "group") != (self.ratios is not None):
+            raise ValueError(f"`ratios` go with scope 'group' only, but got scope {self.scope!r} and {self.ratios}")
+        for group, ratio in (self.ratios or {}).items():
+            if not 0 <= ratio < 1:
+                raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {ratio}; lower it")
+        if self.criterion not in (*CRITERIA, UNPRUNED):
+            raise ValueError(f"`criterion` must be one of {', '.join(CRITERIA)}, but got {self.criterion!r}")
+        check_granularity(self.granularity, [self.criterion])
+        if self.criterion == UNPRUNED:
+            if self.sparsity > 0:
+                raise ValueError(f"the unpruned model has sparsity 0, but got {self.sparsity}; take a criterion")
+            if self.parameters:
+                raise ValueError(f"the unpruned model has no parameters, but got {self.parameters}; take a criterion")
+            return self
+        own = with_parameters(self.criterion, self.parameters)
+        for name in self.parameters:  # a whole number for a parameter of real numbers becomes one
+            self.parameters[name] = getattr(own, name)
+        criterion = self.build()
+        assert criterion is not None
+        needed = criterion.reads is not None and "reactivation" in parameter_names(criterion)
+        if needed and None in (self.reactivation_steps, self.reactivation_learning_rate):
+            raise ValueError(f"beta={self.beta} needs `reactivation_steps` and `reactivation_learning_rate`; set them")
+        if self.schedule != "one-shot" and criterion.needs == "masks":
+            raise ValueError(f"{self.criterion} brings its own schedule, but got {self.schedule!r}; take 'one-shot'")
+        return self
+
+    def build(self) -> Criterion | None:
+        """The criterion with this setting's parameters; None for the unpruned model."""
+        if self.criterion == UNPRUNED:
+            return None
+        registered = CRITERIA[self.criterion]
+        values: dict[str, Any] = dict(self.parameters)
+        if registered.needs == "indicators":
+            values |= {name: getattr(self, name) for name in OWN_FIELDS}
+            if self.reactivation_steps is not None and self.reactivation_learning_rate is not None:
+                values["reactivation"] = Reactivation(
+                    steps=self.reactivation_steps,
+                    learning_rate=self.reactivation_learning_rate,
+                    gradient=self.reactivation_gradient,
+                )
+            values = {name: value for name, value in values.items() if name in parameter_names(registered)}
+        return replace(registered, **values) if values else registered  # type: ignore[type-var]
+
+    @property
+    def units(self) -> Granularity:
+        """What is pruned as a whole."""
+        return GRANULARITIES[self.granularity]
+
+    @property
+    def reactivation(self) -> Reactivation | None:
+        """The reactivation whose ReRI is read; None when none is."""
+        criterion = self.build()
+        return None if criterion is None else criterion.reads
+
+    def wanted(self) -> Wanted:
+        """What has to be scored for this setting, and no more."""
+        criterion = self.build()
+        if criterion is None:
+            return Wanted()
+        if criterion.needs == "scores":
+            return Wanted(criteria=(ScoreRequest(criterion=self.criterion, parameters=self.parameters),))
+        if criterion.needs == "masks":
+            request = MaskRequest(
+                criterion=self.criterion, sparsity=self.sparsity, ratios=self.ratios, parameters=self.parameters
+            )
+            return Wanted(masks=(request,))
+        return Wanted(contribution=True) if criterion.reads is None else Wanted(settings=(criterion.reads,))
+
+    def flat(self) -> dict[str, Value]:
+        """All that is set, as flat names and values: without ratios, and parameters as ``imp.rounds``."""
+        hidden = {"ratios", "parameters", *_silent(self)}
+        plain = {name: value for name, value in self if name not in hidden and value is not None}
+        return {**plain, **{f"{self.criterion}.{name}": value for name, value in self.parameters.items()}}
+
+
+def _silent(setting: PruningSetting) -> list[str]:
+    """Fields that earlier releases did not have, and that say nothing in this setting."""
+    said = {"parameters": bool(setting.parameters), "granularity": setting.granularity != SINGLE_WEIGHTS}
+    return [name for name, says in said.items() if not says]
+
+
+def check_granularity(name: str, criteria: Sequence[str]) -> None:
+    """Find out whether there is such a granularity, and whether all of the criteria go with it.
+
+    Raises:
+        ValueError: there is none, or a criterion prunes single weights alone.
+    """
+    if name not in GRANULARITIES:
+        raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, but got {name!r}; leave it out")
+    for criterion in criteria:
+        if name != SINGLE_WEIGHTS and criterion in CRITERIA and CRITERIA[criterion].needs == "masks":
+            raise ValueError(
+                f"{criterion} prunes single weights in rounds of its own, but got granularity {name!r}; "
+                f"take another criterion or {SINGLE_WEIGHTS!r}"
+            )
+
+
+def parameter_names(criterion: Criterion) -> tuple[str, ...]:
+    """Names of a criterion's parameters.
+
+    >>> parameter_names(CRITERIA["imp"])
+    ('rounds', 'steps', 'learning_rate')
+    """
+    return tuple(field.name for field in dataclass_fields(criterion)) if is_dataclass(criterion) else ()
+
+
+def with_parameters(name: str, parameters: Mapping[str, Any]) -> Criterion:
+    """The criterion of a name with some parameters replaced.
+
+    >>> with_parameters("imp", {"rounds": 2, "learning_rate": 1})
+    IMP(rounds=2, steps=60, learning_rate=1.0)
+
+    Raises:
+        ValueError: it has no parameter of that name, of that type, or refuses the value.
+    """
+    criterion = CRITERIA[name]
+    known = parameter_names(criterion)
+    values = {}
+    for parameter, value in parameters.items():
+        if parameter not in known:
+            raise ValueError(
+                f"criterion {name} has no parameter {parameter!r}; choose out of {', '.join(known)}"
+                if known
+                else f"criterion {name} has no parameters, but got {parameter!r}; leave it out"
+            )
+        try:
+            values[parameter] = _types(type(criterion))[parameter].validate_python(value, strict=True)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].replace("Input", "it", 1)
+            raise ValueError(f"criterion {name} refuses {parameter}={value!r}: {said}; choose another value") from None
+    try:
+        return replace(criterion, **values) if values else criterion  # type: ignore[type-var]
+    except (ValueError, TypeError) as error:
+        given = ", ".join(f"{parameter}={value!r}" for parameter, value in values.items())
+        raise ValueError(f"criterion {name} refuses {given}: {error}") from None
+
+
+@lru_cache
+def _types(criterion: type[Criterion]) -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(criterion)
+    return {field.name: TypeAdapter(hints[field.name]) for field in dataclass_fields(criterion)}  # type: ignore[arg-type]
+
+
+def _moved(given: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Parameters of a criterion that have a field of a setting."""
+    parameters = given.get("parameters")
+    if not isinstance(parameters, Mapping):
+        return {}
+    moved = {name: parameters[name] for name in OWN_FIELDS if name in names and name in parameters}
+    for name, value in moved.items():
+        if given.get(name, value) != value:
+            raise ValueError(f"`parameters` say {name}={value}, but the setting {name}={given[name]}; leave one out")
+    return moved
