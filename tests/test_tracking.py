@@ -226,7 +226,7 @@ def test_leaderboard_puts_failures_last_with_null_metrics(tracker):
 
 
 def test_more_trials_than_one_page(tracker, monkeypatch):
-    monkeypatch.setattr("altermoma_ray.tracking.mlflow.tracker._PAGE_SIZE", 2)
+    monkeypatch.setattr("altermoma_ray.tracking.mlflow.reader._PAGE_SIZE", 2)
     parent = start(tracker)
     for number in range(5):
         tracker.log_trial(parent, make_result(number, "failed", layer_sparsity={}, histogram={}), {})

@@ -19,24 +19,27 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.metrics import SPARSITY, Figures, Metric
+from altermoma_ray.metrics import Figures
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.leaderboard.board import (
     CHAMPION_TAG,
     RULE_TAG,
     STATUS_TAG,
     TRIAL_TAG,
-    Champion,
-    Row,
-    champion_of,
-    columns_of,
-    rank_runs,
 )
 from altermoma_ray.tracking.mlflow import artifacts as files
-from altermoma_ray.tracking.mlflow.deleted import check_active, check_not_deleted
+from altermoma_ray.tracking.mlflow.deleted import check_active
 from altermoma_ray.tracking.mlflow.figures import LONGEST_VALUE, RUN_STATUS, as_text, is_complete, trial_metrics
 from altermoma_ray.tracking.mlflow.names import check_name, experiment_name
-from altermoma_ray.tracking.mlflow.store import EXPERIMENT_PREFIX, Store, open_store
+from altermoma_ray.tracking.mlflow.reader import (
+    FIGURES_TAG,
+    OBJECTIVE_TAG,
+    PARENT_TAG,
+    REFERENCE_PREFIX,
+    SEARCH_TAG,
+    SearchReader,
+    reference_of,
+)
 from altermoma_ray.tracking.mlflow.view import saved_view
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.pictures import search_picture
@@ -47,16 +50,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 CHAMPION = "champion"
-UNKNOWN = Figures()
-"""No metrics at all."""
-_SEARCH_TAG, _OBJECTIVE_TAG, _REASON_TAG = "altermoma.search", "altermoma.objective", "altermoma.reason"
-_FIGURES_TAG = "altermoma.figures"
-_PARENT_TAG, _REFERENCE_PREFIX = "mlflow.parentRunId", "reference/"
+_REASON_TAG = "altermoma.reason"
 _BATCH_METRICS, _BATCH_PARAMS = 900, 100  # MLflow takes 1000 in all in one request, 100 of them parameters
-_PAGE_SIZE = 1000  # runs in one answer
 
 
-class Tracker:
+class Tracker(SearchReader):
     """Logs searches to MLflow and reads them back.
 
     >>> tracker = Tracker.open(None, Location.parse("storage"))  # doctest: +SKIP
@@ -68,29 +66,6 @@ class Tracker:
     1
     >>> tracker.finish_search(parent)  # doctest: +SKIP
     """
-
-    def __init__(self, store: Store, earlier: Figures = UNKNOWN) -> None:
-        self._store, self._earlier = store, earlier
-        self._client = store.client
-
-    @classmethod
-    def open(
-        cls, tracking_uri: str | None, storage: Location, *, create: bool = True, earlier: Figures = UNKNOWN
-    ) -> Tracker:
-        """Open a store, see :func:`altermoma_ray.tracking.mlflow.store.open_store`.
-
-        Args:
-            tracking_uri: of the store.
-            storage: see :func:`open_store`.
-            create: see :func:`open_store`.
-            earlier: what searches of earlier releases were measured by, whose runs do not say it.
-        """
-        return cls(open_store(tracking_uri, storage, create=create), earlier)
-
-    @property
-    def store(self) -> Store:
-        """Where it logs to."""
-        return self._store
 
     def check_free(self, name: str) -> None:
         """Find out whether a new search may have this name.
@@ -154,7 +129,7 @@ class Tracker:
         experiment = experiment_name(dataset, model)
         with self._store.reported():
             if not self._named(name):
-                tags = {_SEARCH_TAG: name, _OBJECTIVE_TAG: ",".join(objective.names), _FIGURES_TAG: figures.to_json()}
+                tags = {SEARCH_TAG: name, OBJECTIVE_TAG: ",".join(objective.names), FIGURES_TAG: figures.to_json()}
                 self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
             found = self._only(self._named(name))
             if (other := self._client.get_experiment(found.info.experiment_id)).name != experiment:
@@ -165,8 +140,8 @@ class Tracker:
             if not found.data.params:
                 self._log(found.info.run_id, params=params)
             parent = str(found.info.run_id)
-            if _FIGURES_TAG not in found.data.tags:  # the run of an earlier release
-                self._client.set_tag(parent, _FIGURES_TAG, figures.to_json())
+            if FIGURES_TAG not in found.data.tags:  # the run of an earlier release
+                self._client.set_tag(parent, FIGURES_TAG, figures.to_json())
             view = saved_view(name, parent, objective.metrics, figures)
             self._client.set_experiment_tag(found.info.experiment_id, *view)
             return parent
@@ -175,7 +150,7 @@ class Tracker:
         """Log the unpruned model's metrics to the parent run."""
         from mlflow.entities import Metric as Logged
 
-        new = {f"{_REFERENCE_PREFIX}{key}": value for key, value in metrics.items()}
+        new = {f"{REFERENCE_PREFIX}{key}": value for key, value in metrics.items()}
         with self._store.reported():
             logged = self._client.get_run(parent).data.metrics
             now = int(1000 * time.time())
@@ -209,7 +184,7 @@ class Tracker:
                 if is_complete(run, result.status):
                     return str(run.info.run_id)
                 self._client.delete_run(run.info.run_id)
-            tags = {_PARENT_TAG: parent, TRIAL_TAG: str(result.number), STATUS_TAG: result.status}
+            tags = {PARENT_TAG: parent, TRIAL_TAG: str(result.number), STATUS_TAG: result.status}
             if result.reason is not None:
                 tags[_REASON_TAG] = result.reason[:LONGEST_VALUE]
             run = self._client.create_run(
@@ -279,7 +254,7 @@ class Tracker:
             for twin in twins:
                 self._client.delete_model_version(name, str(twin))
             self._client.set_registered_model_alias(name, CHAMPION, str(version))
-            condition = f"tags.`{_PARENT_TAG}` = '{parent}' and tags.`{CHAMPION_TAG}` != ''"
+            condition = f"tags.`{PARENT_TAG}` = '{parent}' and tags.`{CHAMPION_TAG}` != ''"
             for former in self._runs([experiment_id], condition):
                 self._client.delete_tag(former.info.run_id, CHAMPION_TAG)
             self._client.set_tag(run_id, CHAMPION_TAG, f"version {version}")
@@ -304,73 +279,12 @@ class Tracker:
         with self._store.reported():
             run = self._client.get_run(parent)
             self._store.check_place(self._client.get_experiment(run.info.experiment_id))
-            champion, reference = run.data.tags.get(CHAMPION_TAG), _reference(run)
+            champion, reference = run.data.tags.get(CHAMPION_TAG), reference_of(run)
             picture = search_picture(run.info.run_name, rows, champion, reference, self._axes(run))
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, "pareto.png")
                 file.write_bytes(picture)
                 self._client.log_artifact(parent, str(file))
-
-    def find_search(self, name: str | None = None) -> str:
-        """The parent run id of a search, of the latest one by default.
-
-        Raises:
-            UserError: there is no such search, or it was deleted; names those there are.
-        """
-        with self._store.reported():
-            found = self._find(name)
-            if found is not None:
-                return str(found.info.run_id)
-            known = sorted(run.data.tags[_SEARCH_TAG] for run in self._searches())
-            check_not_deleted(self._store, EXPERIMENT_PREFIX, _SEARCH_TAG, name)
-        if not known:
-            raise UserError(f"no search in {self._store.name}; start one with python -m altermoma_ray.search")
-        raise UserError(f"no search {name!r} in {self._store.name}; known: {', '.join(known)}")
-
-    def leaderboard(self, name: str | None = None) -> list[Row]:
-        """The completely logged trials of a search (None: the latest), best first, failed ones last.
-
-        Raises:
-            UserError: there is no such search.
-        """
-        return self._rows(self.find_search(name))
-
-    def champion(self, name: str | None = None) -> Champion | None:
-        """The registered champion of a search (None: of the latest); None where it has none, or its run was deleted.
-
-        Raises:
-            UserError: there is no such search.
-        """
-        parent = self.find_search(name)
-        with self._store.reported():
-            search = self._client.get_run(parent)
-            return champion_of(search, self._trials(search))
-
-    def _rows(self, parent: str) -> list[Row]:
-        with self._store.reported():
-            search = self._client.get_run(parent)
-            runs = self._trials(search)
-        logged = [run for run in runs if run.info.status in RUN_STATUS.values()]
-        objective, figures = self._objective(search), self._figures(search)
-        return rank_runs(logged, objective=objective, figures=figures, reference=_reference(search))
-
-    def _figures(self, search: Run) -> Figures:
-        """What a search's trials are measured by."""
-        text = search.data.tags.get(_FIGURES_TAG)
-        return self._earlier if text is None else Figures.from_json(text)
-
-    def _objective(self, search: Run) -> tuple[Metric, ...]:
-        """The metrics that a search optimises; one that nothing is known of is taken to be better when it is higher."""
-        figures = self._figures(search)
-        names = search.data.tags[_OBJECTIVE_TAG].split(",")
-        return tuple(figures.find(name) or Metric(name, name) for name in names)
-
-    def _axes(self, search: Run) -> tuple[Metric, Metric]:
-        """The metrics of a search's picture: the second objective across and the first one up, else over sparsity."""
-        objective = self._objective(search)
-        shown = [metric for metric in columns_of(self._figures(search), objective) if metric != SPARSITY]
-        others = [metric for metric in objective if metric != SPARSITY]
-        return (others[1] if len(others) > 1 else SPARSITY), (others or shown or [SPARSITY])[0]
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -388,13 +302,6 @@ class Tracker:
         self._store.check_place(experiment)
         return str(experiment.experiment_id)
 
-    def _find(self, name: str | None) -> Run | None:
-        found = self._named(name)
-        return found[0] if found else None
-
-    def _named(self, name: str | None) -> list[Run]:
-        return [run for run in self._searches() if name in (None, run.data.tags[_SEARCH_TAG])]
-
     def _only(self, twins: Sequence[Run]) -> Run:
         """The run of a search, its trials' parent, out of those that a repeated request made; deletes the others."""
         if len(twins) == 1:
@@ -405,29 +312,6 @@ class Tracker:
                 self._client.delete_run(run.info.run_id)
         return found
 
-    def _searches(self) -> list[Run]:
-        """All parent runs, the latest first."""
-        experiments = self._client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT_PREFIX}%'")
-        runs = self._runs([experiment.experiment_id for experiment in experiments], f"tags.`{_SEARCH_TAG}` != ''")
-        return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
-
-    def _trials(self, parent: Run, number: int | None = None) -> list[Run]:
-        """A search's child runs, of one trial by its number or of all."""
-        condition = f"tags.`{_PARENT_TAG}` = '{parent.info.run_id}'"
-        if number is not None:
-            condition += f" and tags.`{TRIAL_TAG}` = '{number}'"
-        return self._runs([parent.info.experiment_id], condition)
-
-    def _runs(self, experiment_ids: list[str], condition: str) -> list[Run]:
-        """All runs that meet a condition, page by page."""
-        runs: list[Run] = []
-        token: str | None = ""
-        while experiment_ids and token is not None:
-            page = self._client.search_runs(experiment_ids, condition, max_results=_PAGE_SIZE, page_token=token or None)
-            runs.extend(page)
-            token = page.token or None
-        return runs
-
     def _log(self, run_id: str, *, metrics: Sequence[Logged] = (), params: Mapping[str, object] | None = None) -> None:
         """Log in as few requests as MLflow allows."""
         from mlflow.entities import Param
@@ -436,9 +320,3 @@ class Tracker:
         while metrics or named:
             self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
             metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]
-
-
-def _reference(search: Run) -> dict[str, float]:
-    """The unpruned model's metrics, as a search's run keeps them."""
-    found = search.data.metrics.items()
-    return {key.removeprefix(_REFERENCE_PREFIX): value for key, value in found if key.startswith(_REFERENCE_PREFIX)}
