@@ -146,7 +146,7 @@ def test_a_broken_object_is_found_out(suite, test, message):
 
 
 def test_a_subset_that_changes_is_found_out():
-    with pytest.raises(AssertionError, match="the subset was .*, then"):
+    with pytest.raises(AssertionError, match=r"the subset was .*, then"):
         broken_data(ShuffledData).test_a_limit_takes_a_subset_that_never_changes("train")
 
 
