@@ -155,8 +155,8 @@ def test_failures_of_a_job_are_found_in_its_error():
 
 
 def test_a_lost_node_is_forgiven_and_a_dead_process_is_not(ray_of_four, tmp_path):
-    from ray.core.generated.common_pb2 import ActorDiedErrorContext
     from ray.train._internal.storage import StorageContext
+    from ray.tune import TuneError
     from ray.tune.experiment import Trial
 
     head = Path(ray.__file__).parent / "core" / "src" / "ray" / "gcs" / "gcs_server"
@@ -165,8 +165,7 @@ def test_a_lost_node_is_forgiven_and_a_dead_process_is_not(ray_of_four, tmp_path
     Path(trial.local_path).mkdir(parents=True)
 
     def forgiven(reason):
-        context = ActorDiedErrorContext(error_message=reason, actor_id=os.urandom(16))
-        trial.handle_error(ray.exceptions.ActorDiedError(context))
+        trial.handle_error(TuneError(reason))
         assert f"Failure # {trial.run_metadata.num_failures} " in Path(trial.error_file).read_text(), MOVED
         return private.forgive_lost_node(trial), trial.run_metadata.num_failures
 
