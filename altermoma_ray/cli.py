@@ -17,14 +17,12 @@ from pydantic import ValidationError
 from altermoma_ray.addresses import redacted
 from altermoma_ray.console import console
 from altermoma_ray.data.nuscenes.reading import Reading
+from altermoma_ray.engine.ray.private import in_submitted_job
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import DEFAULT_STORAGE, Location
 
 if TYPE_CHECKING:
     from altermoma_ray.workloads.reference import WorkloadReference
-
-_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""What Ray sets for the process of a submitted job, and for no other."""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -124,7 +122,7 @@ def add_storage_option(parser: argparse.ArgumentParser) -> None:
 
 def _storage(text: str) -> str:
     """A place that outlives this process, for argparse: Ray deletes the working directory of a job."""
-    if _JOB in os.environ and "://" not in text and not Path(text).expanduser().is_absolute():
+    if in_submitted_job() and "://" not in text and not Path(text).expanduser().is_absolute():
         raise argparse.ArgumentTypeError(
             f"{text} lies in the job's working directory, which Ray deletes; give an absolute path or a URI, or set "
             "ALTERMOMA_STORAGE on the nodes"

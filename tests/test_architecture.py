@@ -47,6 +47,18 @@ def test_no_function_is_too_long():
     assert too_long == {}
 
 
+def test_private_parts_of_ray_are_in_one_file():
+    """Its functions each have a test, so that a newer Ray which moves a part is noticed."""
+    found = {
+        f"{_name(file)}:{node.lineno}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        for module in _imported(node)
+        if module.split(".")[0] == "ray" and any(part.startswith("_") for part in module.split("."))
+    }
+    assert {place.split(":")[0] for place in found} == {"altermoma_ray/engine/ray/private.py"}, sorted(found)
+
+
 @pytest.mark.parametrize("floor", ["engine", "tracking"])
 def test_engine_and_tracking_know_no_workload(floor):
     left = {
@@ -86,6 +98,13 @@ def _foreign_words(source: str) -> Iterator[str]:
             for text in field if isinstance(field, list) else [field]:
                 if isinstance(text, str) and (is_metric or any(word in text.lower() for word in FOREIGN)):
                     yield text
+
+
+def _imported(node: ast.AST) -> list[str]:
+    """What a node imports, as module paths."""
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
 
 
 def _name(file: Path) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 
+from altermoma_ray.engine.ray import private
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -21,7 +22,7 @@ _ANSWER_SECONDS = 5
 _SHORT = "/tmp"
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Bytes of a socket's path; the system takes no more."""
-_OF_RAY = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_OF_RAY = len(private.SESSION)
 _OF_PYTHON = len("/pymp-12345678/listener-12345678")
 """What is added to the folder: by Ray, and by the processes that load data ahead."""
 
@@ -57,10 +58,8 @@ def check_cluster() -> None:
         )
     silent = f"no Ray cluster answers at RAY_ADDRESS={address}; start it or unset the variable"
     if address == "auto":
-        from ray._private.services import get_ray_address_from_environment
-
         try:
-            address = get_ray_address_from_environment("auto", None)
+            address = private.address_of_this_machine()
         except ConnectionError as error:
             raise UserError(silent) from error
         if address == "auto":

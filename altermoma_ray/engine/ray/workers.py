@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import signal
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 import torch
 import torch.distributed as distributed
-from ray._private.state import state
-from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from altermoma_ray.console import console
+from altermoma_ray.engine.ray import private
 from altermoma_ray.engine.ray.cluster import check_cluster, cluster_address, short_folders
 from altermoma_ray.engine.ray.progress import ProgressBar
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
-
-_NOT_NEEDED_LOCALLY = (
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
-    "RAY_TRAIN_METRICS_ENABLED",
-    "RAY_enable_metrics_collection",
-    "RAY_task_events_report_interval_ms",
-)
-"""What Ray keeps busy with for dashboards and spot machines; on one machine it takes CPU from the workers."""
 
 _RESTARTS = 3
 _LOST = re.compile("Connection (reset|closed) by peer")
@@ -50,13 +41,11 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even when it is told to be silent
+    private.silence()
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     check_cluster()
     cluster = cluster_address()
-    with contextlib.nullcontext() if cluster else _switched_off(_NOT_NEEDED_LOCALLY):
+    with contextlib.nullcontext() if cluster else private.without_busywork():
         _start_ray(cluster)
         try:
             yield
@@ -71,7 +60,7 @@ def _start_ray(cluster: str) -> None:
         with contextlib.nullcontext() if cluster else short_folders() as folder:
             if folder is not None:
                 console.print(f"[yellow]Ray[/] works in {folder}: the name in TMPDIR is too long for its sockets")
-                local["_temp_dir"] = folder
+            local |= private.in_folder(folder)
             ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
         if callable(told_to_stop):  # Ray's own aborts the process after 3 seconds, whatever is being tidied up
             signal.signal(signal.SIGTERM, told_to_stop)
@@ -85,25 +74,13 @@ def _start_ray(cluster: str) -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
 
 
-@contextlib.contextmanager
-def _switched_off(names: Sequence[str]) -> Iterator[None]:
-    """Set environment variables to 0 for a while; those that the user has set stay as they are."""
-    unset = [name for name in names if name not in os.environ]
-    os.environ.update(dict.fromkeys(unset, "0"))
-    try:
-        yield
-    finally:
-        for name in unset:
-            os.environ.pop(name, None)
-
-
 def worker_slots(gpus_per_worker: float) -> int:
     """How many workers can run at once, each with one CPU and ``gpus_per_worker`` GPUs.
 
     On an autoscaling cluster that is what it may grow to: nodes come when trials ask for them.
     """
     resources = dict(ray.cluster_resources())
-    for name, most in (state.get_max_resources_from_cluster_config() or {}).items():
+    for name, most in private.most_resources().items():
         resources[name] = max(resources.get(name, 0), most)
     slots = int(resources.get("CPU", 1))
     if gpus_per_worker > 0:
@@ -235,23 +212,10 @@ def _run_once(
     total: int,
 ) -> None:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    class Trainer(TorchTrainer):
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Leave Ctrl-C to the command: Ray's handler would stay after the job, and end the process with code 0."""
-
-        def _create_default_callbacks(self) -> list[Any]:
-            """Leave out what frees the places of a controller that dies: here that is done below.
-
-            It asks the dashboard every second; where there is none, every job waits 12 s for it in the end.
-            """
-            callbacks = super()._create_default_callbacks()
-            return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
 
     with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
         reserved = scratch.join("reserved")
-        trainer = Trainer(
+        trainer = private.quiet_trainer()(
             _worker_main,
             train_loop_config={"function": function, "job": job, "reporter": bar.reporter, "reserved": str(reserved)},
             scaling_config=ScalingConfig(
@@ -264,20 +228,17 @@ def _run_once(
         try:
             trainer.fit()
         except Exception:
-            # Ray forgets it when a worker dies just after its start, and those that come next would wait for ever.
             if reserved.exists():
-                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(reserved.read_text()))))
+                private.free_places(reserved.read_text())
             raise
 
 
 def has_died(error: Exception) -> bool:
     """Whether a job failed because a process of it died: the others then complain of a lost connection."""
-    failures = list(getattr(error, "worker_failures", {}).values())
+    failures = private.failures_of_workers(error)
     if failures and all(isinstance(one, distributed.DistError) or _LOST.search(str(one)) for one in failures):
         return True
-    failures += [error, getattr(error, "controller_failure", None)]
-    died = ray.exceptions.RayActorError
-    return any(isinstance(getattr(one, "health_check_failure", one), died) for one in failures)
+    return any(private.is_death(one) for one in (*failures, error))
 
 
 @contextlib.contextmanager
@@ -300,7 +261,7 @@ def _worker_main(config: dict[str, Any]) -> None:
 
 def _raise_user_error(error: Exception) -> None:
     """Raise the :class:`UserError` that made a worker fail, if one did."""
-    for failure in (error, *getattr(error, "worker_failures", {}).values()):
+    for failure in (error, *private.failures_of_workers(error)):
         cause: BaseException | None = failure
         while cause is not None:
             if isinstance(cause, UserError) and not isinstance(cause, ray.exceptions.RayTaskError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from altermoma_ray.console import console
+from altermoma_ray.engine.ray import private
 from altermoma_ray.engine.search.proposals import Proposer
 from altermoma_ray.engine.trials.trainable import MISTAKE
 from altermoma_ray.engine.trials.trial import TrialJob, TrialTask, has_ended, read_result, record_failure
@@ -81,10 +81,7 @@ class ForgiveNodes(Callback):
     """The loss of a node is no failure of the trial that ran there: Tune tries it again as often as it takes."""
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        last = Path(trial.error_file).read_text().rpartition("Failure #")[2]
-        lost = "node has died" in last
-        if lost:
-            trial.run_metadata.num_failures -= 1
+        lost = private.forgive_lost_node(trial)
         number = trial.config["task"]["number"]
         console.print(f"  trial {number}: its {'node' if lost else 'process'} died; it goes on from the state it kept")
 
