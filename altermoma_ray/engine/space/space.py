@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from math import prod
-from typing import Any
+from math import inf, prod
+from typing import Annotated, Any
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from altermoma_ray.engine.scoring.requests import ScoreRequest, Value, Wanted
 from altermoma_ray.engine.space.ranges import Choice, Fixed, Float, Interval, Range
-from altermoma_ray.engine.space.setting import PruningSetting, Scope, parameter_names
+from altermoma_ray.engine.space.setting import PruningSetting, Scope, parameter_names, reason, typed, with_parameters
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Reactivation, ReactivationGradient, ScheduleKind, solve_ratios
 from altermoma_ray.pruning.criteria import CRITERIA
@@ -58,7 +58,7 @@ class SearchSpace(BaseModel):
     scopes: tuple[Scope, ...] = Field(default=("group", "global"), min_length=1)
     preference: Interval = (-1.5, 1.5)
     """Each group keeps a share of its weights proportional to ``exp(preference)``, scaled to the total sparsity."""
-    ratios: dict[str, Float | Fixed] = Field(default_factory=dict)
+    ratios: dict[str, Annotated[Float | Fixed, Field(discriminator="kind")]] = Field(default_factory=dict)
     """Of single groups: the fraction removed of each. The other groups make up the total sparsity by their preferences.
     They go with the scope ``group`` only, which is then the default."""
     beta: Interval = (0.0, 0.5)
@@ -101,6 +101,9 @@ class SearchSpace(BaseModel):
         """Lists of choices from ``Choice`` and ``Fixed``, and the scope that ratios of single groups go with."""
         if not isinstance(given, Mapping):
             return given
+        for name, drawn in (given.get("parameters") or {}).items():
+            _check_ranges(f"parameters of {name}", drawn)
+        _check_ranges("ratios", given.get("ratios"))
         lists = {name: given[name].known for name in LISTS if isinstance(given.get(name), Choice | Fixed)}
         if given.get("ratios") and "scopes" not in given:
             lists["scopes"] = ("group",)
@@ -110,6 +113,8 @@ class SearchSpace(BaseModel):
     def _check(self) -> SearchSpace:
         for name in ("preference", "beta", "learning_rate", "sparsity"):
             low, high = _ends(getattr(self, name))
+            if low == inf:
+                raise ValueError(f"{name} must be of numbers, but got {getattr(self, name)!r}; write numbers")
             if not low <= high:
                 raise ValueError(f"`low <= high` must hold for {name}, but got ({low}, {high}); swap them")
         sparsity, learning_rate = _ends(self.sparsity), _ends(self.learning_rate)
@@ -138,7 +143,7 @@ class SearchSpace(BaseModel):
             raise ValueError(f"`ratios` go with scope 'group' only, but got scopes {self.scopes}; leave `scopes` out")
         for group, drawn in self.ratios.items():
             low, high = drawn.ends
-            if not (low >= 0 and high < 1):
+            if not 0 <= low <= high < 1:
                 raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {drawn!r}; narrow it")
 
     def _check_parameters(self) -> None:
@@ -154,8 +159,8 @@ class SearchSpace(BaseModel):
                 draws = {f"{name}.{field}": value for field, value in values.items()}
                 try:
                     self.setting(self._first_draws(name) | draws, {}, 0.5)
-                except ValidationError as error:
-                    raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+                except ValueError as error:
+                    raise ValueError(reason(error)) from None
 
     def _first_draws(self, criterion: str) -> dict[str, Draw]:
         """Some draws of a criterion, without its own parameters."""
@@ -212,7 +217,9 @@ class SearchSpace(BaseModel):
         if None in known.values():
             return []
         found = _variants({field: values for field, values in known.items() if values is not None})
-        return found if found is not None and len(found) <= MOST_SCORED else []
+        if found is None or len(found) > MOST_SCORED:
+            return []
+        return [typed(criterion, values) for values in found]
 
     def reactivations(self) -> list[Reactivation]:
         """Every reactivation setting that a trial may ask for: drawn ones, registered criteria's, the paper's own."""
@@ -245,7 +252,7 @@ class SearchSpace(BaseModel):
         draws["scope"] = trial.suggest_categorical("scope", self.scopes)
         if draws["scope"] == "group":
             for group in sizes:
-                name, drawn = self._share_of(group)
+                name, drawn = self._share_of(group, sizes)
                 draws[name] = drawn.draw(trial, name)
         draws["criterion"] = trial.suggest_categorical("criterion", self.criteria)
         draws |= self._suggest_parameters(trial, str(draws["criterion"]))
@@ -254,11 +261,12 @@ class SearchSpace(BaseModel):
         draws["learning_rate"] = self.range_of("learning_rate").draw(trial, "learning_rate")
         return self.setting(draws, sizes, sparsity)
 
-    def _share_of(self, group: str) -> tuple[str, Float | Choice | Fixed]:
+    def _share_of(self, group: str, sizes: Mapping[str, int]) -> tuple[str, Float | Choice | Fixed]:
         """Name and range of what a group's ratio is made of: the ratio itself, or a preference."""
         if group in self.ratios:
             return f"ratio_{group}", self.ratios[group]
-        return f"preference_{group}", self.range_of("preference")
+        alone = bool(self.ratios) and len(sizes.keys() - self.ratios) == 1  # it makes up the rest, whatever it prefers
+        return f"preference_{group}", Fixed(0.0) if alone else self.range_of("preference")
 
     def _suggest_parameters(self, trial: optuna.Trial, criterion: str) -> dict[str, Draw]:
         """Draw what criteria share, of a criterion with no parameters of its own, and the parameters varied for it."""
@@ -328,21 +336,21 @@ class SearchSpace(BaseModel):
             free = {group: float(draws[f"preference_{group}"]) for group in sizes if group not in self.ratios}
             fixed = {group: float(draws[f"ratio_{group}"]) for group in self.ratios}
             ratios = solve_ratios(sizes, total, free, fixed)
-        names = ("scope", "criterion", "schedule", "learning_rate", "beta", *self._reactivation_choices())
-        fields: dict[str, Any] = self._reactivation_of(str(draws["criterion"]))
-        fields |= {name: draws[name] for name in (*names, "reactivation_gradient") if name in draws}
         own = f"{draws['criterion']}."
         parameters = {name.removeprefix(own): value for name, value in draws.items() if name.startswith(own)}
+        names = ("scope", "criterion", "schedule", "learning_rate", "beta", *self._reactivation_choices())
+        fields: dict[str, Any] = self._reactivation_of(str(draws["criterion"]), parameters)
+        fields |= {name: draws[name] for name in (*names, "reactivation_gradient") if name in draws}
         return PruningSetting(sparsity=total, ratios=ratios, parameters=parameters, **fields)
 
-    def _reactivation_of(self, criterion: str) -> dict[str, Draw]:
+    def _reactivation_of(self, criterion: str, parameters: Mapping[str, Value]) -> dict[str, Draw]:
         """The reactivation of a criterion that does not draw one and has none of its own: the first that is drawn."""
         registered = CRITERIA[criterion]
         if registered.needs != "indicators" or "reactivation" not in parameter_names(registered):
             return {}
         if not registered.own():
             return {"reactivation_gradient": self.reactivation_gradient}
-        if registered.reads is None or "reactivation" in registered.own():
+        if "reactivation" in registered.own() or with_parameters(criterion, parameters).reads is None:
             return {}
         first = self.reactivations()[0]
         return {
@@ -360,6 +368,16 @@ class SearchSpace(BaseModel):
 
 def _ends(given: tuple[float, float] | Float | Choice | Fixed) -> tuple[float, float]:
     return given if isinstance(given, tuple) else given.ends
+
+
+def _check_ranges(what: str, drawn: Any) -> None:
+    """Say how a range is written where something else stands for one; pydantic checks the rest."""
+    for name, one in drawn.items() if isinstance(drawn, Mapping) else ():
+        if not isinstance(one, Float | Choice | Fixed | Mapping):
+            raise ValueError(
+                f"{what} must be drawn from Float(low, high), Choice(values) or Fixed(value), but {name} got {one!r}; "
+                "write one of these"
+            )
 
 
 def _variants(values: Mapping[str, tuple[Value, ...]]) -> list[dict[str, Value]] | None:
