@@ -7,16 +7,24 @@ the first trial; all else is free for every trial.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import product
-from math import inf, prod
+from collections.abc import Mapping
+from math import inf
 from typing import Annotated, Any
 
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from altermoma_ray.engine.scoring.requests import ScoreRequest, Value, Wanted
-from altermoma_ray.engine.space.ranges import Choice, Fixed, Float, Interval, Range
+from altermoma_ray.engine.space.ranges import (
+    Choice,
+    Fixed,
+    Float,
+    Interval,
+    Range,
+    check_ranges,
+    combinations,
+    ends_of,
+)
 from altermoma_ray.engine.space.setting import PruningSetting, Scope, parameter_names, reason, typed, with_parameters
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Reactivation, ReactivationGradient, ScheduleKind, solve_ratios
@@ -102,8 +110,8 @@ class SearchSpace(BaseModel):
         if not isinstance(given, Mapping):
             return given
         for name, drawn in (given.get("parameters") or {}).items():
-            _check_ranges(f"parameters of {name}", drawn)
-        _check_ranges("ratios", given.get("ratios"))
+            check_ranges(f"parameters of {name}", drawn)
+        check_ranges("ratios", given.get("ratios"))
         lists = {name: given[name].known for name in LISTS if isinstance(given.get(name), Choice | Fixed)}
         if given.get("ratios") and "scopes" not in given:
             lists["scopes"] = ("group",)
@@ -112,12 +120,12 @@ class SearchSpace(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> SearchSpace:
         for name in ("preference", "beta", "learning_rate", "sparsity"):
-            low, high = _ends(getattr(self, name))
+            low, high = ends_of(getattr(self, name))
             if low == inf:
                 raise ValueError(f"{name} must be of numbers, but got {getattr(self, name)!r}; write numbers")
             if not low <= high:
                 raise ValueError(f"`low <= high` must hold for {name}, but got ({low}, {high}); swap them")
-        sparsity, learning_rate = _ends(self.sparsity), _ends(self.learning_rate)
+        sparsity, learning_rate = ends_of(self.sparsity), ends_of(self.learning_rate)
         if not (sparsity[0] >= 0 and sparsity[1] < 1):
             raise ValueError(f"`0 <= sparsity < 1` must hold, but got {sparsity}; narrow the range")
         if learning_rate[0] <= 0:
@@ -155,7 +163,7 @@ class SearchSpace(BaseModel):
                 raise ValueError(f"`parameters` vary {name}, which is not among `criteria`; add it there")
             ends = {field: one.known or one.ends for field, one in drawn.items()}
             singly = [{field: value} for field, values in ends.items() for value in values]
-            for values in _variants(ends) or singly:
+            for values in combinations(ends) or singly:
                 draws = {f"{name}.{field}": value for field, value in values.items()}
                 try:
                     self.setting(self._first_draws(name) | draws, {}, 0.5)
@@ -216,7 +224,7 @@ class SearchSpace(BaseModel):
         known = {field: drawn.known for field, drawn in self.parameters.get(criterion, {}).items()}
         if None in known.values():
             return []
-        found = _variants({field: values for field, values in known.items() if values is not None})
+        found = combinations({field: values for field, values in known.items() if values is not None})
         if found is None or len(found) > MOST_SCORED:
             return []
         return [typed(criterion, values) for values in found]
@@ -364,27 +372,3 @@ class SearchSpace(BaseModel):
             "reactivation_steps": self.reactivation_steps,
             "reactivation_learning_rate": self.reactivation_learning_rates,
         }
-
-
-def _ends(given: tuple[float, float] | Float | Choice | Fixed) -> tuple[float, float]:
-    return given if isinstance(given, tuple) else given.ends
-
-
-def _check_ranges(what: str, drawn: Any) -> None:
-    """Say how a range is written where something else stands for one; pydantic checks the rest."""
-    for name, one in drawn.items() if isinstance(drawn, Mapping) else ():
-        if not isinstance(one, Float | Choice | Fixed | Mapping):
-            raise ValueError(
-                f"{what} must be drawn from Float(low, high), Choice(values) or Fixed(value), but {name} got {one!r}; "
-                "write one of these"
-            )
-
-
-def _variants(values: Mapping[str, tuple[Value, ...]]) -> list[dict[str, Value]] | None:
-    """All combinations of values; None where there are more than anybody would list."""
-    return list(_combinations(values)) if prod(len(some) for some in values.values()) <= 256 else None
-
-
-def _combinations(values: Mapping[str, tuple[Value, ...]]) -> Iterator[dict[str, Value]]:
-    for combination in product(*values.values()):
-        yield dict(zip(values, combination, strict=True))
