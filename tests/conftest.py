@@ -22,7 +22,6 @@ from pathlib import Path
 import pytest
 
 from altermoma_ray import cli
-from altermoma_ray.workloads.nusc import SHIPPED
 from tests.processes import Server
 
 ROOT = Path(__file__).parents[1]
@@ -122,12 +121,11 @@ def champion(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], o
 
 
 @pytest.fixture(scope="session")
-def tiny_search(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path) -> list[str]:
-    """Arguments of a search that is as short as one can be: one batch to score on, one step of fine-tuning."""
+def tiny_search(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments of a search that is as short as one can be: a small network of two branches, one batch to score on."""
     space = tmp_path_factory.mktemp("space") / "space.py"
     space.write_text(TINY_SPACE)
-    options = ["nusc", "--dataroot", synthetic_root, "--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED]
-    return [*map(str, options), "--space", str(space)]
+    return [f"{ROOT / 'tests' / 'workloads' / 'two_branch.py'}:WORKLOAD", "--space", str(space)]
 
 
 @pytest.fixture(scope="session")
@@ -262,11 +260,14 @@ def mlflow_server(
             time.sleep(0.5)
         assert process.poll() is None, server.log.read_text()
         with pytest.MonkeyPatch.context() as patch:
+            from mlflow import set_tracking_uri
             from mlflow.server import get_app_client
 
-            for name, value in admin.items():
+            for name, value in {**admin, "MLFLOW_TRACKING_URI": server.address}.items():
                 patch.setenv(name, value)
+            set_tracking_uri(server.address)  # which another test may have set to something else
             get_app_client("basic-auth", tracking_uri=server.address).create_user(*user.values())
+            set_tracking_uri("")
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -6,12 +6,11 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from altermoma_ray import cli, compare
-from altermoma_ray.data.synthetic import generate
-from altermoma_ray.workloads.nusc import SHIPPED
 
 SPACE = """
 from altermoma_ray.engine.space import SearchSpace
@@ -34,11 +33,10 @@ def command(module, *arguments):
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
-    generate(folder / "nuscenes", scenes=18, seed=0, processes=1, progress=False)  # two of them for validation
     space = folder / "space.py"
     space.write_text(SPACE)
-    given = ["nusc", "--dataroot", folder / "nuscenes", "--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED]
-    return [*given, "--space", space, "--storage", folder / "storage"]
+    workload = Path(__file__).parent / "workloads" / "two_branch.py"
+    return [f"{workload}:WORKLOAD", "--space", space, "--storage", folder / "storage"]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ def test_a_comparison_is_logged_like_a_search_but_ships_no_model(compared, optio
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{options[-1]}/mlflow.db")
-    experiment = client.get_experiment_by_name("altermoma-nuscenes-bevfusion-mit-toy")
+    experiment = client.get_experiment_by_name("altermoma-own-two-branch")
     runs = client.search_runs([experiment.experiment_id], "tags.`altermoma.trial` != ''")
     assert len(runs) == 6
     parent = runs[0].data.tags["mlflow.parentRunId"]
@@ -90,7 +88,7 @@ def test_a_comparison_is_logged_like_a_search_but_ships_no_model(compared, optio
 def test_a_finished_comparison_is_told_again_and_not_run_again(compared, options):
     folder = options[-1] / "searches" / "both" / "trials"
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
-    again = command("compare", "nusc", "--resume", "--name", "both", "--storage", options[-1])
+    again = command("compare", "--resume", "--name", "both", "--storage", options[-1])
     assert again.returncode == 0, again.stderr
     assert again.stdout == compared.stdout
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
@@ -98,7 +96,7 @@ def test_a_finished_comparison_is_told_again_and_not_run_again(compared, options
 
 def test_a_comparison_is_not_resumed_as_a_search(compared, options, answer):
     for name in ([], ["--name", "both"]):
-        said = answer("search", "nusc", "--resume", *name, "--storage", options[-1])
+        said = answer("search", "--resume", *name, "--storage", options[-1])
         assert ("'both' is a comparison" if name else "no search to resume in") in said
 
 

@@ -80,7 +80,7 @@ def check_fixed(sizes: Mapping[str, int], target: float, fixed: Mapping[str, flo
         fixed: ratios by group.
 
     Raises:
-        UserError: a group is unknown, none is left, or those that are left are too small for the rest.
+        UserError: a group is unknown or is emptied, none is left, or those that are left cannot make up the rest.
     """
     for group, ratio in fixed.items():
         check_ratio(group, ratio)
@@ -88,6 +88,8 @@ def check_fixed(sizes: Mapping[str, int], target: float, fixed: Mapping[str, flo
             raise UserError(
                 f"a ratio is fixed for {group!r}, but the groups are {', '.join(sizes)}; choose out of these"
             )
+        if round(ratio * sizes[group]) == sizes[group]:
+            raise UserError(f"a ratio of {group}={ratio:g} leaves none of its {sizes[group]} weights; lower it")
     rest, budget = _rest(sizes, target, fixed)
     fixed_ones = ", ".join(f"{group}={ratio:g}" for group, ratio in fixed.items())
     if not rest:

@@ -103,6 +103,17 @@ SPACES = [
         "SPACE = SearchSpace(reactivation_steps=())",
         r": reactivation_steps: .* at le",
     ),
+    (
+        "parameter that a criterion refuses",
+        "from altermoma_ray.engine.space import Choice\n"
+        'SPACE = SearchSpace(criteria=("imp",), parameters={"imp": {"rounds": Choice((0, 2))}})',
+        r": criterion imp refuses rounds=0: IMP needs rounds >= 1",
+    ),
+    (
+        "mistake in a suggest function",
+        "def suggest(trial, workload):\n    return {'criterion': workload.criterion}",
+        r", line 3: suggest raised AttributeError: 'SuggestContext' object has no attr.*; mend the file$",
+    ),
     ("space file that does not run", "SPACE = SearchSpace(", r" does not run: SyntaxError: .*; mend the file$"),
     ("space file without a space", "", r" does not define SPACE = SearchSpace\(\.\.\.\); add it$"),
 ]
@@ -112,6 +123,14 @@ SPACES = [
 def test_space_file(what, text, pattern, bench, check):
     file = bench.file("mine.py", f"from altermoma_ray.engine.space import PruningSetting, SearchSpace\n{text}\n")
     check(what, bench.search("--space", file), rf"search space .*mine.py{pattern}")
+
+
+def test_ratios_that_cannot_be_met(bench, check):
+    space = (
+        'from altermoma_ray.engine.space import Fixed, SearchSpace\nSPACE = SearchSpace(ratios={"camera": Fixed(0.1)})'
+    )
+    pattern = r"search space: a total sparsity of 0.85 cannot be met with camera=0.1: .* cannot make up the rest; raise"
+    check("ratio that leaves too much", bench.search("--space", bench.file("mine.py", space)), pattern)
 
 
 def test_storage_below_a_file(bench, check):

@@ -100,7 +100,7 @@ def longer(tiny_search, tmp_path_factory):
     """A space whose trials outlast an actor's start: Tune drops one that still starts if another is free."""
     tiny = Path(tiny_search[-1]).read_text()
     space = tmp_path_factory.mktemp("longer") / "space.py"
-    space.write_text(tiny.replace("fine_tune_epochs=0.5", "fine_tune_epochs=20.0"))
+    space.write_text(tiny.replace("fine_tune_epochs=0.5", "fine_tune_epochs=400.0"))
     return ["--space", space]
 
 
@@ -135,7 +135,7 @@ def test_a_search_runs_on_all_nodes(cluster, workers, search_on, longer, tmp_pat
     waiting = {actor["node"] for actor in actors if actor["kind"] == "TrainController"}
     assert waiting.isdisjoint(workers)
     [reference] = (tmp_path / "references").glob("*.json")
-    assert json.loads(reference.read_bytes())["map"] > 0.5
+    assert 0 < json.loads(reference.read_bytes())["error"] < 2
 
 
 @pytest.mark.slow

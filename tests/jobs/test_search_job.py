@@ -13,7 +13,7 @@ import mlflow
 import pytest
 
 TRIALS = 3
-MODEL = "altermoma-nuscenes-bevfusion-mit-toy"
+MODEL = "altermoma-own-two-branch"
 
 
 @pytest.fixture

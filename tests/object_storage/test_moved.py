@@ -44,7 +44,7 @@ def check_works(now, database, printed, champion, objects):
     assert [row["trial"] for row in json.loads(printed(*board))] == [1, 0]
     torch.testing.assert_close(champion(database, MODEL)(torch.ones(1, 4)), make_model()(torch.ones(1, 4)))
     again = resume_search(now, "first", {"sparsity": 0.8})
-    assert (again.source.storage, Location.parse(again.checkpoint).exists()) == (str(now), True)
+    assert (again.workload.storage, Location.parse(again.checkpoint).exists()) == (str(now), True)
     tracker = Tracker.open(database, now)
     log(tracker, again, [2])
     log(tracker, make_plan(now, "second"), range(1))

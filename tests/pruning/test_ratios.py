@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import solve_ratios
 
 groups_strategy = st.dictionaries(
@@ -68,3 +69,30 @@ def test_equal_preferences_give_the_target_everywhere():
 def test_what_cannot_be_is_explained(sizes, target, preference, message):
     with pytest.raises(ValueError, match=message):
         solve_ratios(sizes, target, preference)
+
+
+@settings(max_examples=200, deadline=None)
+@given(groups_strategy, st.floats(0, 1, exclude_max=True), st.data())
+def test_fixed_ratios_stay_and_the_other_groups_meet_the_total(groups, target, data):
+    sizes = {group: size for group, (size, _) in groups.items()}
+    chosen = data.draw(st.lists(st.sampled_from(sorted(sizes)), unique=True, max_size=len(sizes) - 1))
+    fixed = {group: data.draw(st.floats(0, 1, exclude_max=True)) for group in chosen}
+    preference = {group: value for group, (_, value) in groups.items() if group not in fixed}
+    wanted = round(target * sum(sizes.values()))
+    left = wanted - sum(round(ratio * sizes[group]) for group, ratio in fixed.items())
+    most = sum(sizes[group] - 1 for group in preference)
+    emptied = any(round(ratio * sizes[group]) == sizes[group] for group, ratio in fixed.items())
+    if emptied or not 0 <= left <= most:
+        with pytest.raises(UserError, match=r"leaves none of its" if emptied else r"cannot be met"):
+            solve_ratios(sizes, target, preference, fixed)
+        return
+    ratios = solve_ratios(sizes, target, preference, fixed)
+    assert list(ratios) == list(sizes)
+    assert {group: ratios[group] for group in fixed} == fixed
+    assert sum(round(ratios[group] * size) for group, size in sizes.items()) == wanted
+
+
+def test_preferences_are_of_the_groups_that_are_free():
+    sizes = {"camera": 100, "lidar": 50, "fusion": 50}
+    with pytest.raises(UserError, match=r"finite preferences are needed for lidar, fusion, but got \{'lidar'"):
+        solve_ratios(sizes, 0.5, {"lidar": 0.0}, {"camera": 0.5})

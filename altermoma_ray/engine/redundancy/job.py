@@ -129,6 +129,7 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
     factors = {name: getattr(own, name) for name in names}
     setting = PruningSetting.model_validate({**published.model_dump(), "criterion": criterion, **factors})
     job = plan.trial_job()
+    assert published.reactivation is not None
     scoring = job.scoring.model_copy(update=dict(Wanted(settings=(published.reactivation,))))
     task = TrialTask(number=0, setting=setting)
     identity = [

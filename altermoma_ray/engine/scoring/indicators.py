@@ -85,7 +85,8 @@ class ScoringJob(Wanted):
         """Names of the files that hold all that is wanted."""
         indicators = [DECI_FILE] if self.wants_contribution else []
         indicators += [reri_file(setting) for setting in self.settings]
-        return indicators + [request.file for request in (*self.criteria, *self.masks)]
+        requests: list[ScoreRequest | MaskRequest] = [*self.criteria, *self.masks]
+        return indicators + [request.file for request in requests]
 
 
 def merged(jobs: Iterable[ScoringJob]) -> list[ScoringJob]:
@@ -162,8 +163,8 @@ def backward_passes(job: ScoringJob, modalities: int) -> int:
         steps = sum(max(s.steps for s in job.settings if s.learning_rate == rate) for rate in rates)
         after = sum(1 if s.gradient == "last-batch" else job.scoring_batches for s in job.settings)
         passes += modalities * (job.scoring_batches + after + steps)
-    criteria = [request.build() for request in (*job.criteria, *job.masks)]
-    return passes + sum(criterion.passes(job.scoring_batches) for criterion in criteria)
+    requests: list[ScoreRequest | MaskRequest] = [*job.criteria, *job.masks]
+    return passes + sum(request.build().passes(job.scoring_batches) for request in requests)
 
 
 def reri_file(setting: Reactivation) -> str:

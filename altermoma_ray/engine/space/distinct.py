@@ -14,7 +14,8 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from altermoma_ray.engine.space import PruningSetting, SearchSpace
+from altermoma_ray.engine.space.setting import PruningSetting
+from altermoma_ray.engine.space.space import SearchSpace
 
 
 class EndlessError(Exception):

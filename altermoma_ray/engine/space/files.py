@@ -1,8 +1,8 @@
 """Search spaces in files: the project's own by name, a user's by path, and the reference by which a search finds one.
 
-A space that is a plain ``SearchSpace`` is saved whole with its search. One of a class of its own is code, which is not
-saved: the search keeps where its file is and the hash of what the file held, so that ``--resume`` proposes the same
-trials or says that the file has changed.
+A space that is a plain ``SearchSpace`` is saved whole with its search. One of a class of its own, or of a function
+``suggest`` (:mod:`altermoma_ray.engine.space.suggesting`), is code, which is not saved: the search keeps where its file
+is and the hash of what the file held, so that ``--resume`` proposes the same trials or says that the file has changed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.engine.space.setting import reason
+from altermoma_ray.engine.space.space import SearchSpace
+from altermoma_ray.engine.space.suggesting import SuggestedSpace
 from altermoma_ray.errors import UserError
 
 
@@ -30,7 +33,7 @@ class SpaceReference(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
-    """Path of the Python file that defines ``SPACE``, as it was given."""
+    """Path of the Python file that defines ``SPACE`` or ``suggest``, as it was given."""
     sha256: str
     """Of the file's bytes."""
 
@@ -72,19 +75,24 @@ def reference_to(space: SearchSpace, file: Path | None) -> SpaceReference | None
 
 
 def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
-    """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file.
+    """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file; or its function ``suggest``.
 
     Args:
         name: of a space of the project; a reference to a user's own workload stands for the default space.
         file: that defines a space; None takes the one by name.
 
     Raises:
-        UserError: there is no such space, or it does not define a valid ``SPACE``.
+        UserError: there is no such space, or it defines neither a valid ``SPACE`` nor a ``suggest(trial, workload)``.
     """
     if file is None and name is not None and ":" in name:
         return SearchSpace()
     module = _import_named(name) if file is None else _import_file(file)
-    space = getattr(module, "SPACE", None)
+    space, suggest = getattr(module, "SPACE", None), getattr(module, "suggest", None)
+    if inspect.isfunction(suggest) and (space is None or isinstance(space, SearchSpace)):
+        try:
+            return SuggestedSpace.of(suggest, space)
+        except UserError as error:
+            raise UserError(f"search space {file or name}: {error}") from None
     if not isinstance(space, SearchSpace):
         raise UserError(f"search space {file or name} does not define SPACE = SearchSpace(...); add it")
     return space
@@ -112,11 +120,8 @@ def _import_file(file: Path) -> ModuleType:
         specification.loader.exec_module(module)
     except ValidationError as error:
         del sys.modules[name]
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        own = first["type"] == "value_error"  # ours say what to do
-        what = first["msg"].removeprefix("Value error, ") if own else f"{first['msg']}; mend the file"
-        raise UserError(f"search space {file}: {where + ': ' if where else ''}{what}") from None
+        remedy = "" if error.errors()[0]["type"] == "value_error" else "; mend the file"  # ours say what to do
+        raise UserError(f"search space {file}: {reason(error)}{remedy}") from None
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"search space {file} does not run: {type(error).__name__}: {error}; mend the file") from error

@@ -7,13 +7,18 @@ Each is saved with a ``kind``, by which it is read back from JSON.
 
 from __future__ import annotations
 
-from math import inf, isfinite
+from collections.abc import Mapping
+from itertools import product
+from math import inf, isfinite, prod
 from typing import Annotated, Any, Literal
 
 import optuna
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from altermoma_ray.engine.scoring.requests import Value
+
+MOST_LISTED = 256
+"""More combinations of parameters than these are not made one by one."""
 
 
 class Float(BaseModel):
@@ -184,3 +189,33 @@ Interval = Annotated[
 def _check_finite(value: Value) -> None:
     if not isinstance(value, str) and not isfinite(value):
         raise ValueError(f"a value must be finite, but got {value}; leave it out")
+
+
+def ends_of(given: tuple[float, float] | Float | Choice | Fixed) -> tuple[float, float]:
+    """The least and the greatest number of a draw; (inf, -inf) where it has none."""
+    return given if isinstance(given, tuple) else given.ends
+
+
+def check_ranges(what: str, drawn: Any) -> None:
+    """Say how a range is written where something else stands for one; pydantic checks the rest.
+
+    Raises:
+        ValueError: a value of the mapping ``drawn`` is no range.
+    """
+    for name, one in drawn.items() if isinstance(drawn, Mapping) else ():
+        if not isinstance(one, Float | Choice | Fixed | Mapping):
+            raise ValueError(
+                f"{what} must be drawn from Float(low, high), Choice(values) or Fixed(value), but {name} got {one!r}; "
+                "write one of these"
+            )
+
+
+def combinations(values: Mapping[str, tuple[Value, ...]]) -> list[dict[str, Value]] | None:
+    """All combinations of values by name; None where there are more than :data:`MOST_LISTED`.
+
+    >>> combinations({"rounds": (2, 4), "steps": (30,)})
+    [{'rounds': 2, 'steps': 30}, {'rounds': 4, 'steps': 30}]
+    """
+    if prod(len(some) for some in values.values()) > MOST_LISTED:
+        return None
+    return [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]

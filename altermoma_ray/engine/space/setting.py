@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields as dataclass_fields
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_type_hints
 
@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from altermoma_ray.engine.scoring.requests import MaskRequest, ScoreRequest, Value, Wanted
+from altermoma_ray.engine.scoring.requests import MaskRequest, ScoreRequest, Value, Wanted, build
 from altermoma_ray.pruning import Normalisation, NormMode, Reactivation, ReactivationGradient, ScheduleKind
 from altermoma_ray.pruning.criteria import CRITERIA, Criterion
 from altermoma_ray.pruning.granularity import GRANULARITIES, Granularity
@@ -128,9 +128,8 @@ class PruningSetting(BaseModel):
             if self.parameters:
                 raise ValueError(f"the unpruned model has no parameters, but got {self.parameters}; take a criterion")
             return self
-        own = with_parameters(self.criterion, self.parameters)
-        for name in self.parameters:  # a whole number for a parameter of real numbers becomes one
-            self.parameters[name] = getattr(own, name)
+        with_parameters(self.criterion, self.parameters)
+        self.parameters.update(typed(self.criterion, self.parameters))
         criterion = self.build()
         assert criterion is not None
         needed = criterion.reads is not None and "reactivation" in parameter_names(criterion)
@@ -155,7 +154,7 @@ class PruningSetting(BaseModel):
                     gradient=self.reactivation_gradient,
                 )
             values = {name: value for name, value in values.items() if name in parameter_names(registered)}
-        return replace(registered, **values) if values else registered  # type: ignore[type-var]
+        return build(self.criterion, values)
 
     @property
     def units(self) -> Granularity:
@@ -211,6 +210,15 @@ def check_granularity(name: str, criteria: Sequence[str]) -> None:
             )
 
 
+def reason(error: ValueError) -> str:
+    """What a check found wrong, without the frame that pydantic puts around it."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+
+
 def parameter_names(criterion: Criterion) -> tuple[str, ...]:
     """Names of a criterion's parameters.
 
@@ -229,9 +237,25 @@ def with_parameters(name: str, parameters: Mapping[str, Any]) -> Criterion:
     Raises:
         ValueError: it has no parameter of that name, of that type, or refuses the value.
     """
-    criterion = CRITERIA[name]
+    values = typed(name, parameters)
+    try:
+        return build(name, values)
+    except (ValueError, TypeError) as error:
+        given = ", ".join(f"{parameter}={value!r}" for parameter, value in values.items())
+        raise ValueError(f"criterion {name} refuses {given}: {error}") from None
+
+
+def typed(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of the criterion of a name, in their types: a whole number may stand for a real one.
+
+    >>> typed("imp", {"learning_rate": 1})
+    {'learning_rate': 1.0}
+
+    Raises:
+        ValueError: the criterion has no parameter of that name, or not of that type.
+    """
+    criterion, values = CRITERIA[name], {}
     known = parameter_names(criterion)
-    values = {}
     for parameter, value in parameters.items():
         if parameter not in known:
             raise ValueError(
@@ -244,11 +268,7 @@ def with_parameters(name: str, parameters: Mapping[str, Any]) -> Criterion:
         except ValidationError as error:
             said = error.errors()[0]["msg"].replace("Input", "it", 1)
             raise ValueError(f"criterion {name} refuses {parameter}={value!r}: {said}; choose another value") from None
-    try:
-        return replace(criterion, **values) if values else criterion  # type: ignore[type-var]
-    except (ValueError, TypeError) as error:
-        given = ", ".join(f"{parameter}={value!r}" for parameter, value in values.items())
-        raise ValueError(f"criterion {name} refuses {given}: {error}") from None
+    return values
 
 
 @lru_cache

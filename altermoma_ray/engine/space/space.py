@@ -7,17 +7,34 @@ the first trial; all else is free for every trial.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import product
-from math import prod
-from typing import Any
+from collections.abc import Mapping
+from math import inf
+from typing import Annotated, Any
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from altermoma_ray.engine.scoring.requests import ScoreRequest, Value, Wanted
-from altermoma_ray.engine.space.ranges import Choice, Fixed, Float, Interval, Range
-from altermoma_ray.engine.space.setting import SINGLE_WEIGHTS, PruningSetting, Scope, check_granularity, parameter_names
+from altermoma_ray.engine.space.ranges import (
+    Choice,
+    Fixed,
+    Float,
+    Interval,
+    Range,
+    check_ranges,
+    combinations,
+    ends_of,
+)
+from altermoma_ray.engine.space.setting import (
+    SINGLE_WEIGHTS,
+    PruningSetting,
+    Scope,
+    check_granularity,
+    parameter_names,
+    reason,
+    typed,
+    with_parameters,
+)
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Reactivation, ReactivationGradient, ScheduleKind, solve_ratios
 from altermoma_ray.pruning.criteria import CRITERIA
@@ -58,7 +75,7 @@ class SearchSpace(BaseModel):
     scopes: tuple[Scope, ...] = Field(default=("group", "global"), min_length=1)
     preference: Interval = (-1.5, 1.5)
     """Each group keeps a share of its weights proportional to ``exp(preference)``, scaled to the total sparsity."""
-    ratios: dict[str, Float | Fixed] = Field(default_factory=dict)
+    ratios: dict[str, Annotated[Float | Fixed, Field(discriminator="kind")]] = Field(default_factory=dict)
     """Of single groups: the fraction removed of each. The other groups make up the total sparsity by their preferences.
     They go with the scope ``group`` only, which is then the default."""
     beta: Interval = (0.0, 0.5)
@@ -104,6 +121,9 @@ class SearchSpace(BaseModel):
         """Lists of choices from ``Choice`` and ``Fixed``, and the scope that ratios of single groups go with."""
         if not isinstance(given, Mapping):
             return given
+        for name, drawn in (given.get("parameters") or {}).items():
+            check_ranges(f"parameters of {name}", drawn)
+        check_ranges("ratios", given.get("ratios"))
         lists = {name: given[name].known for name in LISTS if isinstance(given.get(name), Choice | Fixed)}
         if given.get("ratios") and "scopes" not in given:
             lists["scopes"] = ("group",)
@@ -112,10 +132,12 @@ class SearchSpace(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> SearchSpace:
         for name in ("preference", "beta", "learning_rate", "sparsity"):
-            low, high = _ends(getattr(self, name))
+            low, high = ends_of(getattr(self, name))
+            if low == inf:
+                raise ValueError(f"{name} must be of numbers, but got {getattr(self, name)!r}; write numbers")
             if not low <= high:
                 raise ValueError(f"`low <= high` must hold for {name}, but got ({low}, {high}); swap them")
-        sparsity, learning_rate = _ends(self.sparsity), _ends(self.learning_rate)
+        sparsity, learning_rate = ends_of(self.sparsity), ends_of(self.learning_rate)
         if not (sparsity[0] >= 0 and sparsity[1] < 1):
             raise ValueError(f"`0 <= sparsity < 1` must hold, but got {sparsity}; narrow the range")
         if learning_rate[0] <= 0:
@@ -143,7 +165,7 @@ class SearchSpace(BaseModel):
             raise ValueError(f"`ratios` go with scope 'group' only, but got scopes {self.scopes}; leave `scopes` out")
         for group, drawn in self.ratios.items():
             low, high = drawn.ends
-            if not (low >= 0 and high < 1):
+            if not 0 <= low <= high < 1:
                 raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {drawn!r}; narrow it")
 
     def _check_parameters(self) -> None:
@@ -155,12 +177,12 @@ class SearchSpace(BaseModel):
                 raise ValueError(f"`parameters` vary {name}, which is not among `criteria`; add it there")
             ends = {field: one.known or one.ends for field, one in drawn.items()}
             singly = [{field: value} for field, values in ends.items() for value in values]
-            for values in _variants(ends) or singly:
+            for values in combinations(ends) or singly:
                 draws = {f"{name}.{field}": value for field, value in values.items()}
                 try:
                     self.setting(self._first_draws(name) | draws, {}, 0.5)
-                except ValidationError as error:
-                    raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+                except ValueError as error:
+                    raise ValueError(reason(error)) from None
 
     def _first_draws(self, criterion: str) -> dict[str, Draw]:
         """Some draws of a criterion, without its own parameters."""
@@ -216,8 +238,10 @@ class SearchSpace(BaseModel):
         known = {field: drawn.known for field, drawn in self.parameters.get(criterion, {}).items()}
         if None in known.values():
             return []
-        found = _variants({field: values for field, values in known.items() if values is not None})
-        return found if found is not None and len(found) <= MOST_SCORED else []
+        found = combinations({field: values for field, values in known.items() if values is not None})
+        if found is None or len(found) > MOST_SCORED:
+            return []
+        return [typed(criterion, values) for values in found]
 
     def reactivations(self) -> list[Reactivation]:
         """Every reactivation setting that a trial may ask for: drawn ones, registered criteria's, the paper's own."""
@@ -250,7 +274,7 @@ class SearchSpace(BaseModel):
         draws["scope"] = trial.suggest_categorical("scope", self.scopes)
         if draws["scope"] == "group":
             for group in sizes:
-                name, drawn = self._share_of(group)
+                name, drawn = self._share_of(group, sizes)
                 draws[name] = drawn.draw(trial, name)
         draws["criterion"] = trial.suggest_categorical("criterion", self.criteria)
         draws |= self._suggest_parameters(trial, str(draws["criterion"]))
@@ -261,11 +285,12 @@ class SearchSpace(BaseModel):
             draws["granularity"] = trial.suggest_categorical("granularity", self.granularities)
         return self.setting(draws, sizes, sparsity)
 
-    def _share_of(self, group: str) -> tuple[str, Float | Choice | Fixed]:
+    def _share_of(self, group: str, sizes: Mapping[str, int]) -> tuple[str, Float | Choice | Fixed]:
         """Name and range of what a group's ratio is made of: the ratio itself, or a preference."""
         if group in self.ratios:
             return f"ratio_{group}", self.ratios[group]
-        return f"preference_{group}", self.range_of("preference")
+        alone = bool(self.ratios) and len(sizes.keys() - self.ratios) == 1  # it makes up the rest, whatever it prefers
+        return f"preference_{group}", Fixed(0.0) if alone else self.range_of("preference")
 
     def _suggest_parameters(self, trial: optuna.Trial, criterion: str) -> dict[str, Draw]:
         """Draw what criteria share, of a criterion with no parameters of its own, and the parameters varied for it."""
@@ -337,23 +362,23 @@ class SearchSpace(BaseModel):
             free = {group: float(draws[f"preference_{group}"]) for group in sizes if group not in self.ratios}
             fixed = {group: float(draws[f"ratio_{group}"]) for group in self.ratios}
             ratios = solve_ratios(sizes, total, free, fixed)
+        own = f"{draws['criterion']}."
+        parameters = {name.removeprefix(own): value for name, value in draws.items() if name.startswith(own)}
         names = ("scope", "criterion", "schedule", "learning_rate", "beta", *self._reactivation_choices())
-        fields: dict[str, Any] = self._reactivation_of(str(draws["criterion"]))
+        fields: dict[str, Any] = self._reactivation_of(str(draws["criterion"]), parameters)
         fields |= {name: draws[name] for name in (*names, "reactivation_gradient") if name in draws}
         only = self.granularities[0] if len(self.granularities) == 1 else SINGLE_WEIGHTS
         fields["granularity"] = draws.get("granularity", only)
-        own = f"{draws['criterion']}."
-        parameters = {name.removeprefix(own): value for name, value in draws.items() if name.startswith(own)}
         return PruningSetting(sparsity=total, ratios=ratios, parameters=parameters, **fields)
 
-    def _reactivation_of(self, criterion: str) -> dict[str, Draw]:
+    def _reactivation_of(self, criterion: str, parameters: Mapping[str, Value]) -> dict[str, Draw]:
         """The reactivation of a criterion that does not draw one and has none of its own: the first that is drawn."""
         registered = CRITERIA[criterion]
         if registered.needs != "indicators" or "reactivation" not in parameter_names(registered):
             return {}
         if not registered.own():
             return {"reactivation_gradient": self.reactivation_gradient}
-        if registered.reads is None or "reactivation" in registered.own():
+        if "reactivation" in registered.own() or with_parameters(criterion, parameters).reads is None:
             return {}
         first = self.reactivations()[0]
         return {
@@ -367,17 +392,3 @@ class SearchSpace(BaseModel):
             "reactivation_steps": self.reactivation_steps,
             "reactivation_learning_rate": self.reactivation_learning_rates,
         }
-
-
-def _ends(given: tuple[float, float] | Float | Choice | Fixed) -> tuple[float, float]:
-    return given if isinstance(given, tuple) else given.ends
-
-
-def _variants(values: Mapping[str, tuple[Value, ...]]) -> list[dict[str, Value]] | None:
-    """All combinations of values; None where there are more than anybody would list."""
-    return list(_combinations(values)) if prod(len(some) for some in values.values()) <= 256 else None
-
-
-def _combinations(values: Mapping[str, tuple[Value, ...]]) -> Iterator[dict[str, Value]]:
-    for combination in product(*values.values()):
-        yield dict(zip(values, combination, strict=True))
