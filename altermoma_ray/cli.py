@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from altermoma_ray.workloads.reference import WorkloadReference
 
 
+DEFAULT_DATASET = "nusc"
+"""Of a command line that names none."""
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command's ``main``; a user's mistake becomes one line and exit code 2, an interrupt exit code 130."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what has begun is tidied up
@@ -52,8 +56,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dataset",
         nargs="?",
-        default="nusc",
-        help="data set (default: nusc), or a workload of your own: package.module:NAME or file.py:NAME",
+        help=f"data set (default: {DEFAULT_DATASET}), or a workload of your own: package.module:NAME or file.py:NAME",
     )
     parser.add_argument("--dataroot", help="nuScenes folder or URI (default: a synthetic nuScenes, made on first use)")
     parser.add_argument("--version", help="nuScenes version, such as v1.0-mini (default: v1.0-trainval)")
@@ -105,9 +108,11 @@ def workload_of(options: argparse.Namespace) -> WorkloadReference:
         find_workload,  # brings in torch, which a mere leaderboard does without
     )
 
-    asked = {name: getattr(options, name) for name in ("dataroot", "version", "model")}
+    asked: dict[str, Any] = {name: getattr(options, name) for name in ("dataroot", "version", "model")}
     reading = reading_of(options)
-    return find_workload(options.dataset, options.storage, reading=None if reading == Reading() else reading, **asked)
+    if reading != Reading():
+        asked["reading"] = reading
+    return find_workload(options.dataset or DEFAULT_DATASET, options.storage, **asked)
 
 
 def add_storage_option(parser: argparse.ArgumentParser) -> None:
@@ -191,7 +196,7 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[
     found = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
     for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri"):  # these only say which one is meant
         found.pop(option, None)
-    origin, colon, attribute = found["dataset"].rpartition(":")
+    origin, colon, attribute = found.get("dataset", "").rpartition(":")
     if origin.endswith(".py"):  # a plan knows a workload's file by its name alone: the file may have moved
         found["dataset"] = f"{Path(origin).name}{colon}{attribute}"
     if "dataroot" in found:

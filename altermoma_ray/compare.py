@@ -6,6 +6,7 @@ import argparse
 from typing import get_args
 
 from altermoma_ray.cli import (
+    DEFAULT_DATASET,
     Parser,
     add_data_options,
     add_plan_options,
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
-    space = load_space(options.dataset, options.space)
+    space = load_space(options.dataset or DEFAULT_DATASET, options.space)
     if options.ablate and options.criteria is not None:
         raise UserError("an ablation varies AlterMOMA alone; leave --criteria or --ablate out")
     if options.ablate:

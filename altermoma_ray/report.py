@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from altermoma_ray.cli import Parser, add_data_options, add_model_options, add_worker_options, ratio, run, workload_of
+from altermoma_ray.cli import (
+    DEFAULT_DATASET,
+    Parser,
+    add_data_options,
+    add_model_options,
+    add_worker_options,
+    ratio,
+    run,
+    workload_of,
+)
 from altermoma_ray.console import console
 from altermoma_ray.data.sampling import Part
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
@@ -33,7 +42,7 @@ def main() -> None:
         workload=workload_of(options),
         validation_part=options.validation_part,
         checkpoint=options.checkpoint,
-        space=load_space(options.dataset, options.space),
+        space=load_space(options.dataset or DEFAULT_DATASET, options.space),
         space_file=options.space,
         sparsity=SPARSITY if options.sparsity is None else options.sparsity,
         trials=1,

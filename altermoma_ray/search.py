@@ -7,6 +7,7 @@ from typing import get_args
 
 from altermoma_ray import metrics
 from altermoma_ray.cli import (
+    DEFAULT_DATASET,
     Parser,
     add_data_options,
     add_plan_options,
@@ -51,7 +52,7 @@ def main() -> None:
             workload=workload_of(options),
             name=options.name,
             checkpoint=options.checkpoint,
-            space=load_space(options.dataset, options.space),
+            space=load_space(options.dataset or DEFAULT_DATASET, options.space),
             space_file=options.space,
             objective=options.objective,
             sparsity=SPARSITY if options.sparsity is None else options.sparsity,

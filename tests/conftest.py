@@ -35,6 +35,16 @@ SPACE = SearchSpace(
 """
 
 
+LONGEST = ("test_search.py", "test_scoring.py", "test_nodes.py", "test_search_job.py", "test_autoscaling.py")
+LONGEST += ("test_workers.py", "test_submit.py", "test_synaptic_flow.py", "test_compare.py", "test_tracking.py")
+"""Files that take longest; two processes that share the files begin with these, so that neither waits at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture(scope="session")
 def real_nuscenes() -> Path:
     """The folder of one real nuScenes keyframe (version ``v1.0-mini``)."""

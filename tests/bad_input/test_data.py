@@ -171,7 +171,11 @@ def test_splits_that_are_no_lists(bench, check):
 
 
 def test_unknown_data_set(bench, check):
-    check("unknown data set", ["search", "waymo", *bench.stored()], r"unknown data set 'waymo'; choose nusc$")
+    check(
+        "unknown data set",
+        ["search", "waymo", *bench.stored()],
+        r"unknown data set 'waymo'; choose nusc, or name a workload of your own: ",
+    )
 
 
 def test_version_without_a_dataroot(bench, check):
