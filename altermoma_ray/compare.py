@@ -32,7 +32,8 @@ from altermoma_ray.engine.search.comparison import (
     search_label,
 )
 from altermoma_ray.engine.search.logbook import OnlyInStorage
-from altermoma_ray.engine.search.plan import Ablation, SearchPlan, SearchRequest, plan_search
+from altermoma_ray.engine.search.plan import Ablation, SearchPlan
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.search.sync import REPORT_FOLDER, log_report, stored_reference

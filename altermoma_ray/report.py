@@ -20,7 +20,7 @@ from altermoma_ray.data.sampling import Part
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.engine.redundancy.job import plan_report
 from altermoma_ray.engine.redundancy.measure import measure_report, prune_for_report, score_for_report
-from altermoma_ray.engine.search.plan import SearchRequest, plan_search
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA

@@ -22,7 +22,7 @@ from altermoma_ray.cli import (
 from altermoma_ray.console import console
 from altermoma_ray.data.sampling import Part
 from altermoma_ray.engine.ray.workers import check_cluster
-from altermoma_ray.engine.search.plan import SearchRequest, plan_search
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.space.files import load_space

@@ -36,7 +36,8 @@ from altermoma_ray.cli import positive_int, run
 from altermoma_ray.console import console
 from altermoma_ray.engine.ray.workers import ray_session
 from altermoma_ray.engine.search.logbook import Logbook
-from altermoma_ray.engine.search.plan import SearchPlan, SearchRequest, plan_search
+from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.search.run import tune_trials
 from altermoma_ray.engine.search.searcher import ProposalSearcher
 from altermoma_ray.engine.space import SearchSpace

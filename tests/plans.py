@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from altermoma_ray.engine.search.plan import SearchPlan, SearchRequest, plan_search
+from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.workloads.reference import WorkloadReference, find_workload
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from altermoma_ray.engine.search.plan import SearchPlan, begin_search
+from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.planning import begin_search
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from altermoma_ray.engine.search.driver import check_undriven
-from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.plan import SearchPlan, stored_fields
 from altermoma_ray.engine.space.distinct import number_of_settings
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -38,17 +38,38 @@ def resume_search(
     kind, other, command = ("comparison", "search", "search") if compares else ("search", "comparison", "compare")
     names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
     if name is not None and names:
-        plans = [SearchPlan.load(storage, name)]
-        if bool(plans[0].grid) != compares:
+        plan = SearchPlan.load(storage, name)
+        if bool(plan.grid) != compares:
             raise UserError(f"{name!r} is a {other}; go on with it: python -m altermoma_ray.{command} --resume")
     else:
-        plans = [plan for plan in (SearchPlan.load(storage, known) for known in names) if bool(plan.grid) == compares]
-    if not plans:
-        raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
-    plan = max(plans, key=lambda plan: plan.created)
+        found = latest_name(storage, names, compares=compares)
+        if found is None:
+            raise UserError(f"no {kind} to resume in {storage}; start one without --resume")
+        plan = SearchPlan.load(storage, found)
     check_undriven(plan.folder)
     _refuse_changes(plan, asked, told(plan))
     return plan
+
+
+def latest_name(storage: Location, names: Sequence[str], *, compares: bool | None = None) -> str | None:
+    """The search that was started last, by the files of all; None where there is none.
+
+    No plan is loaded, so that a search whose own space file is gone does not stand in another's way.
+
+    Args:
+        storage: where the searches are.
+        names: to choose from.
+        compares: only comparisons, or only searches; None takes both.
+
+    Raises:
+        UserError: a search's file is broken.
+    """
+    started: dict[str, float] = {}
+    for name in names:
+        plan = stored_fields(storage, name)
+        if compares in (None, bool(plan.get("grid"))):
+            started[name] = float(plan.get("created", 0))
+    return max(started, key=lambda name: started[name], default=None)
 
 
 def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:

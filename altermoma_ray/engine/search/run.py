@@ -30,7 +30,8 @@ from altermoma_ray.engine.ray.workers import (
 from altermoma_ray.engine.scoring.score import score
 from altermoma_ray.engine.search.driver import sole_driver
 from altermoma_ray.engine.search.logbook import Logbook
-from altermoma_ray.engine.search.plan import SearchPlan, begin_search
+from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.planning import begin_search
 from altermoma_ray.engine.search.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trials.trainable import TrialActor, distributed_trial
 from altermoma_ray.engine.trials.trial import TrialJob, TrialRunner, forget_halfway

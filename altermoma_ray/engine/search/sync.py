@@ -8,6 +8,7 @@ from altermoma_ray.console import console
 from altermoma_ray.engine.search.driver import sole_driver
 from altermoma_ray.engine.search.logbook import Logbook, OnlyInStorage
 from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.resuming import latest_name
 from altermoma_ray.engine.search.run import reference_file
 from altermoma_ray.engine.trials.trial import has_ended
 from altermoma_ray.errors import UserError
@@ -30,7 +31,7 @@ def stored_plan(storage: Location, name: str | None) -> SearchPlan:
     if not names:
         raise UserError(f"no search in {storage}; give --storage the folder that the search used")
     if name is None:
-        return max((SearchPlan.load(storage, known) for known in names), key=lambda plan: plan.created)
+        name = latest_name(storage, names)
     if name not in names:
         raise UserError(f"no search {name!r} in {storage}; choose one of: {', '.join(names)}")
     return SearchPlan.load(storage, name)

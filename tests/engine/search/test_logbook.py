@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from altermoma_ray.engine.search.comparison import champion_setting
 from altermoma_ray.engine.search.logbook import Logbook, OnlyInStorage
-from altermoma_ray.engine.search.plan import SearchRequest, plan_search
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location

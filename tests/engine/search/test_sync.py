@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from altermoma_ray import cli, leaderboard
 from altermoma_ray.engine.search.logbook import Logbook, OnlyInStorage
-from altermoma_ray.engine.search.plan import SearchRequest, plan_search
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.search.run import reference_file
 from altermoma_ray.engine.search.sync import sync
 from altermoma_ray.engine.space import SearchSpace

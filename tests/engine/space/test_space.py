@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from altermoma_ray.engine.scoring.indicators import MaskRequest, scores_file
 from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.space.files import load_space, reference_to
 from altermoma_ray.errors import UserError
@@ -217,3 +218,15 @@ def test_a_space_whose_file_was_changed_or_is_gone_is_refused(tmp_path):
 def test_a_plain_space_needs_no_file_to_resume(tmp_path):
     plan = saved_plan(tmp_path, SearchSpace(beta=(0.0, 0.1)), None)
     assert SearchPlan.load(Location.parse(tmp_path), "first") == plan
+
+
+def test_a_search_whose_space_is_gone_stands_in_no_other_s_way(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    first = saved_plan(tmp_path, load_space(None, file), file)
+    later = {"name": "second", "space": SearchSpace(), "space_reference": None, "created": first.created + 1}
+    first.model_copy(update=later).save()
+    file.unlink()
+    assert resume_search(Location.parse(tmp_path), None).name == "second"
+    with pytest.raises(UserError, match=r"^search 'first' takes its space from .*own.py, which is not there"):
+        resume_search(Location.parse(tmp_path), "first")

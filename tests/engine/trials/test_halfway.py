@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from altermoma_ray.engine.search.plan import SearchRequest, plan_search
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trials.halfway import Halfway, seeded
 from altermoma_ray.engine.trials.trial import TrialRunner, TrialTask, has_ended, read_result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from safetensors.torch import load
 
-from altermoma_ray.engine.search.plan import SearchRequest, plan_search
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import Choice, Fixed, PruningSetting, SearchSpace
 from altermoma_ray.engine.trials.trial import TrialRunner, TrialTask, read_result
 from altermoma_ray.pruning import Masks
