@@ -28,7 +28,7 @@ from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, Sample, collate
 from altermoma_ray.data.nuscenes.index import open_index
 from altermoma_ray.data.synthetic import matches, provide
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.layers.sparse import spconv
 from altermoma_ray.pruning import Reactivation, contribution, prunable_weights, redundancy
 from altermoma_ray.storage import Location

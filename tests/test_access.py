@@ -19,7 +19,7 @@ from PIL import Image
 from altermoma_ray.data.nuscenes.dataroot import check_files, read_picture, read_points
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.nusc import SHIPPED

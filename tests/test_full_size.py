@@ -9,7 +9,7 @@ from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.nuscenes.source import NuScenes
 from altermoma_ray.engine.training.loop import one_cycle, train_steps
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.pruning import Reactivation, contribution, prunable_weights, redundancy
 from altermoma_ray.tasks.detection.task import DetectionTask
 

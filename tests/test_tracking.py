@@ -260,7 +260,7 @@ def test_the_next_champion_is_the_next_version(tracker, storage):
 
 def test_the_real_model_comes_back_as_sparse_as_logged(tracker, storage):
     from altermoma_ray.models.bevfusion import FusionModel
-    from altermoma_ray.models.configurations.config import configuration
+    from altermoma_ray.models.configurations.named import configuration
     from altermoma_ray.pruning.groups import prunable_weights
     from altermoma_ray.pruning.masks import global_masks
 

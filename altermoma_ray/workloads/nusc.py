@@ -13,7 +13,8 @@ from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.nuscenes.source import NuScenes, synthetic_folder
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import configuration, parse_configuration
+from altermoma_ray.models.configurations.config import parse_configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
@@ -54,7 +55,7 @@ class BevFusion(Workload):
     def build(self, configuration: str | None = None) -> nn.Module:
         """A new model, of a checkpoint's configuration where one is given."""
         config = self.model if configuration is None else parse_configuration(configuration, "the checkpoint")
-        return FusionModel(config)
+        return config.build()
 
     def task_for(self, model: nn.Module) -> Task:
         """Detection as the model's own head has it: released weights may regress another height."""

@@ -23,7 +23,7 @@ from altermoma_ray import cli
 from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from tests.plans import toy_plan

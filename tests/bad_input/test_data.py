@@ -11,7 +11,7 @@ import pytest
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.sampling import load_batches
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from tests.plans import toy_workload
 
 TRACKED = ("checkpoints", "mlflow.db")

@@ -7,7 +7,7 @@ import torch
 from altermoma_ray.engine.ray.workers import ray_session
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.storage import Location
 from tests.plans import toy_workload
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from altermoma_ray.models.bevfusion import SENSORS, FusionModel
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 
 PUBLISHED = {
     "encoders.camera.backbone": 27_520_506,

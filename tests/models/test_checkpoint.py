@@ -11,7 +11,7 @@ from altermoma_ray import __version__
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import fit, load_checkpoint, read_header, save_checkpoint
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.pruning.granularity import GRANULARITIES, Granularity
 from altermoma_ray.storage import Location
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.testing import ModelContract
 
 

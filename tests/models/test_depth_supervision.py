@@ -5,7 +5,7 @@ import math
 import torch
 
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.depth_supervision import DepthSupervision
 from altermoma_ray.models.views.depth_lss import STRIDE, paint_depth
 

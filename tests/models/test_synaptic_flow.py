@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.synaptic_flow import flow_of
 from altermoma_ray.pruning import Problem, Target, group_weights, prunable_weights
 from altermoma_ray.pruning.criteria import SynFlow

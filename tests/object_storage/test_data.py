@@ -13,7 +13,7 @@ from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
 from altermoma_ray.data.nuscenes.index import open_index
 from altermoma_ray.data.synthetic import matches, provide
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.storage import Location
 
 VERSION = "v1.0-trainval"

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.pruning import MaskHolder, count_sparsity, coverage, global_masks, prunable_weights
 from altermoma_ray.pruning.coverage import effective_weight
 

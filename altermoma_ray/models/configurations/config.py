@@ -1,4 +1,4 @@
-"""What a model is made of, as typed objects: ``configuration("bevfusion-mit")`` is the published one.
+"""What a BEVFusion model is made of, as typed objects; the named models are files beside this one.
 
 Published figures: Liu et al., *BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird's-Eye View
 Representation*, ICRA 2023; Bai et al., *TransFusion*, CVPR 2022. Bird's-eye-view (BEV) maps are [N, channel, x, y].
@@ -7,15 +7,16 @@ Representation*, ICRA 2023; Bai et al., *TransFusion*, CVPR 2022. Bird's-eye-vie
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from altermoma_ray.models.bevfusion import FusionModel
 
 Interval = tuple[float, float, float]
 """Lower edge, upper edge, step."""
@@ -231,6 +232,7 @@ class HeadConfig(Section):
 class ModelConfig(Section):
     """A whole fusion model. Its grids must agree; that is checked here and nowhere else.
 
+    >>> from altermoma_ray.models.configurations.named import configuration
     >>> configuration("bevfusion-mit").head.bev_size
     (180, 180)
     """
@@ -268,6 +270,12 @@ class ModelConfig(Section):
             raise ValueError(f"the BEV map {size} must divide by the decoder's total stride {total}")
         return self
 
+    def build(self) -> FusionModel:
+        """A new model with random weights."""
+        from altermoma_ray.models.bevfusion import FusionModel  # whose parts import their sections from here
+
+        return FusionModel(self)
+
     @property
     def voxel_grid(self) -> tuple[int, int, int]:
         """Voxels along x, y and z."""
@@ -301,83 +309,3 @@ def parse_configuration(text: str, origin: str) -> ModelConfig:
             f"{origin} holds no valid model configuration: {where}: {first['msg']}; it was written by another version "
             "of altermoma_ray or edited: use that version, or another checkpoint"
         ) from error
-
-
-def configuration(name: str) -> ModelConfig:
-    """The named configuration.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    if name not in CONFIGURATIONS:
-        raise UserError(f"unknown model {name!r}; choose one of: {', '.join(CONFIGURATIONS)}")
-    return CONFIGURATIONS[name]
-
-
-_PUBLISHED = ModelConfig(
-    name="bevfusion-mit",
-    inputs=InputConfig(),
-    camera=CameraConfig(),
-    lidar=LidarConfig(),
-    fuser=FuserConfig(),
-    decoder=DecoderConfig(),
-    head=HeadConfig(),
-)
-
-_TOY_CELL = 51.2 / 48
-
-_TOY = ModelConfig(
-    name="bevfusion-mit-toy",
-    inputs=InputConfig(
-        image_size=(48, 128),
-        resize_test=0.32,
-        resize_train=(0.31, 0.36),
-        image_rotation=2.0,
-        sweeps=3,
-        rotation=math.pi / 8,
-        scale=(0.95, 1.05),
-        translation=0.2,
-        point_range=(-25.6, -25.6, -5.0, 25.6, 25.6, 3.0),
-    ),
-    camera=CameraConfig(
-        embed=32,
-        depths=(2, 2, 2),
-        heads=(1, 2, 4),
-        window=4,
-        stochastic_depth=0.0,
-        neck=64,
-        depth_bins=(1.0, 37.0, 1.5),
-        depth_net=(8, 16, 32),
-        channels=32,
-        grid_x=(-25.6, 25.6, _TOY_CELL / 2),
-        grid_y=(-25.6, 25.6, _TOY_CELL / 2),
-        downsample=2,
-    ),
-    lidar=LidarConfig(
-        voxel_size=(_TOY_CELL / 4, _TOY_CELL / 4, 8 / 14),
-        max_voxels_train=20_000,
-        max_voxels_test=20_000,
-        point_scale=(1 / 25.6, 1 / 25.6, 1 / 4, 1 / 255, 1.0),
-        input_channels=8,
-        stages=((16,), (16, 32), (32, 32)),
-        channels=64,
-        norm_momentum=0.1,  # a fine-tuning of some dozen steps has to reach the running statistics
-    ),
-    fuser=FuserConfig(channels=48),
-    decoder=DecoderConfig(channels=(32, 64), layers=(1, 1), neck=(32, 32), norm_momentum=0.1),
-    head=HeadConfig(
-        hidden=48,
-        branch_hidden=32,
-        proposals=60,
-        heads=4,
-        feed_forward=96,
-        dropout=0.0,
-        bev_size=(48, 48),
-        cell_size=(_TOY_CELL, _TOY_CELL),
-        origin=(-25.6, -25.6),
-        gaussian_min_radius=1,
-    ),
-)
-
-CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType({model.name: model for model in (_PUBLISHED, _TOY)})
-"""The named configurations."""

@@ -20,7 +20,7 @@ from altermoma_ray.data.synthetic import generate, matches
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import load_checkpoint
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.tasks.metrics.nuscenes_detection import evaluate

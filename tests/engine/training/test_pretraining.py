@@ -6,7 +6,7 @@ import torch
 from altermoma_ray.engine.training.pretraining import TrainingJob, train_stage
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import load_checkpoint
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.workloads.nusc import RECIPES
 
 

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.configurations.config import CONFIGURATIONS, ModelConfig, configuration, parse_configuration
+from altermoma_ray.models.configurations.config import ModelConfig, parse_configuration
+from altermoma_ray.models.configurations.named import CONFIGURATIONS, configuration
 
 
 def changed(section: str, **fields) -> dict:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from altermoma_ray.models.configurations.config import CameraConfig, configuration
+from altermoma_ray.models.configurations.config import CameraConfig
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.encoders.camera import CameraEncoder, LssFpn, SwinBackbone, WindowAttention
 
 SMALL = CameraConfig(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from altermoma_ray.data.nuscenes.classes import CLASSES
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.heads.transfusion import DecoderLayer, TransFusionHead, local_maxima, position_grid
 
 TOY = configuration("bevfusion-mit-toy").head

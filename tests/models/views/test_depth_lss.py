@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.views.depth_lss import DepthLss, grid_cell, make_frustum, paint_depth, place_frustum, splat
 
 

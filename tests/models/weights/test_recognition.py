@@ -20,7 +20,7 @@ from torch import Tensor
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.releases.bevfusion import MIT, MMDET3D, NAMINGS, OURS, Release, is_constant
 from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.models.weights.recognition import find_weights

@@ -6,7 +6,7 @@ import pytest
 
 from altermoma_ray.data.nuscenes.source import NuScenes
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.testing import DataSourceContract, TaskContract
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from altermoma_ray.models.configurations.config import configuration
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.tasks.detection.iou import iou_3d
 from altermoma_ray.tasks.detection.matching import focal_cost, match, position_cost
 

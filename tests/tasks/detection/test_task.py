@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.config import HeadConfig, configuration
+from altermoma_ray.models.configurations.config import HeadConfig
+from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.tasks.detection.boxes import encode_boxes
 from altermoma_ray.tasks.detection.iou import iou_3d

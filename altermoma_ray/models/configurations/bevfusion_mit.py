@@ -1,0 +1,21 @@
+"""The published BEVFusion detector (Liu et al., ICRA 2023)."""
+
+from altermoma_ray.data.transforms import InputConfig
+from altermoma_ray.models.configurations.config import (
+    CameraConfig,
+    DecoderConfig,
+    FuserConfig,
+    HeadConfig,
+    LidarConfig,
+    ModelConfig,
+)
+
+CONFIGURATION = ModelConfig(
+    name="bevfusion-mit",
+    inputs=InputConfig(),
+    camera=CameraConfig(),
+    lidar=LidarConfig(),
+    fuser=FuserConfig(),
+    decoder=DecoderConfig(),
+    head=HeadConfig(),
+)
