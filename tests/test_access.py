@@ -201,6 +201,8 @@ def test_no_code_of_ours_runs_what_it_reads():
             careless = name in CALLS or name.endswith(".extractall") or given.get("shell") == "True"
             careless |= name == "torch.load" and given.get("weights_only") != "True"
             careless |= name in ("pickle.Unpickler", "super().find_class")  # these look names up in modules
+            if name == "pickle.loads" and file.parent.name == "testing" and "pickle.dumps" in ast.unparse(call):
+                careless = False  # a contract suite's own object, there and back
             careless |= name in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False"
             if careless:
                 found.append(f"{file}:{call.lineno} {name}")

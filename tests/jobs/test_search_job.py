@@ -22,7 +22,9 @@ def client(mlflow_server, monkeypatch):
     for name, value in mlflow_server.user.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.address)
-    return mlflow.MlflowClient()
+    mlflow.set_tracking_uri(mlflow_server.address)  # whatever another test has set
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri("")
 
 
 @pytest.fixture
