@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
@@ -49,7 +49,7 @@ class BevFusion(Workload):
     """A BEVFusion detector; its weights may be a released checkpoint."""
 
     @property
-    def modalities(self) -> tuple[str, ...]:  # type: ignore[override]
+    def modalities(self) -> tuple[str, ...]:
         return FusionModel.modalities
 
     def build(self, configuration: str | None = None) -> nn.Module:
@@ -130,7 +130,7 @@ def workload(options: Options, storage: Location) -> Workload:
     )
 
 
-def upgraded(plan: dict) -> dict:
+def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
     """The plan of a search of earlier releases, which knew nothing but nuScenes, as this release writes it.
 
     Args:

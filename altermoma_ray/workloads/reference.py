@@ -15,7 +15,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationInfo, field_validator
 
@@ -83,7 +83,8 @@ def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
     """
     if "workload" in plan:
         return plan
-    return importlib.import_module(next(iter(NAMED.values()))).upgraded(plan)
+    first = importlib.import_module(next(iter(NAMED.values())))
+    return cast(dict[str, Any], first.upgraded(plan))
 
 
 def find_workload(name: str, storage: str, **asked: Any) -> WorkloadReference:
@@ -139,7 +140,7 @@ def _copy_of(reference: WorkloadReference) -> Location:
 def _load(reference: WorkloadReference) -> Workload:
     if reference.name in NAMED:
         module = importlib.import_module(NAMED[reference.name])
-        return module.workload(reference.options, reference.storage_location)
+        return cast(Workload, module.workload(reference.options, reference.storage_location))
     origin, _, _ = reference.name.rpartition(":")
     if reference.sha256 is None:
         return _named_object(_import(origin, reference.name), reference)
