@@ -92,8 +92,8 @@ class Figures:
 
     def offered(self) -> str:
         """The names of all metrics, in words; of many with a common beginning only the beginning."""
-        names = [metric.name for metric in self.columns]
-        kinds = dict.fromkeys(metric.name.split("/")[0] for metric in self.metrics if not metric.is_column)
+        names = [metric.name for metric in self.metrics if "/" not in metric.name]
+        kinds = dict.fromkeys(metric.name.split("/")[0] for metric in self.metrics if "/" in metric.name)
         without = ["METRIC/without-MODALITY"] if self.modalities else []
         return ", ".join([*names, SPARSITY.name, *(f"{kind}/..." for kind in kinds), *without])
 
