@@ -87,6 +87,8 @@ class Server:
         self.folder, self.port = folder, free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.group: Group | None = None
+        self.hangs = False
+        """Whether it takes requests without an answer."""
         self.up()
 
     def up(self) -> None:
@@ -106,7 +108,22 @@ class Server:
     def kill(self) -> None:
         if self.group is not None:
             self.group.kill()
-            self.group = None
+            self.group, self.hangs = None, False
+
+    def hang(self) -> None:
+        """Stop all its processes; the system still takes connections to its port."""
+        self._each(psutil.Process.suspend)
+        self.hangs = True
+
+    def wake(self) -> None:
+        """Let it go on after :meth:`hang`, if it was not killed since."""
+        self._each(psutil.Process.resume)
+        self.hangs = False
+
+    def _each(self, action: Callable[[psutil.Process], None]) -> None:
+        for process in self.group.alive() if self.group is not None else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                action(process)
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError):

@@ -1,9 +1,13 @@
-"""A search whose processes are killed at random, seeded moments, and what was killed."""
+"""A search that meets faults at random, seeded moments, and the ledger of the faults.
+
+Processes are killed, the disk with the storage is full for seconds, the MLflow server hangs.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import re
 import signal
@@ -21,22 +25,25 @@ from tests.cluster.processes import Cluster
 from tests.processes import ROOT, Group, Server, environment, title_of, wait_for
 
 KINDS = ("trial", "scoring", "raylet", "driver", "mlflow")
+"""Processes that are killed."""
+FAULTS = ("storage", "hang")
+"""Faults without a kill: writes to storage fail, and the MLflow server takes requests without an answer."""
 TITLES = {
     "trial": ("TrialActor", "ResourceTrainable", "ImplicitFunc", "_evaluate_reference"),
     "scoring": ("RayTrainWorker", "TrainController"),
 }
-"""What Ray calls the processes of a kind."""
+"""Parts of the titles that Ray gives to the processes of a kind."""
 MOST = 2
 """Kills of one trial's process, or in the scoring of one driver: what dies a fourth time under one driver fails."""
 MOST_OF_A_KIND = 3
-"""Kills of one kind in one search."""
+"""Faults of one kind in one search."""
 MOST_EARLY = 5
-"""Kills in one search before a trial has finished, so that not all fall on its start."""
+"""Faults in one search before a trial has finished, so that not all fall on its start."""
 
 
 @dataclass
 class Ledger:
-    """Every kill, in order."""
+    """Every fault, in order."""
 
     rows: list[dict[str, object]] = field(default_factory=list)
 
@@ -47,7 +54,7 @@ class Ledger:
         print(*row.values(), sep=" | ", flush=True)
 
     def counts(self, search: str | None = None) -> Counter[str]:
-        """Kills by kind, of one search or of all."""
+        """Faults by kind, of one search or of all."""
         return Counter(row["kind"] for row in self.rows if search in (None, row["search"]))
 
     def table(self) -> str:
@@ -56,12 +63,52 @@ class Ledger:
         return "\n".join([*lines, *(f"| {' | '.join(str(row[name]) for name in names)} |" for row in self.rows)])
 
 
-class Search:
-    """One search: its driver, started again whenever it dies, and what its storage showed while it ran."""
+class Disk:
+    """A small disk in memory, mounted on a new folder; while it is full, every write to it fails."""
 
-    def __init__(self, name: str, options: list[object], folder: Path, cluster: Cluster, server: Server) -> None:
-        self.name, self.storage = name, folder / name
-        self.storage.mkdir()
+    def __init__(self, folder: Path, *, megabytes: int = 1000) -> None:
+        folder.mkdir()
+        line = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            folder.rmdir()
+            raise OSError(f"cannot mount a disk on {folder}: {done.stderr.strip()}")
+        self.folder, self._ballast = folder, folder / "ballast"
+
+    @property
+    def full(self) -> bool:
+        return self._ballast.exists()
+
+    def fill(self) -> None:
+        free = os.statvfs(self.folder)
+        with self._ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+    def close(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+
+class Search:
+    """One search: its driver, started again whenever it dies, and what its storage showed while it ran.
+
+    Args:
+        name: of the search; its storage is a disk of its own, mounted on a folder of that name.
+        options: of the command ``search``.
+        workers: of each trial.
+        folder: for the storage and the drivers' logs.
+        cluster: on which it runs.
+        server: MLflow's.
+    """
+
+    def __init__(
+        self, name: str, options: list[object], workers: int, folder: Path, cluster: Cluster, server: Server
+    ) -> None:
+        self.name, self.workers, self.storage = name, workers, folder / name
+        self.disk = Disk(self.storage)
+        options = [*options, "--workers", workers]
         self._where = ["--storage", self.storage, "--tracking-uri", server.address]
         self._line = [sys.executable, "-m", "altermoma_ray.search", *options, "--name", name, *self._where]
         self._environment = environment() | {"RAY_ADDRESS": cluster.address}
@@ -75,7 +122,7 @@ class Search:
         self.changed: list[str] = []
         """Finished trials whose result was lost or written anew."""
         self.surprises: list[str] = []
-        """How drivers ended that nobody killed, beside success and MLflow being away."""
+        """How drivers ended that nobody killed, beside success, MLflow being away and a full disk."""
         self.synced = 0
         """How often ``leaderboard --sync`` brought in what MLflow had missed."""
         self._missed = False
@@ -131,7 +178,11 @@ class Search:
         return f"start {self.starts}, {len(self.seen)} finished; {stage}"
 
     def ended(self) -> str | None:
-        """Why the driver is gone: ``done``, ``killed``, ``mlflow`` (code 2, for want of the server), or ``other``."""
+        """Why the driver is gone.
+
+        ``done``, ``killed``, ``mlflow`` (code 2, for want of the server), ``storage`` (code 2, for want of room on its
+        disk), or ``other``.
+        """
         code = self.driver.process.poll() if self.driver is not None else None
         if code is None:
             return None
@@ -142,6 +193,8 @@ class Search:
         if code == 2 and any(line.startswith("error: tracking ") for line in lines[-10:]):
             self._missed = self.planned
             return "mlflow"
+        if code == 2 and any(re.match("error: .*No space left on device", line) for line in lines[-10:]):
+            return "storage"
         self.surprises.append(f"{self.name}, start {self.starts}: code {code}: {' '.join(lines[-1:])[:300]}")
         return "other"
 
@@ -156,16 +209,18 @@ class Search:
 
 
 class Chaos:
-    """Runs searches while it kills what they need.
+    """Runs searches amid faults.
 
     Args:
+        cluster: whose processes are killed.
+        server: MLflow's.
         seed: of moments and victims.
-        gap: least and most seconds between two kills.
-        each: kills in one search, after which it may end in peace.
+        gap: least and most seconds between two faults, times the workers of a trial, which start more slowly.
+        each: faults in one search, after which it may end in peace.
     """
 
     def __init__(
-        self, cluster: Cluster, server: Server, *, seed: int, gap: tuple[float, float] = (4, 16), each: int = 14
+        self, cluster: Cluster, server: Server, *, seed: int, gap: tuple[float, float] = (4, 16), each: int = 16
     ) -> None:
         self._cluster, self._server = cluster, server
         self._random, self._gap, self._each = random.Random(seed), gap, each
@@ -182,7 +237,7 @@ class Chaos:
                 search.driver.kill()
 
     def _run(self, search: Search, left: int, deadline: float) -> None:
-        kill_at = time.monotonic() + self._random.uniform(*self._gap)
+        fault_at = time.monotonic() + self._pause(search)
         while True:
             assert time.monotonic() < deadline, f"{search.name} does not end: {search.log.read_text()[-3000:]}"
             search.watch()
@@ -193,9 +248,9 @@ class Chaos:
             if ended is not None:
                 assert len(search.surprises) < 5, search.surprises
                 self._later("driver")
-            if left and time.monotonic() >= kill_at:
-                left -= self._kill(search)
-                kill_at = time.monotonic() + self._random.uniform(*self._gap)
+            if left and time.monotonic() >= fault_at:
+                left -= self._disturb(search)
+                fault_at = time.monotonic() + self._pause(search)
             time.sleep(0.1)
         while self._due:
             self._bring_back(search)
@@ -203,11 +258,14 @@ class Chaos:
         search.watch()
         wait_for(self._server.answers, self._server.group)
 
+    def _pause(self, search: Search) -> float:
+        return self._random.uniform(*self._gap) * search.workers
+
     def _later(self, what: str, most: float = 3.0) -> None:
         self._due.append((time.monotonic() + self._random.uniform(0, most), what))
 
     def _bring_back(self, search: Search) -> None:
-        """Start again what was killed, when its time has come."""
+        """Start again what was killed, and end other faults, when their time has come."""
         for when, what in list(self._due):
             if time.monotonic() < when:
                 continue
@@ -219,12 +277,16 @@ class Chaos:
                 self._killed.pop("scoring", None)
             elif what == "mlflow":
                 self._server.start()
+            elif what == "hang":
+                self._server.wake()
+            elif what == "storage":
+                search.disk.free()
             else:
                 self._cluster.add_node()
             self._due.remove((when, what))
 
-    def _kill(self, search: Search) -> bool:
-        """Kill one process of a kind that has had few kills; False when there is no victim."""
+    def _disturb(self, search: Search) -> bool:
+        """Cause a fault of a kind that has been rare so far; False when there is no victim."""
         victims = self._victims(search)
         if not victims:
             return False
@@ -236,6 +298,12 @@ class Chaos:
         if kind == "mlflow":
             self._server.kill()
             self._later("mlflow", 8.0)
+        elif kind == "hang":
+            self._server.hang()
+            self._later("hang", 40.0)  # a request is given up after 30 seconds
+        elif kind == "storage":
+            search.disk.fill()
+            self._later("storage", 6.0)
         else:
             try:
                 process.kill()
@@ -249,9 +317,12 @@ class Chaos:
         return True
 
     def _victims(self, search: Search) -> dict[str, list[tuple[psutil.Process, str]]]:
-        """Processes that may be killed now, by kind, each with what its kills are counted by."""
-        scoring = self._cluster.find(*TITLES["scoring"]) if search.scoring else []
+        """Processes that may be hit now, by the kind of fault, each with the key that its kills are counted by."""
+        workers = self._cluster.find(*TITLES["scoring"])
+        scoring = workers if search.scoring else []
         trials = [(process, _trial_of(process)) for process in self._cluster.find(*TITLES["trial"])]
+        if search.workers > 1 and not scoring and trials:  # one trial at a time has all workers
+            trials += [(process, trials[0][1]) for process in workers]
         victims = {"trial": [(process, trial) for process, trial in trials if self._killed[trial] < MOST]}
         spared = bool(scoring) and self._killed["scoring"] >= MOST
         if not spared:
@@ -260,8 +331,13 @@ class Chaos:
             victims["raylet"] = [(process, "scoring" if scoring else "node") for process in self._cluster.raylets()]
         if search.driver is not None:
             victims["driver"] = [(psutil.Process(search.driver.process.pid), "driver")]
+        if search.driver is not None and not search.disk.full:
+            victims["storage"] = [(psutil.Process(search.driver.process.pid), "disk")]
         if self._server.group is not None:
-            victims["mlflow"] = [(psutil.Process(self._server.group.process.pid), "server")]
+            server = psutil.Process(self._server.group.process.pid)
+            victims["mlflow"] = [(server, "server")]
+            if not self._server.hangs:
+                victims["hang"] = [(server, "server")]
         done = self.ledger.counts(search.name)
         if not search.seen and sum(done.values()) >= MOST_EARLY:
             return {}

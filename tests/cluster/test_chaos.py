@@ -1,4 +1,4 @@
-"""Repeated small searches whose processes are killed at random; each must find what an undisturbed one finds."""
+"""Repeated small searches amid faults at random moments; each must find what an undisturbed one finds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from altermoma_ray.workloads.nusc import SHIPPED
-from tests.cluster.chaos import KINDS, Chaos, Search
+from tests.cluster.chaos import FAULTS, KINDS, Chaos, Search
 from tests.cluster.processes import Cluster
 from tests.processes import Server, wait_for
 
@@ -28,7 +28,8 @@ SPACE = SearchSpace(
     iterative_rounds=2, pruning_phase=0.5, rungs=(0.5,), rung_samples=2,
 )
 """
-TRIALS = 6
+TRIALS = {1: 6, 2: 4}
+"""Of a search, by the workers of a trial."""
 FOUND = ("status", "params", "metrics", "history", "sparsity", "layer_sparsity", "params_left")
 
 
@@ -64,31 +65,39 @@ def server(place):
 
 
 @pytest.mark.slow
-def test_nothing_that_finished_is_lost_whatever_is_killed(place, cluster, server, synthetic_root):
+def test_nothing_that_finished_is_lost_whatever_fails(place, cluster, server, synthetic_root, request):
     folder, _ = place
     space = folder / "space.py"
     space.write_text(SPACE)
     options = ["nusc", "--dataroot", synthetic_root, "--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED]
-    options += ["--space", space, "--trials", TRIALS, "--sparsity", 0.8, "--seed", 1, "--save-every", 0]
+    options += ["--space", space, "--sparsity", 0.8, "--seed", 1, "--save-every", 0]
     chaos = Chaos(cluster, server, seed=SEED)
 
-    truth = Search("truth", options, folder, cluster, server)
-    chaos.run(truth, disturb=False)
-    assert not truth.surprises
-    assert sorted(truth.results()) == list(range(TRIALS))
+    def search_of(name, workers):
+        search = Search(name, [*options, "--trials", TRIALS[workers]], workers, folder, cluster, server)
+        request.addfinalizer(search.disk.close)
+        return search
+
+    truths = {}
+    for workers in TRIALS:
+        truth = truths[workers] = search_of(f"truth-{workers}", workers)
+        chaos.run(truth, disturb=False)
+        assert not truth.surprises
+        assert sorted(truth.results()) == list(range(TRIALS[workers]))
 
     least = min(LEAST_OF_EACH, KILLS // len(KINDS))
     searches, watched, synced, greatest = 0, 0, 0, 0.0
     lost, twice, surprises, different = [], [], [], []
     counts = chaos.ledger.counts()
-    while sum(counts.values()) < KILLS or min(counts[kind] for kind in KINDS) < least:
+    while sum(counts[kind] for kind in KINDS) < KILLS or min(counts[kind] for kind in KINDS) < least:
         assert searches < MOST_SEARCHES, counts
-        search = Search(f"chaos-{searches}", options, folder, cluster, server)
+        workers = list(TRIALS)[searches % len(TRIALS)]
+        truth, search = truths[workers], search_of(f"chaos-{searches}", workers)
         chaos.run(search)
         searches, counts = searches + 1, chaos.ledger.counts()
         watched, synced = watched + len(search.seen), synced + search.synced
         lost += search.changed
-        twice += [f"{search.name}: {entry}" for entry in logged_otherwise(server.address, search.name)]
+        twice += [f"{search.name}: {entry}" for entry in logged_otherwise(server.address, search)]
         surprises += search.surprises
         try:
             greatest = max(greatest, difference(found(truth), found(search)))
@@ -96,12 +105,13 @@ def test_nothing_that_finished_is_lost_whatever_is_killed(place, cluster, server
         except Different as error:
             different.append(f"{search.name}: {error}")
         (folder / "ledger.md").write_text(chaos.ledger.table() + "\n")
-        print(
-            f"{search.name}: {search.starts} starts, {lost=} {twice=} {different=} {surprises=} {greatest=}", flush=True
-        )
+        print(f"{search.name}: {workers} workers, {search.starts} starts", flush=True)
+        print(f"  {lost=} {twice=} {different=} {surprises=} {greatest=}", flush=True)
 
-    kinds = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS)
-    summary = f"""seed {SEED}: {sum(counts.values())} kills ({kinds}) in {searches} searches of {TRIALS} trials
+    kinds, faults = (", ".join(f"{kind} {counts[kind]}" for kind in names) for names in (KINDS, FAULTS))
+    kills = sum(counts[kind] for kind in KINDS)
+    summary = f"""seed {SEED}: {kills} kills ({kinds}) and other faults ({faults}) in {searches} searches
+trials of a search by the workers of a trial: {TRIALS}
 finished trials lost: {len(lost)} of {watched}
 logged twice or not at all: {len(twice)}
 leaderboards unlike the undisturbed one: {len(different)}
@@ -128,19 +138,19 @@ def board(search):
     return {row["trial"]: {key: value for key, value in row.items() if key != "run_id"} for row in rows}
 
 
-def logged_otherwise(address, name):
+def logged_otherwise(address, search):
     """Trials that MLflow does not have exactly once and complete."""
     from mlflow import MlflowClient
 
     client = MlflowClient(address)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    parents = client.search_runs(experiments, f"tags.`altermoma.search` = '{name}'")
+    parents = client.search_runs(experiments, f"tags.`altermoma.search` = '{search.name}'")
     if len(parents) != 1:
         return [f"{len(parents)} runs of the search"]
     condition = f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'"
     runs = client.search_runs(experiments, condition, max_results=1000)
     times = Counter(int(run.data.tags["altermoma.trial"]) for run in runs if run.info.status in ("FINISHED", "FAILED"))
-    wrong = [f"trial {number} logged {times[number]} times" for number in range(TRIALS) if times[number] != 1]
+    wrong = [f"trial {number} logged {times[number]} times" for number in range(search.trials) if times[number] != 1]
     return wrong + [f"trial run {run.info.status}" for run in runs if run.info.status not in ("FINISHED", "FAILED")]
 
 
