@@ -37,6 +37,7 @@ from altermoma_ray.engine.training.loop import (
     synchronise_buffers,
     train_steps,
 )
+from altermoma_ray.engine.trials.events import events_of, step_of
 from altermoma_ray.engine.trials.halfway import Halfway, seeded
 from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.models.checkpoint import save_checkpoint
@@ -49,9 +50,6 @@ from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
 from altermoma_ray.workloads.protocols import Part
 from altermoma_ray.workloads.reference import WorkloadReference
 from altermoma_ray.workloads.workload import groups_of
-
-_PAUSES = 20
-"""How often in its fine-tuning a trial looks whether to keep its state."""
 
 
 class TrialJob(BaseModel):
@@ -181,7 +179,7 @@ class TrialRunner:
         clock = _Clock(read_result(self._job, trial.number))
         history: list[Evaluation] = []
         steps = self._steps(trial)
-        end = steps if trial.until is None else max(1, round(self._job.rungs[trial.until] * steps))
+        end = steps if trial.until is None else step_of(self._job.rungs[trial.until], steps)
         try:
             score_missing(self._job.scoring_of(trial))
             clock.lap("criterion")
@@ -245,35 +243,31 @@ class TrialRunner:
         scheduler = one_cycle(optimizer, steps, done=done)
         seed = self._job.seed_of(trial)
         batches = seeded(itertools.islice(self._batches(steps, seed), done, None), seed, done)
-        prune_at = dict(plan)
-        evaluate_at = {max(1, round(rung * steps)) for rung in self._job.rungs} | {steps}
-        pauses = range(0, steps, max(1, steps // _PAUSES))  # to keep the state, if it is time to
-        stops = sorted(stop for stop in prune_at.keys() | evaluate_at | set(pauses) if done < stop <= end)
-        masks = prune_at[max(when for when in prune_at if when <= done)]
+        events = events_of(plan, self._job.rungs, steps)
+        masks = next(event.masks for event in reversed(events) if event.step <= done and event.masks is not None)
         with MaskHolder(self._model, masks, optimizer) as holder:
             trained = data_parallel(self._model)
             step = done
-            for stop in stops:
+            for event in (event for event in events if done < event.step <= end):
                 train_steps(
                     trained,
                     self._task,
-                    itertools.islice(batches, stop - step),
+                    itertools.islice(batches, event.step - step),
                     optimizer,
                     scheduler,
                     clip_norm=self._recipe.clip_norm,
                     holder=holder,
                 )
-                step = stop
+                step = event.step
                 clock.lap("fine_tune")
-                if step in prune_at:
-                    holder.update(prune_at[step])
-                if step in evaluate_at:
-                    evaluator = self._evaluator if step == steps else self._rung_evaluator
+                if event.masks is not None:
+                    holder.update(event.masks)
+                if event.is_evaluated:
                     synchronise_buffers(self._model)
-                    metrics = self._evaluate(evaluator)
+                    metrics = self._evaluate(self._evaluator if step == steps else self._rung_evaluator)
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
-                if step < steps:
+                if step < steps:  # what a trial leaves at its end is its result
                     halfway.save(step, history, self._model, optimizer, now=step == end)
 
     def _write(
