@@ -26,8 +26,7 @@ def main() -> None:
     else:
         tracker = Tracker.open(options.tracking_uri, storage, create=False, earlier=EARLIER)
     parent = tracker.find_search(name)
-    rows = tracker.leaderboard(name)
-    FORMATS[options.format](rows, tracker.champion(name))
+    FORMATS[options.format](tracker.leaderboard(name), tracker.columns(name), tracker.champion(name))
     try:
         tracker.draw_pareto(parent)
         console.print(f"Pareto picture: pareto.png in run {parent}")

@@ -77,7 +77,7 @@ def main() -> None:
     tracker.check_open(plan.dataset, plan.model)
     plan.workload.load().source().prepare()
     plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
-    print_table(tracker.leaderboard(plan.name), tracker.champion(plan.name))
+    print_table(tracker.leaderboard(plan.name), tracker.columns(plan.name), tracker.champion(plan.name))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,10 +24,10 @@ FIELDS += ["sparsity", "sparsity_camera", "sparsity_lidar", "sparsity_fusion", "
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
-    """A store with the searches ``first`` (one trial) and ``second`` (two trials, one failed)."""
+    """A store with the searches ``empty``, ``first`` (one trial) and ``second`` (two trials, one failed)."""
     location = Location.parse(tmp_path_factory.mktemp("storage"))
     tracker = Tracker.open(None, location)
-    for name, numbers in (("first", [0]), ("second", [0, 1])):
+    for name, numbers in (("empty", []), ("first", [0]), ("second", [0, 1])):
         parent = tracker.start_search(name, dataset="nusc", model="toy", figures=FIGURES, params={})
         tracker.log_reference(parent, {"map": 0.5, "nds": 0.5})
         for number in numbers:
@@ -71,6 +71,10 @@ def test_csv_is_the_same_as_json(call):
     assert rows == [{key: "" if value is None else str(value) for key, value in row.items()} for row in expected]
 
 
+def test_a_search_without_a_trial_has_all_columns_and_no_row(call):
+    assert call("empty", "--format", "csv").splitlines() == [",".join(FIELDS)]
+
+
 def test_table_shows_every_figure(call):
     lines = call("first").splitlines()
     row = next(line for line in lines if "finished" in line)
@@ -89,7 +93,7 @@ def test_picture_is_made_again(call, storage):
 
 
 def test_unknown_search_names_those_there_are(call):
-    with pytest.raises(UserError, match=r"no search 'third' in .*; known: first, second"):
+    with pytest.raises(UserError, match=r"no search 'third' in .*; known: empty, first, second"):
         call("third")
 
 

@@ -124,6 +124,25 @@ def columns_of(figures: Figures, objective: Sequence[Metric]) -> list[Metric]:
     return [metric for metric in dict.fromkeys((*figures.columns, *objective)) if metric != SPARSITY]
 
 
+def column_names(figures: Figures, objective: Sequence[Metric]) -> list[str]:
+    """The names of a leaderboard's columns, also of one without a row.
+
+    >>> column_names(Figures(groups=("radar",)), [Metric("loss", "loss", "minimize")])[4:]
+    ['loss', 'sparsity', 'sparsity_radar', 'params_left', 'delta_loss']
+    """
+    blank = Row(
+        rank=0,
+        trial=0,
+        run_id="",
+        status="finished",
+        metrics=dict.fromkeys(metric.name for metric in columns_of(figures, objective)),
+        sparsity=dict.fromkeys(("total", *figures.groups)),
+        params_left=None,
+        delta=None,
+    )
+    return list(blank.cells())
+
+
 def _row(rank: int, run: Run, shown: Sequence[Metric], groups: Sequence[str], reference: Mapping[str, float]) -> Row:
     # A failed trial may have logged evaluations before it failed: they are no result.
     metrics = {} if _failed(run) else run.data.metrics

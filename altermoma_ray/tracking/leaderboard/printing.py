@@ -17,10 +17,10 @@ from altermoma_ray.tracking.leaderboard.board import Champion, Row
 _TABLE_WIDTH = 110  # columns that show every figure; a narrower terminal wraps
 
 
-def print_table(rows: Sequence[Row], champion: Champion | None = None) -> None:
+def print_table(rows: Sequence[Row], columns: Sequence[str], champion: Champion | None = None) -> None:
     """A table that fits a terminal of 110 columns; an asterisk marks the champion, a line below tells about it."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in rows[0].cells() if rows else ("rank", "trial", "run_id", "status"):
+    for name in columns:
         table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     for row in rows:
         cells = {name: _cell(value) for name, value in replace(row, run_id=row.run_id[:8]).cells().items()}
@@ -38,20 +38,19 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def print_json(rows: Sequence[Row], champion: Champion | None = None) -> None:
+def print_json(rows: Sequence[Row], columns: Sequence[str], champion: Champion | None = None) -> None:
     """A list of objects; null where a row has no figure."""
     print(json.dumps([row.cells() for row in rows], indent=2, allow_nan=False))
 
 
-def print_csv(rows: Sequence[Row], champion: Champion | None = None) -> None:
+def print_csv(rows: Sequence[Row], columns: Sequence[str], champion: Champion | None = None) -> None:
     """A header and a line for each row."""
-    names = list(rows[0].cells()) if rows else ["rank", "trial", "run_id", "status"]
-    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(row.cells() for row in rows)
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Row], Champion | None], None]] = {
+FORMATS: Mapping[str, Callable[[Sequence[Row], Sequence[str], Champion | None], None]] = {
     "table": print_table,
     "json": print_json,
     "csv": print_csv,

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import SPARSITY, Figures, Metric
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.leaderboard.board import TRIAL_TAG, Champion, Row, champion_of, columns_of, rank_runs
+from altermoma_ray.tracking.leaderboard.board import (
+    TRIAL_TAG,
+    Champion,
+    Row,
+    champion_of,
+    column_names,
+    columns_of,
+    rank_runs,
+)
 from altermoma_ray.tracking.mlflow.deleted import check_not_deleted
 from altermoma_ray.tracking.mlflow.figures import RUN_STATUS
 from altermoma_ray.tracking.mlflow.store import EXPERIMENT_PREFIX, Store, open_store
@@ -86,6 +94,17 @@ class SearchReader:
             UserError: there is no such search.
         """
         return self._rows(self.find_search(name))
+
+    def columns(self, name: str | None = None) -> list[str]:
+        """The names of a leaderboard's columns (None: of the latest search), also before any trial was logged.
+
+        Raises:
+            UserError: there is no such search.
+        """
+        parent = self.find_search(name)
+        with self._store.reported():
+            search = self._client.get_run(parent)
+        return column_names(self._figures(search), self._objective(search))
 
     def champion(self, name: str | None = None) -> Champion | None:
         """The registered champion of a search (None: of the latest); None where it has none, or its run was deleted.
