@@ -49,7 +49,9 @@ Prune as often as you like: under one threshold, or by a ratio for each group.
 
 Other criteria, the usual baselines among them, do all of that behind one interface:
 
->>> problem = pruning.Problem(model=model, groups=groups, loss=loss, batches=batches, training_batches=batches)
+>>> problem = pruning.Problem(
+...     model=model, groups=groups, loss=loss, batches=batches, modalities=["lidar", "camera"], training_batches=batches
+... )
 >>> target = pruning.Target(groups=groups, sparsity=0.75)
 >>> pruning.CRITERIA["altermoma"].masks(problem, target).kept(), pruning.CRITERIA["snip"].masks(problem, target).kept()
 (48, 48)

@@ -87,6 +87,7 @@ def small_problem(
         groups=group_weights(prunable_weights(model), lambda name: name.split(".")[0]),
         loss=loss,
         batches=small_batches(3, dtype, seed=0),
+        modalities=("lidar", "camera"),
         training_batches=small_batches(4, dtype, seed=1),
         flow=flow,
         reduce=reduce,

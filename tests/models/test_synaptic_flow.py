@@ -78,7 +78,12 @@ def test_every_layer_and_both_sensors_carry_flow(model, groups, batch):
 
 def test_synflow_keeps_the_lidar_branch_which_flow_without_balance_empties(model, groups, batch):
     problem = Problem(
-        model=model, groups=groups, loss=lambda batch, masked: None, batches=[], flow=flow_of(model, batch)
+        model=model,
+        groups=groups,
+        loss=lambda batch, masked: None,
+        batches=[],
+        modalities=(),
+        flow=flow_of(model, batch),
     )
     target = Target(groups=groups, sparsity=0.8)
     strict, masks = (SynFlow(rounds=5, balanced=on).masks(problem, target) for on in (False, True))

@@ -53,6 +53,7 @@ def problem(model, **changes):
         "groups": group_weights(prunable_weights(model), lambda name: name.split(".")[0]),
         "loss": lambda batch, masked: (model(batch, masked) - 1).square().mean(),
         "batches": batches(),
+        "modalities": ("lidar", "camera"),
         "training_batches": batches(),
     }
     return Problem(**(fields | changes))

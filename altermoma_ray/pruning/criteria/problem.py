@@ -24,10 +24,10 @@ class Problem:
         groups: prunable weight names by parameter group.
         loss: see :data:`LossFunction`; shares, parts and workers as in :mod:`altermoma_ray.pruning.gradients`.
         batches: D, this worker's share of the batches whose gradients are averaged.
+        modalities: those that the loss can mask, in the order in which Algorithm 1 of AlterMOMA does.
         training_batches: one a step, for reactivation, inner steps and the rounds of IMP; begun anew when too few.
         flow: sum of a model's outputs for an all-ones input to every branch (SynFlow), wherever and in whatever type
             that model's parameters are; None if there is none.
-        modalities: those that the loss can mask, in the order in which Algorithm 1 of AlterMOMA does.
         norms: normalisation while the model is scored; see :data:`NormMode`.
         reduce: see :data:`Reduce`.
         seed: of the criteria that draw at random.
@@ -37,9 +37,9 @@ class Problem:
     groups: Mapping[str, Sequence[str]]
     loss: LossFunction
     batches: Sequence[Any]
+    modalities: Sequence[str]
     training_batches: Sequence[Any] = ()
     flow: Callable[[nn.Module], Tensor] | None = None
-    modalities: Sequence[str] = ("lidar", "camera")
     norms: NormMode = "running"
     reduce: Reduce = single_worker
     seed: int = 0

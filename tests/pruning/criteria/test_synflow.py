@@ -21,6 +21,7 @@ def problem_of(model, size):
         groups=group_weights(names, lambda name: name.partition(".")[0]),
         loss=lambda batch, masked: model(batch).square().mean(),
         batches=[torch.randn(32, size, generator=torch.Generator().manual_seed(0))],
+        modalities=(),
         flow=lambda network: network(next(network.parameters()).new_ones(1, size)).sum(),
     )
 
