@@ -174,7 +174,7 @@ def test_a_yaml_tag_is_not_run(tmp_path, monkeypatch, dataroot, answer):
     (tmp_path / "evil.yaml").write_text(text)
     options = ["nusc", "--dataroot", dataroot, "--model", "bevfusion-mit-toy"]
     said = answer("search", *options, "--checkpoint", SHIPPED, "--space", tmp_path / "evil.yaml")
-    assert "evil.yaml; give the path of a Python file that defines SPACE" in said
+    assert "evil.yaml; give the path of a Python file that defines SPACE or suggest" in said
     said = answer("search", *options, "--checkpoint", tmp_path / "evil.yaml")
     assert "evil.yaml is no checkpoint, or a damaged one; copy it again" in said
     definitions = pytest.importorskip("jobs.definitions")

@@ -119,7 +119,7 @@ SPACES = [
         r", line 3: suggest raised AttributeError: 'SuggestContext' object has no attr.*; mend the file$",
     ),
     ("space file that does not run", "SPACE = SearchSpace(", r" does not run: SyntaxError: .*; mend the file$"),
-    ("space file without a space", "", r" does not define SPACE = SearchSpace\(\.\.\.\); add it$"),
+    ("space file without a space", "", r" defines neither SPACE = SearchSpace\(\.\.\.\) nor suggest"),
 ]
 
 

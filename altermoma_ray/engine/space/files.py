@@ -94,7 +94,10 @@ def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
         except UserError as error:
             raise UserError(f"search space {file or name}: {error}") from None
     if not isinstance(space, SearchSpace):
-        raise UserError(f"search space {file or name} does not define SPACE = SearchSpace(...); add it")
+        raise UserError(
+            f"search space {file or name} defines neither SPACE = SearchSpace(...) nor suggest(trial, workload); "
+            "add one"
+        )
     return space
 
 
@@ -106,14 +109,14 @@ def _import_named(name: str | None) -> ModuleType:
 
 def _import_file(file: Path) -> ModuleType:
     if not file.is_file():
-        raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE")
+        raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE or suggest")
     # Named by its content: the same file, read twice, gives the same classes, whose objects compare equal.
     name = f"altermoma_ray_user_space_{_hash(file)[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     specification = importlib.util.spec_from_file_location(name, file)
     if specification is None or specification.loader is None:
-        raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE")
+        raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE or suggest")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     try:

@@ -101,8 +101,8 @@ def test_a_setting_is_checked_when_it_is_made(fields, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "does not define SPACE"),
-        ("SPACE = 3", "does not define SPACE"),
+        ("", "defines neither SPACE"),
+        ("SPACE = 3", "defines neither SPACE"),
         ("def broken(", "does not run: SyntaxError"),
         (
             "from altermoma_ray.engine.space import SearchSpace\nSPACE = SearchSpace(betas=(0, 1))",
