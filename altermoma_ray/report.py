@@ -18,7 +18,7 @@ from altermoma_ray.cli import (
 from altermoma_ray.console import console
 from altermoma_ray.data.sampling import Part
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
-from altermoma_ray.engine.redundancy.job import plan_report
+from altermoma_ray.engine.redundancy.job import check_reportable, plan_report
 from altermoma_ray.engine.redundancy.measure import measure_report, prune_for_report, score_for_report
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
@@ -54,7 +54,9 @@ def main() -> None:
     pruned = Location.parse(options.pruned) if options.pruned else None
     tracker = ReportTracker.open(options.tracking_uri, plan.storage)
     tracker.check_open(plan.dataset, plan.model)
-    plan.workload.load().source().prepare()
+    workload = plan.workload.load()
+    check_reportable(workload)
+    workload.source().prepare()
     job = plan_report(plan, options.criterion, pruned, options.sparsity)
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
@@ -69,7 +71,7 @@ def main() -> None:
         console.print("[bold]measuring[/] sensors lost, features and masks")
         measure_report(job, workers=every, gpus_per_worker=plan.gpus_per_worker)
     report, tensors = job.read()
-    html = page(report, tensors, plan.workload.load().task.map_extent).encode()
+    html = page(report, tensors, workload.task.map_extent).encode()
     job.page.write_bytes(html)
     if target is not None:
         target.write_bytes(html)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +107,8 @@ def test_a_bad_option_is_one_line(options, extra, line, monkeypatch, capsys):
         cli.run(report.main)
     (printed,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
     assert line in printed
+
+
+def test_a_workload_without_feature_maps_has_no_report(answer):
+    told = answer("report", "redundancy", f"{Path(__file__).parent / 'workloads' / 'two_branch.py'}:WORKLOAD")
+    assert "error: no redundancy report of two-branch: its model has no `features`; " in told

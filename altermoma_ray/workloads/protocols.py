@@ -54,8 +54,9 @@ class FusionModel(Protocol):
 class Task(Protocol):
     """A loss to score and to train with, and figures to compare models by.
 
-    A task may have ``occupied(batch)``, the cells of the model's maps that an object covers, bool [N, x, y]: the
-    redundancy report compares maps there and elsewhere.
+    The redundancy report needs two things more, which a task may have: ``occupied(batch)``, the cells of the model's
+    maps that an object covers, bool [N, x, y], since the report compares maps there and elsewhere; and ``map_extent``,
+    the least and the greatest x, then y, of the maps.
     """
 
     metrics: tuple[Metric, ...]

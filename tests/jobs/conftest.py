@@ -46,7 +46,7 @@ def head(
     free_ports: Callable[[int], list[int]],
     http_status: Callable[..., int],
 ) -> Iterator[Head]:
-    """It holds one CPU, and MLflow's credentials in its environment alone."""
+    """It holds two CPUs, and MLflow's credentials in its environment alone."""
     documented = re.search(r"^ray start --head .*$", (CHECKOUT / "docs" / "cluster.md").read_text(), re.MULTILINE)
     assert documented is not None
     folder = tmp_path_factory.mktemp("head")
@@ -55,7 +55,7 @@ def head(
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
     environment |= {"HOME": str(folder), "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}"}
-    line = [*shlex.split(documented[0]), "--block", "--port", port, "--dashboard-port", dashboard, "--num-cpus", 1]
+    line = [*shlex.split(documented[0]), "--block", "--port", port, "--dashboard-port", dashboard, "--num-cpus", 2]
     line += ["--dashboard-agent-listen-port", agent, "--ray-client-server-port", client]
     line += ["--min-worker-port", 0, "--max-worker-port", 0, "--object-store-memory", 100_000_000]
     address = f"http://127.0.0.1:{dashboard}"

@@ -87,6 +87,21 @@ def test_a_search_is_submitted_and_its_leaderboard_read_back(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_module_names_the_workload_as_a_file_does(workers, head, mlflow_server, leaderboard, tiny_search, tmp_path):
+    boards = []
+    for kind, reference in (("file", tiny_search[0]), ("module", "tests.workloads.two_branch:WORKLOAD")):
+        name, storage = f"{kind}-{workers}", tmp_path / kind
+        options = ["--trials", 2, "--name", name, "--storage", storage, "--tracking-uri", mlflow_server.address]
+        line = [reference, *tiny_search[1:], "--workers", workers, *options]
+        done = head.submit("search", "--id", name, "--", *line)
+        assert done.returncode == 0, done.stdout + done.stderr
+        boards.append([row | {"run_id": None} for row in leaderboard(name)])
+    assert boards[0] == boards[1]
+    assert len(boards[0]) == 2
+
+
+@pytest.mark.slow
 def test_a_stopped_search_is_marked_and_resumed(head, mlflow_server, client, leaderboard, tiny_search, tmp_path):
     storage = tmp_path / "storage"
     options = ["--trials", 4, "--name", "stopped", "--storage", storage, "--tracking-uri", mlflow_server.address]

@@ -2,7 +2,7 @@
 
 reports/<name>/trials/0000/...         the pruned model, when the report prunes one; reused by the next report
               /report.json             every figure
-              /features.safetensors    ‖F‖ of every feature picture, and the boxes of its scene
+              /features.safetensors    ‖F‖ of every feature picture, and the occupied cells of its sample
 reports/<name>.html                    the page
 """
 
@@ -33,6 +33,7 @@ from altermoma_ray.pruning.criteria import CRITERIA, IndicatorCriterion
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.redundancy.records import RedundancyReport
 from altermoma_ray.workloads.reference import WorkloadReference
+from altermoma_ray.workloads.workload import Workload
 
 FEATURE_SAMPLES = 8
 """Validation samples whose BEV features are compared."""
@@ -105,6 +106,24 @@ class RedundancyJob(BaseModel):
         """What the workers measured: the figures, and the tensors of the feature pictures."""
         report = RedundancyReport.model_validate_json(self.folder.join("report.json").read_bytes())
         return report, load_tensors(self.folder.join("features.safetensors").read_bytes())
+
+
+def check_reportable(workload: Workload) -> None:
+    """Find out whether a workload has the parts that only a redundancy report asks for.
+
+    Raises:
+        UserError: its model gives no feature maps, or its task does not tell where objects are.
+    """
+    for owner, part, name in (
+        ("model", workload.build(), "features"),
+        ("task", workload.task, "occupied"),
+        ("task", workload.task, "map_extent"),
+    ):
+        if not hasattr(part, name):
+            raise UserError(
+                f"no redundancy report of {workload.name}: its {owner} has no `{name}`; "
+                "altermoma_ray.workloads.protocols describes it"
+            )
 
 
 def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, sparsity: float | None) -> RedundancyJob:

@@ -27,6 +27,7 @@ from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.trials.trial import TrialRunner, read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import MaskHolder
+from altermoma_ray.pruning.gradients import evaluation
 from altermoma_ray.pruning.reactivation import reactivated
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
@@ -35,6 +36,7 @@ from altermoma_ray.tracking.redundancy.records import (
     FINE_TUNED,
     INTACT,
     MASKED,
+    OCCUPIED,
     PRUNED,
     REACTIVATED,
     THIS_MODEL,
@@ -119,7 +121,7 @@ class Measurement:
         rows = self._data.rows("validation", job.trial.validation_part)
         self._evaluator = Evaluator(self._data, rows, batch_size=workload.recipe.batch_size)
         self._is_first = rank_and_world()[0] == 0
-        self._features, self._sample, self._boxes = self._recorder()
+        self._features, self._sample, self._occupied = self._recorder()
         self._sensors: list[SensorFigures] = []
         self._seconds: dict[str, float] = {}
 
@@ -169,18 +171,22 @@ class Measurement:
             self._features.record(self._model, state, masked=masked)
 
     def _recorder(self) -> tuple[FeatureRecorder | None, str, torch.Tensor]:
-        """Rank 0's samples of feature pictures: some spread over the validation scenes, the fullest pictured."""
+        """Rank 0's recorder of feature maps, and the sample in the pictures: its name and its occupied cells.
+
+        The recorded samples are spread over the validation scenes; the one with the most occupied cells is pictured.
+        """
         if not self._is_first:
             return None, "", torch.zeros(0)
         rows = self._data.rows("validation", self._job.trial.validation_part, FEATURE_SAMPLES)
         dataset = self._data.dataset(rows, augment=False, seed=0)
-        batches = [self._data.collate([dataset[position]]) for position in range(len(dataset))]
-        fullest = max(range(len(batches)), key=lambda number: len(batches[number].boxes[0]))
-        chosen = batches[fullest]
-        moved = [batch.to(worker_device()) for batch in batches]
-        occupied = torch.cat([self._task.occupied(batch) for batch in moved])
-        recorder = FeatureRecorder(moved, rows_of(self._scorer.modalities), occupied, pictured=fullest)
-        return recorder, chosen.tokens[0], chosen.boxes[0]
+        samples = [self._data.collate([dataset[position]]) for position in range(len(dataset))]
+        batches = [sample.to(worker_device()) for sample in samples]
+        occupied = torch.cat([self._task.occupied(batch) for batch in batches])
+        fullest = int(occupied.flatten(1).sum(dim=1).argmax())
+        with evaluation(self._model), torch.inference_mode():
+            (name,) = self._task.decode(self._model(batches[fullest]), batches[fullest])
+        recorder = FeatureRecorder(batches, rows_of(self._scorer.modalities), occupied, pictured=fullest)
+        return recorder, name, occupied[fullest]
 
     @contextmanager
     def _clock(self, stage: str) -> Iterator[None]:
@@ -228,7 +234,7 @@ class Measurement:
             features=self._features.figures,
             seconds=self._seconds,
         )
-        tensors = {**self._features.pictures, "boxes": self._boxes.contiguous()}
+        tensors = {**self._features.pictures, OCCUPIED: self._occupied.cpu().contiguous()}
         job.folder.join("features.safetensors").write_bytes(save_tensors(tensors))
         job.folder.join("report.json").write_text(report.model_dump_json(indent=2))
 

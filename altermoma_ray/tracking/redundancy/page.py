@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from altermoma_ray.tracking.redundancy import pictures, text
-from altermoma_ray.tracking.redundancy.records import INTACT, PRUNED, REACTIVATED, RedundancyReport
+from altermoma_ray.tracking.redundancy.records import INTACT, OCCUPIED, PRUNED, REACTIVATED, RedundancyReport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ def page(report: RedundancyReport, tensors: Mapping[str, Tensor], extent: tuple[
 
     Args:
         report: the figures.
-        tensors: ‖F‖ [X, Y] by ``<row>/<state>``, and ``boxes`` [M, 9].
+        tensors: ‖F‖ [X, Y] by ``<row>/<state>``, and ``occupied`` [X, Y], its cells that an object covers.
         extent: x0, x1, y0, y1 (m) of the BEV maps.
     """
     from jinja2 import Environment, StrictUndefined
@@ -36,8 +36,8 @@ def page(report: RedundancyReport, tensors: Mapping[str, Tensor], extent: tuple[
         "sparsity": pictures.sparsity_picture(report.removals, groups),
         "features": pictures.features_picture(
             rows,
-            {key: tensor.double().numpy() for key, tensor in tensors.items() if key != "boxes"},
-            tensors["boxes"].double().numpy(),
+            {key: tensor.double().numpy() for key, tensor in tensors.items() if key != OCCUPIED},
+            tensors[OCCUPIED].numpy(),
             extent,
         ),
     }

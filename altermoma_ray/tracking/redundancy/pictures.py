@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
 from numpy.typing import NDArray
 
 from altermoma_ray.tracking.pictures import to_png
@@ -124,14 +122,14 @@ def sensors_picture(report: RedundancyReport) -> bytes:
 
 
 def features_picture(
-    rows: Sequence[str], pictures: Mapping[str, Array], boxes: Array, extent: tuple[float, float, float, float]
+    rows: Sequence[str], pictures: Mapping[str, Array], occupied: Array, extent: tuple[float, float, float, float]
 ) -> bytes:
     """Norms of BEV maps: a row a map, a column a state, one colour scale a row; what reactivation changed beside them.
 
     Args:
         rows: names of the rows.
         pictures: [X, Y] norms over channels, by ``<row>/<state>``.
-        boxes: [M, 9] ground truth of the sample, lidar frame.
+        occupied: [X, Y] bool, the cells of the sample that an object covers; they are outlined.
         extent: x0, x1, y0, y1 (m) of the maps.
     """
     columns = (BEFORE, MASKED, REACTIVATED, _CHANGE, PRUNED, FINE_TUNED)
@@ -149,7 +147,9 @@ def features_picture(
                 else {"cmap": "magma", "vmin": 0.0, "vmax": highest}
             )
             image = axes.imshow(picture.T, origin="lower", extent=extent, interpolation="nearest", **look)
-            _draw_boxes(axes, boxes, "black" if state == _CHANGE else "cyan")
+            if occupied.any():
+                outline = "black" if state == _CHANGE else "cyan"
+                axes.contour(occupied.T, levels=[0.5], colors=outline, linewidths=0.8, extent=extent)
             axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
             if state in (_CHANGE, FINE_TUNED):
                 figure.colorbar(image, ax=axes, shrink=0.85).ax.tick_params(labelsize=7)
@@ -158,15 +158,6 @@ def features_picture(
     for axes, state in zip(grid[0], columns, strict=True):
         axes.set_title("reactivated − masked" if state == _CHANGE else state, fontsize=10)
     return to_png(figure)
-
-
-def _draw_boxes(axes: Axes, boxes: Array, colour: str) -> None:
-    """Outlines from above."""
-    for x, y, _, length, width, _, yaw, *_ in boxes:
-        along = np.array([np.cos(yaw), np.sin(yaw)]) * length / 2
-        across = np.array([-np.sin(yaw), np.cos(yaw)]) * width / 2
-        corners = np.array([x, y]) + np.array([along + across, along - across, -along - across, across - along])
-        axes.add_patch(Polygon(corners, fill=False, edgecolor=colour, linewidth=0.8))
 
 
 def short_names(groups: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -20,6 +20,8 @@ UNPRUNED, REACTIVATED, PRUNED, FINE_TUNED = "unpruned", "reactivated", "pruned",
 """States that are evaluated."""
 BEFORE, MASKED = "before masking", "masked"
 """States of features, beside the last three."""
+OCCUPIED = "occupied"
+"""Name of the tensor of the cells that an object covers, beside the feature pictures."""
 INTACT = "none"
 """No sensor is lost."""
 THIS_MODEL = "this pruned model"
@@ -111,7 +113,7 @@ class FeatureFigures(_Record):
     """The modality that is masked in the states ``masked`` and ``reactivated`` of this row."""
     state: str
     contrast: float
-    """Mean norm over channels of the cells in ground-truth boxes, over that of all others."""
+    """Mean norm over channels of the cells that an object covers, over that of all others."""
     likeness: float
     """Cosine similarity with the same map before masking, all samples together."""
 
