@@ -20,6 +20,7 @@ import ray
 import torch
 
 from altermoma_ray import cli
+from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import save_checkpoint
@@ -68,10 +69,12 @@ class Bench:
         change(records)
         file.write_text(json.dumps(records))
 
-    def plan(self, name: str, tracking_uri: str | None = None, **options: Any) -> None:
+    def plan(self, name: str, tracking_uri: str | None = None, **options: Any) -> SearchPlan:
         """Leave a search of that name behind, planned and not begun; ``options`` are fields of its request."""
         fields = {"name": name, "checkpoint": self.checkpoint, "sparsity": 0.85, "tracking_uri": tracking_uri}
-        toy_plan(self.storage, self.dataroot, **fields, **options).save()
+        plan = toy_plan(self.storage, self.dataroot, **fields, **options)
+        plan.save()
+        return plan
 
     def begin(self) -> None:
         """Leave a search named first in MLflow."""

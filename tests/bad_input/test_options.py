@@ -183,6 +183,17 @@ def test_resumed_with_another_option(bench, check):
     )
 
 
+def test_resumed_on_other_data(bench, check):
+    earlier = {"train": "fingerprint of other tables", "validation": "fingerprint of other tables"}
+    bench.plan("first").model_copy(update={"data": earlier}).save()
+    check(
+        "resumed on other data",
+        ["search", "nusc", *bench.stored("--resume")],
+        r"the train and validation data of search 'first' have changed since it began; put them back",
+        (*PLANNED, *TRACKED, "index"),
+    )
+
+
 def test_broken_plan_of_a_search(bench, check):
     bench.plan("first")
     os.truncate(bench.storage / "searches" / "first" / "search.json", 200)

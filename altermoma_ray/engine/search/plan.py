@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
+from altermoma_ray.data.sampling import Split
 from altermoma_ray.engine.scoring.indicators import ScoringJob, merged
 from altermoma_ray.engine.search.driver import FILE
 from altermoma_ray.engine.search.proposals import Grid, Proposals, Proposer
@@ -67,6 +68,8 @@ class SearchPlan(BaseModel):
 
     None in older plans.
     """
+    data: dict[Split, str] = Field(default_factory=dict)
+    """Fingerprints of the data that the search began on; empty until it begins, and in older plans."""
     lag: int = Field(default=0, ge=0)
     """See :mod:`altermoma_ray.engine.search.proposals`; 0 until the cluster is known."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
+from altermoma_ray.data.sampling import Split
 from altermoma_ray.engine.search.driver import check_undriven
 from altermoma_ray.engine.search.plan import SearchPlan, stored_fields
 from altermoma_ray.engine.space.distinct import number_of_settings
@@ -49,6 +50,25 @@ def resume_search(
     check_undriven(plan.folder)
     _refuse_changes(plan, asked, told(plan))
     return plan
+
+
+def on_same_data(plan: SearchPlan) -> SearchPlan:
+    """The plan with the fingerprints of its data as they are now, which must be those that the search began on.
+
+    Scores and metrics of trials compare only where all of them come of the same samples.
+
+    Raises:
+        UserError: the search has begun, and its data have changed since.
+    """
+    source = plan.workload.load().source()
+    found = {split: source.fingerprint(split) for split in get_args(Split)}
+    changed = [split for split, fingerprint in plan.data.items() if found[split] != fingerprint]
+    if changed:
+        raise UserError(
+            f"the {' and '.join(changed)} data of search {plan.name!r} have changed since it began; put them back as "
+            "they were to --resume it, or start a new search"
+        )
+    return plan.model_copy(update={"data": found})
 
 
 def latest_name(storage: Location, names: Sequence[str], *, compares: bool | None = None) -> str | None:

@@ -32,6 +32,7 @@ from altermoma_ray.engine.search.driver import sole_driver
 from altermoma_ray.engine.search.logbook import Logbook
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.planning import begin_search
+from altermoma_ray.engine.search.resuming import on_same_data
 from altermoma_ray.engine.search.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trials.trainable import TrialActor, distributed_trial
 from altermoma_ray.engine.trials.trial import TrialJob, TrialRunner, forget_halfway
@@ -55,8 +56,9 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool, numbered: bo
         The plan as it ran.
 
     Raises:
-        UserError: the name of a new search is taken.
+        UserError: the name of a new search is taken, or the data of one that goes on have changed.
     """
+    plan = on_same_data(plan)
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
         check_shared(plan.storage)
