@@ -125,6 +125,31 @@ def free_places(group: str) -> None:
     remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
 
+def free_abandoned_places() -> int:
+    """Remove the placement groups of Train controllers that are dead; returns how many there were.
+
+    Ray removes the groups of an actor that dies, but not one that was still being made at that moment. Such a group
+    holds its CPUs as long as the cluster lives, and jobs that come next wait for them for ever.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    tables = state._connect_and_get_accessor()
+    freed = 0
+    for content in tables.get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(content)
+        if group.is_detached or group.state == gcs_pb2.PlacementGroupTableData.REMOVED:
+            continue
+        maker = ray.ActorID(group.creator_actor_id)
+        found = None if maker.is_nil() else tables.get_actor_info(maker)
+        if found is not None and gcs_pb2.ActorTableData.FromString(found).state == gcs_pb2.ActorTableData.DEAD:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+            freed += 1
+    return freed
+
+
 def failures_of_workers(error: BaseException) -> list[Exception]:
     """What the workers of a Train job failed of; empty where the job failed otherwise."""
     return list(getattr(error, "worker_failures", {}).values())

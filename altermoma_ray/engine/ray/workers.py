@@ -213,6 +213,7 @@ def _run_once(
 ) -> None:
     from ray.train import RunConfig, ScalingConfig
 
+    private.free_abandoned_places()
     with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
         reserved = scratch.join("reserved")
         trainer = private.quiet_trainer()(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def source_of(name: str) -> str:
 
 def has(owner: object, name: str) -> None:
     assert hasattr(owner, name), f"{MOVED} {getattr(owner, '__name__', owner)}.{name}"
+
+
+def state_of(group: str) -> str:
+    return {one["placement_group_id"]: one["state"] for one in placement_group_table().values()}[group]
+
+
+def wait_until(holds, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +147,21 @@ def test_places_are_freed_by_the_group_s_number(ray_of_four):
     group = placement_group([{"CPU": 1}])
     ray.get(group.ready())
     private.free_places(group.id.hex())
-    states = {one["placement_group_id"]: one["state"] for one in placement_group_table().values()}
-    assert states[group.id.hex()] == "REMOVED"
+    assert state_of(group.id.hex()) == "REMOVED"
+
+
+def test_places_of_a_dead_controller_are_freed_and_those_of_a_living_one_stay(ray_of_four):
+    @ray.remote(num_cpus=0)
+    class Controller:
+        def reserve(self):
+            return placement_group([{"CPU": 1}]).id.hex()
+
+    living, dead = Controller.remote(), Controller.remote()
+    kept, abandoned = ray.get([living.reserve.remote(), dead.reserve.remote()])
+    ray.kill(dead)
+    wait_until(lambda: private.free_abandoned_places() or state_of(abandoned) == "REMOVED")
+    assert private.free_abandoned_places() == 0
+    assert [state_of(abandoned), state_of(kept)] == ["REMOVED", "CREATED"]
 
 
 def test_failures_of_a_job_are_found_in_its_error():
