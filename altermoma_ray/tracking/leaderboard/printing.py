@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from altermoma_ray.tracking.leaderboard.board import Champion, Row
 
-_TABLE_WIDTH = 110  # columns that show every figure; a narrower terminal wraps
+_TABLE_WIDTH = 110
+"""Characters of a table's line; a table whose figures need more gets more, and a narrower terminal wraps."""
+_WIDE = Console(width=1000)
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[str], champion: Champion | None = None) -> None:
-    """A table that fits a terminal of 110 columns; an asterisk marks the champion, a line below tells about it."""
+    """A table in which every figure is whole; an asterisk marks the champion, a line below tells about it."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+        table.add_column(re.sub(r"_|/(?=without-)|(?<=without)-", "\n", name), justify="right", no_wrap=True)
     for row in rows:
         cells = {name: _cell(value) for name, value in replace(row, run_id=row.run_id[:8]).cells().items()}
         if champion is not None and row.run_id == champion.run_id:
             cells["trial"] += "*"
         table.add_row(*cells.values())
-    Console(highlight=False, width=max(Console().width, _TABLE_WIDTH)).print(table)
+    width = max(Console().width, _TABLE_WIDTH, Measurement.get(_WIDE, _WIDE.options, table).maximum)
+    Console(highlight=False, width=width).print(table)
     if champion is not None:
         print(f"* champion: trial {champion.trial}{', '.join(['', *filter(None, (champion.version, champion.rule))])}")
 
