@@ -39,6 +39,7 @@ from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.search.sync import REPORT_FOLDER, log_report, stored_reference
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
+from altermoma_ray.metrics import SPARSITY
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.comparison.report import ablation_report, comparison_report, write_report
@@ -68,10 +69,11 @@ def main() -> None:
     except OnlyInStorage as error:
         plan, unlogged = error.plan, error  # the report needs no more than storage has
     results, reference = plan.results(), stored_reference(plan) or {}
+    figures = plan.figures.led_by(plan.optimised.metrics)
     if plan.ablation:
-        report = ablation_report(results, reference, published_parts(plan.space), plan.figures)
+        report = ablation_report(results, reference, published_parts(plan.space), figures)
     else:
-        report = comparison_report(results, reference, plan.figures)
+        report = comparison_report(results, reference, figures)
     folder = plan.folder.join(REPORT_FOLDER)
     write_report(report, folder)
     print(report.text)
@@ -83,6 +85,8 @@ def main() -> None:
 
 def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
     space = load_space(options.dataset or DEFAULT_DATASET, options.space)
+    if SPARSITY.name in (options.objective or "").split(","):
+        raise UserError("a comparison sets the sparsity of its trials; name metrics of the task with --objective")
     if options.ablate and options.criteria is not None:
         raise UserError("an ablation varies AlterMOMA alone; leave --criteria or --ablate out")
     if options.ablate:
@@ -104,6 +108,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         checkpoint=options.checkpoint,
         space=space,
         space_file=options.space,
+        objective=options.objective,
         sparsity=max(options.sparsities),
         trials=len(tasks),
         seed=options.seed,
@@ -134,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--budget", type=listed(positive), help="epochs of fine-tuning, separated by commas (default: the space's)"
+    )
+    parser.add_argument(
+        "--objective", help="metric to compare by, or several: map,map/without-camera (default: the task's first)"
     )
     parser.add_argument("--ablate", choices=get_args(Ablation), help="vary a part of AlterMOMA, not the criterion")
     parser.add_argument(

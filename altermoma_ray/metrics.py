@@ -82,6 +82,17 @@ class Figures:
         """The metrics that tables show."""
         return tuple(metric for metric in self.metrics if metric.is_column)
 
+    def led_by(self, metrics: Iterable[Metric]) -> Figures:
+        """The same figures with some metrics first, each of them a column.
+
+        >>> figures = Figures(metrics=(Metric("map", "mAP"), Metric("nds", "NDS")))
+        >>> [metric.name for metric in figures.led_by([Metric("nds", "NDS")]).columns]
+        ['nds', 'map']
+        """
+        first = tuple(replace(metric, is_column=True) for metric in metrics)
+        names = {metric.name for metric in first}
+        return replace(self, metrics=(*first, *(metric for metric in self.metrics if metric.name not in names)))
+
     def find(self, name: str) -> Metric | None:
         """The metric of a name: the task's, the same without a modality, or ``sparsity``; None where there is none."""
         known = {metric.name: metric for metric in (*self.metrics, SPARSITY)}

@@ -42,9 +42,8 @@ def options(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compared(options):
     """A finished comparison of two criteria."""
-    done = command(
-        "compare", *options, "--criteria", "altermoma,magnitude", "--sparsities", "0.8", "--seeds", 2, "--name", "both"
-    )
+    asked = ["--criteria", "altermoma,magnitude", "--sparsities", "0.8", "--seeds", 2, "--name", "both"]
+    done = command("compare", *options, *asked, "--objective", "error,error/without-radar")
     assert done.returncode == 0, done.stderr
     return done
 
@@ -65,6 +64,12 @@ def test_every_criterion_has_every_seed_and_a_row_in_the_table(compared, options
     folder = options[-1] / "searches" / "both" / "comparison"
     assert (folder / "comparison.md").read_text().strip() == compared.stdout.strip()
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_metric_without_a_modality_is_compared_too(compared, options):
+    rows = trials(options[-1], "both")
+    assert any(float(row["error/without-radar"]) != float(row["error"]) for row in rows)
+    assert "| criterion | squared error | squared error without radar | correlation |" in compared.stdout
 
 
 def test_figures_come_from_scenes_that_no_search_tunes_on(compared, options):
@@ -108,6 +113,7 @@ def test_a_comparison_is_not_resumed_as_a_search(compared, options, answer):
         (["--budget", "0"], "must be a number above 0, but got 0"),
         (["--search", "nothing"], "error: no search 'nothing'"),
         (["--ablate", "alpha"], "invalid choice: 'alpha'"),
+        (["--objective", "error,sparsity"], "a comparison sets the sparsity of its trials"),
     ],
 )
 def test_bad_input_gets_one_line(options, arguments, message, monkeypatch, capsys):
