@@ -7,19 +7,49 @@ A class of your own passes its contract when the tests of a subclass pass in you
 >>> class TestMyCriterion(CriterionContract):
 ...     criterion = Snip()
 
-The suites need pytest, and no fixtures.
+The suites of criteria and granularities need pytest; none needs a fixture. ``python -m altermoma_ray.check`` runs the
+suites of a workload's parts without pytest.
 """
 
-import pytest
+from __future__ import annotations
 
-pytest.register_assert_rewrite(
-    *(f"{__name__}.{name}" for name in ("criterion", "granularity", "model", "task", "data_source", "values"))
-)  # before they are imported, so that their failed assertions show values
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
 
-from altermoma_ray.testing.criterion import CriterionContract
-from altermoma_ray.testing.data_source import DataSourceContract
-from altermoma_ray.testing.granularity import GranularityContract
-from altermoma_ray.testing.model import ModelContract
-from altermoma_ray.testing.task import TaskContract
+if TYPE_CHECKING:
+    from altermoma_ray.testing.criterion import CriterionContract
+    from altermoma_ray.testing.data_source import DataSourceContract
+    from altermoma_ray.testing.granularity import GranularityContract
+    from altermoma_ray.testing.model import ModelContract
+    from altermoma_ray.testing.task import TaskContract
+    from altermoma_ray.testing.workload import WorkloadContract
 
-__all__ = ["CriterionContract", "DataSourceContract", "GranularityContract", "ModelContract", "TaskContract"]
+_ROOMS = {
+    "CriterionContract": "criterion",
+    "DataSourceContract": "data_source",
+    "GranularityContract": "granularity",
+    "ModelContract": "model",
+    "TaskContract": "task",
+    "WorkloadContract": "workload",
+}
+
+if "pytest" in sys.modules:  # before the suites are imported, so that their failed assertions show values
+    sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{name}" for name in (*_ROOMS.values(), "values")))
+
+
+def __getattr__(name: str) -> Any:
+    """Import a suite when it is asked for: a machine that only runs searches has no pytest."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+__all__ = [
+    "CriterionContract",
+    "DataSourceContract",
+    "GranularityContract",
+    "ModelContract",
+    "TaskContract",
+    "WorkloadContract",
+]

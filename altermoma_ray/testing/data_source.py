@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pickle
 from typing import Any, get_args
-
-import pytest
+from unittest import SkipTest
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.testing.values import differences
@@ -36,23 +35,24 @@ class DataSourceContract:
         for split in get_args(Split):
             fingerprint = data.fingerprint(split)
             data.prepare()
-            assert isinstance(fingerprint, str)
-            assert fingerprint
-            assert data.fingerprint(split) == fingerprint == self._data().fingerprint(split)
+            assert isinstance(fingerprint, str), f"the fingerprint of {split} must be text, but is {fingerprint!r}"
+            assert fingerprint, f"the fingerprint of {split} is empty"
+            again, elsewhere = data.fingerprint(split), self._data().fingerprint(split)
+            assert again == fingerprint == elsewhere, f"the fingerprint of {split} was {fingerprint!r}, then {again!r}"
 
     def test_it_travels_to_other_processes(self) -> None:
         data = self._data()
         there = pickle.loads(pickle.dumps(data))
-        assert there.fingerprint("train") == data.fingerprint("train")
-        assert there.rows("train") == data.rows("train")
+        assert there.fingerprint("train") == data.fingerprint("train"), "its copy has another fingerprint"
+        assert there.rows("train") == data.rows("train"), "its copy has other rows"
 
     def test_rows_of_the_splits_are_apart(self) -> None:
         data = self._data()
         train, validation = (data.rows(split) for split in get_args(Split))
-        for rows in (train, validation):
-            assert rows
-            assert all(isinstance(row, int) for row in rows)
-            assert len(set(rows)) == len(rows), "a row comes twice"
+        for split, rows in zip(get_args(Split), (train, validation), strict=True):
+            assert rows, f"{split} has no row"
+            assert all(isinstance(row, int) for row in rows), f"a row of {split} is no int"
+            assert len(set(rows)) == len(rows), f"a row of {split} comes twice"
         assert not set(train) & set(validation), "a row to learn from is also evaluated on"
 
     def test_tuning_and_reporting_share_no_rows_and_are_all(self) -> None:
@@ -60,29 +60,30 @@ class DataSourceContract:
         try:
             tuning, reporting = data.rows("validation", "tuning"), data.rows("validation", "reporting")
         except UserError as error:
-            pytest.skip(f"the data source is too small to be halved: {error}")
-        assert tuning
-        assert reporting
+            raise SkipTest(f"the data source is too small to be halved: {error}") from None
+        assert tuning, "there is no row to tune on"
+        assert reporting, "there is no row to report"
         assert not set(tuning) & set(reporting), "a row to tune on is also reported"
-        assert {*tuning, *reporting} == set(data.rows("validation"))
+        assert {*tuning, *reporting} == set(data.rows("validation")), "tuning and reporting are not all of validation"
 
-    @pytest.mark.parametrize("split", get_args(Split))
-    def test_a_limit_takes_a_subset_that_never_changes(self, split: Split) -> None:
+    def test_a_limit_takes_a_subset_that_never_changes(self) -> None:
         data = self._data()
-        rows = data.rows(split)
-        few = data.rows(split, limit=FEW)
-        assert 0 < len(few) <= FEW
-        assert [row for row in rows if row in few] == few, "the rows of a subset must be in the order of all rows"
-        again, elsewhere = data.rows(split, limit=FEW), self._data().rows(split, limit=FEW)
-        assert again == few == elsewhere, f"the subset was {few}, then {again}, and {elsewhere} of another object"
-        assert data.rows(split, limit=len(rows)) == data.rows(split, limit=len(rows) + 1) == rows
+        for split in get_args(Split):
+            rows = data.rows(split)
+            few = data.rows(split, limit=FEW)
+            assert 0 < len(few) <= FEW, f"a limit of {FEW} gives {len(few)} rows of {split}"
+            assert [row for row in rows if row in few] == few, "the rows of a subset must be in the order of all rows"
+            again, elsewhere = data.rows(split, limit=FEW), self._data().rows(split, limit=FEW)
+            assert again == few == elsewhere, f"the subset was {few}, then {again}, and {elsewhere} of another object"
+            all_of_them = data.rows(split, limit=len(rows)), data.rows(split, limit=len(rows) + 1)
+            assert all_of_them == (rows, rows), f"a limit that {split} does not reach changes its rows"
 
     def test_samples_follow_from_rows_and_seed(self) -> None:
         rows = self._data().rows("train", limit=FEW)
         for augment in (False, True):
             first, second = (self._samples(rows, augment=augment, seed=7) for _ in range(2))
-            assert len(first) == len(rows)
-            assert not differences(first, second)
+            assert len(first) == len(rows), f"{len(rows)} rows have {len(first)} samples"
+            assert not differences(first, second), "a sample that is read again is another one"
 
     def test_evaluation_draws_nothing(self) -> None:
         rows = self._data().rows("train", limit=FEW)
@@ -93,18 +94,19 @@ class DataSourceContract:
         data = self._data()
         rows = data.rows("validation", limit=FEW)
         alone = [data.dataset([row], augment=False, seed=0)[0] for row in reversed(rows)]
-        assert not differences(alone[::-1], self._samples(rows, augment=False, seed=0))
+        same = not differences(alone[::-1], self._samples(rows, augment=False, seed=0))
+        assert same, "a sample depends on the samples that are read with it"
 
     def test_an_epoch_is_the_same_again(self) -> None:
         data = self._data()
         dataset = data.dataset(data.rows("train", limit=FEW), augment=True, seed=0)
         if not hasattr(dataset, "set_epoch"):
-            pytest.skip("the data set takes no epochs")
+            raise SkipTest("the data set takes no epochs")
         dataset.set_epoch(1)
         first = dataset[0]
         dataset.set_epoch(2)
         dataset.set_epoch(1)
-        assert not differences(dataset[0], first)
+        assert not differences(dataset[0], first), "the samples of an epoch are others when it is set again"
 
     def test_a_batch_has_its_samples_and_moves_to_a_device(self) -> None:
         data = self._data()
@@ -112,9 +114,9 @@ class DataSourceContract:
         samples = self._samples(rows, augment=True, seed=0)
         for count in range(1, len(samples) + 1):
             batch = data.collate(samples[:count])
-            assert isinstance(batch, Batch)
-            assert len(batch) == count
-            assert not differences(batch.to("cpu"), batch)
+            assert isinstance(batch, Batch), f"a batch needs len and `to(device)`, but {type(batch).__name__} lacks one"
+            assert len(batch) == count, f"a batch of {count} samples has length {len(batch)}"
+            assert not differences(batch.to("cpu"), batch), "`to` changes the values of a batch"
 
     def _data(self) -> DataSource:
         data = self.make_data()

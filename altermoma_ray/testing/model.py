@@ -40,26 +40,30 @@ class ModelContract:
 
     def test_it_is_a_module_with_all_that_a_fusion_model_has(self) -> None:
         model = self.make_model()
-        assert isinstance(model, nn.Module)
-        assert isinstance(model, FusionModel)
-        assert len(model.modalities) >= 2
-        assert len(set(model.modalities)) == len(model.modalities)
-        assert FUSION not in model.modalities
+        assert isinstance(model, nn.Module), f"the model is a {type(model).__name__}, no torch.nn.Module"
+        assert isinstance(model, FusionModel), "the model lacks `modalities` or `group_of`"
+        named = f"`modalities` is {tuple(model.modalities)}"
+        assert len(model.modalities) >= 2, f"{named}, but fusion needs two"
+        assert len(set(model.modalities)) == len(model.modalities), f"{named}, in which one comes twice"
+        assert FUSION not in model.modalities, f"{named}, but {FUSION} names the group of what they share"
 
     def test_every_parameter_has_a_group(self) -> None:
         model = self.make_model()
         for name, _ in module(model).named_parameters():
-            assert model.group_of(name) in {*model.modalities, FUSION}, name
+            group, groups = model.group_of(name), (*model.modalities, FUSION)
+            assert group in groups, f"{name} is in group {group!r}, but the groups are {', '.join(groups)}"
 
     def test_every_group_has_weights_to_prune(self) -> None:
         model = self.make_model()
         groups = group_weights(prunable_weights(module(model)), model.group_of)
-        assert set(groups) == {*model.modalities, FUSION}
+        for group in (*model.modalities, FUSION):
+            assert group in groups, f"group {group} has no weight that can be pruned"
 
     def test_nothing_masked_is_the_default(self) -> None:
         model = self._model()
         with torch.no_grad():
-            assert not differences(model(self.make_batch()), model(self.make_batch(), frozenset()))
+            same = not differences(model(self.make_batch()), model(self.make_batch(), frozenset()))
+        assert same, "an empty set of masked modalities changes the outputs"
 
     def test_the_same_again_gives_the_same_and_leaves_the_model(self) -> None:
         model = self._model()
@@ -67,8 +71,9 @@ class ModelContract:
         with torch.no_grad():
             first, second = model(self.make_batch()), model(self.make_batch())
         assert tensors_of(first), "the outputs hold no tensors"
-        assert not differences(first, second)
-        assert not differences(copied(module(model).state_dict()), before)
+        assert not differences(first, second), "the same batch gives other outputs when it comes again"
+        changed = differences(copied(module(model).state_dict()), before)
+        assert not changed, f"a forward pass in evaluation mode changes {', '.join(changed)}"
 
     def test_masked_outputs_do_not_depend_on_the_parameters_of_the_masked_branch(self) -> None:
         model = self._model()
@@ -104,7 +109,8 @@ class ModelContract:
         first, second = self._model(), self._model()
         module(second).load_state_dict(module(first).state_dict())
         with torch.no_grad():
-            assert not differences(first(self.make_batch()), second(self.make_batch()))
+            same = not differences(first(self.make_batch()), second(self.make_batch()))
+        assert same, "a model with the same parameters and buffers computes something else"
 
     def _model(self) -> FusionModel:
         model = self.make_model()

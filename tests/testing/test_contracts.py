@@ -128,7 +128,7 @@ def broken_data(kind):
         (broken_model(LeakyModel), "a_masked_branch_gets_no_gradient", r"sound\.0\.bias still gets a gradient"),
         (broken_model(DeafModel), "masked_outputs_do_not_depend_on_the_parameters_of_the_masked_branch", "with sound"),
         (broken_model(UnsortedModel), "every_parameter_has_a_group", r"joint\.weight"),
-        (broken_task(MeanLoss), "losses_are_one_finite_number_for_each_sample", r"must be \[3\], but is \[\]"),
+        (broken_task(MeanLoss), "losses_are_one_finite_number_for_each_sample", r"sample, \[3\], but is \[\]"),
         (broken_task(SharedLoss), "losses_of_a_batch_are_those_of_its_samples_alone", "alone, .* together"),
         (
             broken_task(ListedPredictions),
@@ -147,7 +147,7 @@ def test_a_broken_object_is_found_out(suite, test, message):
 
 def test_a_subset_that_changes_is_found_out():
     with pytest.raises(AssertionError, match=r"the subset was .*, then"):
-        broken_data(ShuffledData).test_a_limit_takes_a_subset_that_never_changes("train")
+        broken_data(ShuffledData).test_a_limit_takes_a_subset_that_never_changes()
 
 
 @dataclass(frozen=True, kw_only=True)
