@@ -28,6 +28,7 @@ from altermoma_ray.engine.search.comparison import (
     compared,
     criteria_settings,
     grid,
+    offered_criteria,
     published_parts,
     search_label,
 )
@@ -40,7 +41,6 @@ from altermoma_ray.engine.search.sync import REPORT_FOLDER, log_report, stored_r
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import SPARSITY
-from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.comparison.report import ablation_report, comparison_report, write_report
 from altermoma_ray.tracking.mlflow.tracker import Tracker
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
-    space = load_space(options.dataset or DEFAULT_DATASET, options.space)
+    workload, space = workload_of(options), load_space(options.dataset or DEFAULT_DATASET, options.space)
     if SPARSITY.name in (options.objective or "").split(","):
         raise UserError("a comparison sets the sparsity of its trials; name metrics of the task with --objective")
     if options.ablate and options.criteria is not None:
@@ -92,7 +92,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
     if options.ablate:
         settings = {"": ablation_settings(space, options.ablate, options.sparsities)}
     else:
-        criteria = list(CRITERIA) if options.criteria is None else options.criteria
+        criteria = offered_criteria(workload) if options.criteria is None else options.criteria
         settings = {"": criteria_settings(space, criteria, options.sparsities)}
     for name in options.search:
         settings[search_label(name)] = [champion_setting(SearchPlan.load(storage, name))]
@@ -102,7 +102,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         budgets=options.budget or [space.fine_tune_epochs],
     )
     request = SearchRequest(
-        workload=workload_of(options),
+        workload=workload,
         validation_part="reporting",
         name=options.name,
         checkpoint=options.checkpoint,

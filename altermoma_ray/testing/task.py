@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from altermoma_ray.metrics import Metric
 from altermoma_ray.testing.values import differences, tensors_of
 from altermoma_ray.workloads.protocols import Batch, DataSource, FusionModel, Task
+from altermoma_ray.workloads.workload import FUSION
 
 SAMPLES = 3
 
@@ -78,7 +79,7 @@ class TaskContract:
         groups = {
             model.group_of(name) for name, one in model.named_parameters() if one.grad is not None and one.grad.any()
         }
-        for group in (*model.modalities, "fusion"):
+        for group in (*model.modalities, FUSION):
             assert group in groups, f"no gradient of the total loss leads to a parameter of group {group}"
 
     def test_losses_of_a_batch_are_those_of_its_samples_alone(self) -> None:

@@ -12,12 +12,13 @@ import importlib
 import importlib.util
 import sys
 import tempfile
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import Place
@@ -198,13 +199,39 @@ def _import_file(file: Path, digest: str) -> ModuleType:
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     module.__dict__["__workload_sha256__"] = digest
+    before = set(sys.modules)
     sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
+        _check_stands_alone(file, set(sys.modules) - before)
     except Exception as error:
         del sys.modules[name]
+        if isinstance(error, ModuleNotFoundError):
+            _check_stands_alone(file, {str(error.name)})
         raise _does_not_run(str(file), error) from error
     return module
+
+
+def _check_stands_alone(file: Path, imported: Iterable[str]) -> None:
+    """Find out whether a workload's file imports files that lie beside it.
+
+    Workers import a copy of the one file: on another machine, the files beside it are not there.
+
+    Args:
+        file: of the workload.
+        imported: names of the modules that it brought in, or tried to.
+
+    Raises:
+        UserError: one of them lies beside it.
+    """
+    for name in sorted({*imported} - {file.stem}):
+        beside = file.parent / f"{name}.py"
+        origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None) or beside
+        if beside.is_file() and Path(origin).resolve() == beside.resolve():
+            raise UserError(
+                f"workload file {file} imports {beside.name}, which lies beside it and is not copied to the workers; "
+                "put both into one file, or install them as a package and name package.module:NAME"
+            )
 
 
 def _is_installed(name: str, digest: str) -> bool:
@@ -219,5 +246,13 @@ def _is_installed(name: str, digest: str) -> bool:
 
 
 def _does_not_run(what: str, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, ValidationError) and error.title == Workload.__name__:
+        first = error.errors()[0]
+        part = ".".join(map(str, first["loc"]))
+        said = first["msg"].removeprefix("Value error, ")
+        wrong = f"`{part}` is missing" if first["type"] == "missing" else f"`{part}`: {said}" if part else said
+        return UserError(f"workload {what} does not make its Workload(...): {wrong}; mend the file")
     text = " ".join(str(error).split())
     return UserError(f"workload {what} does not run: {type(error).__name__}: {text}; mend the file")

@@ -7,14 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
+from typing_extensions import get_protocol_members
 
+from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import load_checkpoint
 from altermoma_ray.pruning import group_weights, prunable_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.protocols import DataSource, FusionModel, Task
 from altermoma_ray.workloads.recipe import Recipe
+
+FUSION = "fusion"
+"""The group of parameters that all modalities share."""
 
 
 class Workload(BaseModel):
@@ -45,6 +50,15 @@ class Workload(BaseModel):
     checkpoint: str | None = None
     """Path or URI of the unpruned weights; None takes the model as it is made."""
 
+    @model_validator(mode="after")
+    def _check_parts(self) -> Workload:
+        for name, protocol in (("task", Task), ("data", DataSource)):
+            part = getattr(self, name)
+            missing = sorted(member for member in get_protocol_members(protocol) if not hasattr(part, member))
+            if missing:
+                raise ValueError(f"`{name}`, a {type(part).__name__}, has no `{missing[0]}`")
+        return self
+
     @cached_property
     def modalities(self) -> tuple[str, ...]:
         """The model's modalities, in the order in which they are masked; builds a model to ask it."""
@@ -55,9 +69,19 @@ class Workload(BaseModel):
 
         Args:
             configuration: JSON of a configuration that is not this workload's own, from a checkpoint's header.
+
+        Raises:
+            UserError: it is no fusion model.
         """
         maker = self.model if configuration is None else type(self.model).model_validate_json(configuration)
-        return cast(nn.Module, maker.build() if hasattr(maker, "build") else maker())
+        model = maker.build() if hasattr(maker, "build") else maker()
+        for attribute in ("state_dict", "modalities", "group_of"):
+            if not hasattr(model, attribute):
+                raise UserError(
+                    f"the model of {self.name}, a {type(model).__name__}, has no `{attribute}`; a fusion model is a "
+                    "torch.nn.Module with `modalities` and `group_of`"
+                )
+        return cast(nn.Module, model)
 
     def task_for(self, model: nn.Module) -> Task:
         """The task of a model."""
@@ -109,9 +133,18 @@ def groups_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str,
     Args:
         model: asked for the group of each of its parameters.
         names: of the weights; None takes all that are prunable.
+
+    Raises:
+        UserError: the group of a weight is neither a modality nor ``fusion``.
     """
     weights = list(prunable_weights(model)) if names is None else list(names)
-    return group_weights(weights, group_function(model))
+    groups, known = group_weights(weights, group_function(model)), (*modalities_of(model), FUSION)
+    for group, members in groups.items():
+        if group not in known:
+            raise UserError(
+                f"group_of('{members[0]}') is '{group}', but the model's groups are {', '.join(known)}; mend `group_of`"
+            )
+    return groups
 
 
 def sizes_of(model: nn.Module) -> dict[str, int]:

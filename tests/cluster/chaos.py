@@ -35,9 +35,9 @@ TITLES = {
 """Parts of the titles that Ray gives to the processes of a kind."""
 MOST = 2
 """Kills of one trial's process, or in the scoring of one driver: what dies a fourth time under one driver fails."""
-MOST_OF_A_KIND = 3
+MOST_OF_A_KIND = 5
 """Faults of one kind in one search."""
-MOST_EARLY = 5
+MOST_EARLY = 7
 """Faults in one search before a trial has finished, so that not all fall on its start."""
 
 
@@ -220,7 +220,7 @@ class Chaos:
     """
 
     def __init__(
-        self, cluster: Cluster, server: Server, *, seed: int, gap: tuple[float, float] = (4, 16), each: int = 16
+        self, cluster: Cluster, server: Server, *, seed: int, gap: tuple[float, float] = (3, 12), each: int = 28
     ) -> None:
         self._cluster, self._server = cluster, server
         self._random, self._gap, self._each = random.Random(seed), gap, each

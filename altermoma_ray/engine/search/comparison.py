@@ -18,6 +18,7 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import ReactivationGradient
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.tracking.comparison.statistics import UNPRUNED
+from altermoma_ray.workloads.reference import WorkloadReference
 
 BETAS = tuple(0.25 * step for step in range(9))
 """β with α = 1 (AlterMOMA Fig. 4)."""
@@ -117,6 +118,12 @@ def compared(plan: SearchPlan) -> dict[str, Any]:
         "ablate": plan.ablation,
         "search": [label.removeprefix(_SEARCH_LABEL) for label in labels],
     }
+
+
+def offered_criteria(workload: WorkloadReference) -> list[str]:
+    """All criteria that a workload's model can be scored by."""
+    has_flow = hasattr(workload.load().build(), "flow")
+    return [name for name, criterion in CRITERIA.items() if has_flow or not criterion.needs_flow]
 
 
 def grid(

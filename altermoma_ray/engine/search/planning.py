@@ -19,6 +19,7 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import Figures
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.pruning import check_ratio, coverage, prunable_weights
+from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.names import check_name
 from altermoma_ray.tracking.mlflow.store import kept_uri
@@ -76,7 +77,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     Raises:
         UserError: a part is wrong, or does not go with another.
     """
-    space, storage = request.space, request.workload.storage_location
+    storage = request.workload.storage_location
     if request.name is not None:
         check_name(request.name)
     taken = [folder.name for folder in storage.join("searches").children() if is_taken(folder)]
@@ -87,7 +88,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     if request.workers > batch_size:
         raise UserError(f"{request.workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
     model = workload.unpruned(request.checkpoint)
-    sizes = sizes_of(model)
+    space, sizes = _space_for(model, request), sizes_of(model)
     figures = Figures(metrics=workload.task.metrics, groups=tuple(sizes), modalities=modalities_of(model))
     objective = Objective.parse(request.objective, figures)
     if notice := coverage(model).notice():
@@ -102,11 +103,12 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     if not request.grid and not request.repeat:
         trials = number_of_settings(space, sizes, total, trials)
     checkpoint, digest = _store(model, storage)
-    same = {"workload", "space", "sparsity", "repeat", "validation_part", "grid", "ablation"}
+    same = {"workload", "sparsity", "repeat", "validation_part", "grid", "ablation"}
     same |= {"seed", "workers", "gpus_per_worker", "save_every"}
     kind = _kind_of(request.workload.name)
     return SearchPlan(
         **{name: getattr(request, name) for name in same},
+        space=space,
         name=request.name or _free_name(f"{kind}-compare" if request.grid else kind, taken),
         objective=",".join(objective.names),
         checkpoint=str(checkpoint),
@@ -116,6 +118,28 @@ def plan_search(request: SearchRequest) -> SearchPlan:
         trials=trials,
         tracking_uri=kept_uri(request.tracking_uri, storage),
     )
+
+
+def _space_for(model: nn.Module, request: SearchRequest) -> SearchSpace:
+    """The space that was asked for; one of the project's own without the criteria that the model cannot be scored by.
+
+    Raises:
+        UserError: a criterion that the user asked for needs more than the model offers.
+    """
+    if hasattr(model, "flow"):
+        return request.space
+    asked = {task.setting.criterion for task in request.grid} or set(request.space.criteria)
+    lacking = [name for name in CRITERIA if name in asked and CRITERIA[name].needs_flow]
+    if not lacking:
+        return request.space
+    if request.grid or request.space_file is not None:
+        raise UserError(
+            f"criterion {lacking[0]!r} needs a model with a method `flow`, which that of {request.workload.name} has "
+            "not; leave the criterion out, or add the method (altermoma_ray.workloads.protocols describes it)"
+        )
+    console.print(f"[bold]criteria[/] without {', '.join(lacking)}: the model has no method `flow`")
+    kept = tuple(name for name in request.space.criteria if name not in lacking)
+    return request.space.model_copy(update={"criteria": kept})
 
 
 def _kind_of(workload: str) -> str:

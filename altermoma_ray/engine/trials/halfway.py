@@ -69,7 +69,7 @@ class Halfway:
         data = self._file.read_bytes() if self._file.exists() else b""
         header = read_header(data) if data else {}
         step = int(header["step"]) if header.get("identity") == self._identity else 0
-        if not _all_agree(step) or step == 0:
+        if not all_agree(step) or step == 0:
             return 0, []
         tensors = safetensors.torch.load(data)
         fit(model, _below(tensors, _MODEL), str(self._file))
@@ -93,10 +93,14 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _all_agree(step: int) -> bool:
-    """Whether every worker of a job read the same state."""
+def all_agree(read: int) -> bool:
+    """Whether every worker of a job read the same from storage.
+
+    Args:
+        read: what this worker read, as a number.
+    """
     if rank_and_world()[1] == 1:
         return True
-    both = torch.tensor([step, -step])
+    both = torch.tensor([read, -read])
     distributed.all_reduce(both, op=distributed.ReduceOp.MAX)
     return bool(both[0] == -both[1])

@@ -38,7 +38,7 @@ from altermoma_ray.engine.training.loop import (
     train_steps,
 )
 from altermoma_ray.engine.trials.events import events_of, step_of
-from altermoma_ray.engine.trials.halfway import Halfway, seeded
+from altermoma_ray.engine.trials.halfway import Halfway, all_agree, seeded
 from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.places import Place, kept_in
@@ -174,9 +174,14 @@ class TrialRunner:
     def run(self, trial: TrialTask) -> Iterator[dict[str, float]]:
         """Run a trial, yielding the metrics of every evaluation with ``step``; the result is in storage at the end.
 
-        A loss that is not finite ends the trial as ``failed`` with that reason.
+        A loss that is not finite ends the trial as ``failed`` with that reason. A trial whose result is there already
+        is left alone: its process died between writing it and telling so.
         """
-        clock = _Clock(read_result(self._job, trial.number))
+        earlier = read_result(self._job, trial.number)
+        is_there = earlier is not None and earlier.status != "failed" and has_ended(earlier, trial.until)
+        if all_agree(is_there) and is_there:
+            return
+        clock = _Clock(earlier)
         history: list[Evaluation] = []
         steps = self._steps(trial)
         end = steps if trial.until is None else step_of(self._job.rungs[trial.until], steps)

@@ -60,6 +60,9 @@ class Criterion(ABC):
     def masks(self, problem: Problem, target: Target) -> Masks:
         """The masks that meet the target."""
 
+    needs_flow: ClassVar[bool] = False
+    """Whether it reads the problem's ``flow``, which not every model offers."""
+
     def passes(self, batches: int) -> int:
         """Batches that pass forward and backward when D has ``batches``; only progress bars ask."""
         return 0

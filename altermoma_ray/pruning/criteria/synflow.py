@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,8 @@ class SynFlow(Criterion):
         balanced: whether parallel branches are weighed by their normalisations; without, the deepest branch of a fusion
             model takes all the flow, and the others are emptied.
     """
+
+    needs_flow: ClassVar[bool] = True
 
     rounds: int = 100
     balanced: bool = True

@@ -66,6 +66,10 @@ def test_an_interrupted_trial_equals_an_undisturbed_one(workload, checkpoint):
     assert kept[0] == kept[1]
     assert not broken.trial_folder(0).join("halfway.safetensors").exists()
 
+    ended = broken.trial_folder(0).join("result.json").read_bytes()
+    assert list(TrialRunner(broken).run(TASK)) == []  # as when its process dies before it tells
+    assert broken.trial_folder(0).join("result.json").read_bytes() == ended
+
 
 def test_a_promoted_trial_equals_one_that_ran_through(workload, checkpoint):
     through, climbing = (job_of(workload, checkpoint, name) for name in ("through", "climbing"))
