@@ -120,13 +120,14 @@ def read_header(data: bytes) -> dict[str, str]:
     return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
 
 
-def fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+def fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, remedy: str = "check `--model`") -> None:
     """Put tensors into a model whose state they must match one to one.
 
     Args:
         model: receives the values.
         tensors: parameters and buffers by the model's own names.
         origin: where they come from, for the message.
+        remedy: what to do where they do not fit, for the message.
 
     Raises:
         UserError: a tensor is missing, left over or of another shape; the model is unchanged then.
@@ -146,7 +147,5 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            f"{origin} does not fit the model: {'; '.join(map(shown, problems[:3]))}{more}; check `--model`"
-        )
+        raise UserError(f"{origin} does not fit the model: {'; '.join(map(shown, problems[:3]))}{more}; {remedy}")
     model.load_state_dict(dict(tensors))

@@ -13,6 +13,7 @@ from typing_extensions import get_protocol_members
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import load_checkpoint
+from altermoma_ray.models.weights.plain import is_ours, load_plain
 from altermoma_ray.pruning import group_weights, prunable_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.protocols import DataSource, FusionModel, Task
@@ -48,7 +49,8 @@ class Workload(BaseModel):
     """The data source (:class:`altermoma_ray.workloads.protocols.DataSource`)."""
     recipe: Recipe
     checkpoint: str | None = None
-    """Path or URI of the unpruned weights; None takes the model as it is made."""
+    """Path or URI of the unpruned weights, as ``torch.save(model.state_dict(), file)``, safetensors or we wrote
+    them. None takes the model as it is made."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Workload:
@@ -103,13 +105,21 @@ class Workload(BaseModel):
         """The model that is to be pruned.
 
         Args:
-            checkpoint: path or URI of its weights; None takes the workload's own.
+            checkpoint: path or URI of its weights, a file of ours or one of tensors under the model's names; None takes
+                the workload's own.
 
         Raises:
             UserError: there are no weights, or they do not fit the model.
         """
         place = checkpoint or self.checkpoint
-        return self.build().eval() if place is None else self.load(Location.parse(place))[0]
+        model = self.build().eval()
+        if place is None:
+            return model
+        location = Location.parse(place)
+        if is_ours(location):
+            return self.load(location)[0]
+        load_plain(model, location)
+        return model
 
     def left_out(self) -> Mapping[str, int]:
         """How many records of the user's data are not used, by kind; empty where all are."""

@@ -56,7 +56,7 @@ def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -
     if location.size() < 0:
         raise UserError(_no_file(location))
     data = location.read_bytes()
-    if is_safetensors(data) and not _is_of_others(data):
+    if is_safetensors(data) and not is_of_others(data):
         return _load_own(location, config)
     file = read_state(data, location)
     return from_released(file.tensors, config, origin=str(location), entries=file.entries)
@@ -99,7 +99,7 @@ def from_released(
         name: _converted(name, ours[name], weights.tensors.get(theirs), release)
         for theirs, name in released_names.items()
     }
-    _check_numbers({theirs: converted[name] for theirs, name in released_names.items()}, origin)
+    check_numbers({theirs: converted[name] for theirs, name in released_names.items()}, origin)
     differing = [name for name in converted if is_constant(name) and not ours[name].equal(converted[name])]
     if differing:
         logger.warning("%s was made with other constants than model %r: %s", origin, config.name, _some(differing))
@@ -156,7 +156,7 @@ def _tell(found: list[WeightSet], origin: str) -> None:
     console.print(f"[bold]checkpoint[/] {escape(f'{origin}: {line}')}")
 
 
-def _check_numbers(tensors: Mapping[str, Tensor], origin: str) -> None:
+def check_numbers(tensors: Mapping[str, Tensor], origin: str) -> None:
     """Find out whether all weights are finite.
 
     Raises:
@@ -213,11 +213,11 @@ def _load_own(location: Location, config: ModelConfig) -> FusionModel:
     for name in filter(is_constant, exact):  # the file may have been cast to half precision
         if _same_but_rounded(exact[name], state[name], exact[name].dtype):
             state[name].copy_(exact[name])
-    _check_numbers(state, str(location))
+    check_numbers(state, str(location))
     return model
 
 
-def _is_of_others(data: bytes) -> bool:
+def is_of_others(data: bytes) -> bool:
     """Whether whole safetensors were written by something else; a damaged file may be ours."""
     try:
         return not read_header(data).get("format", "").startswith(FORMAT.split("/")[0])
