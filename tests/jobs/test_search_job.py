@@ -90,7 +90,7 @@ def test_a_search_is_submitted_and_its_leaderboard_read_back(
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_module_names_the_workload_as_a_file_does(workers, head, mlflow_server, leaderboard, tiny_search, tmp_path):
     boards = []
-    for kind, reference in (("file", tiny_search[0]), ("module", "tests.workloads.two_branch:WORKLOAD")):
+    for kind, reference in (("file", "examples/own_model.py:WORKLOAD"), ("module", "examples.own_model:WORKLOAD")):
         name, storage = f"{kind}-{workers}", tmp_path / kind
         options = ["--trials", 2, "--name", name, "--storage", storage, "--tracking-uri", mlflow_server.address]
         line = [reference, *tiny_search[1:], "--workers", workers, *options]
