@@ -139,24 +139,3 @@ def test_the_example_is_sound_and_says_what_was_checked(printed, tmp_path, capsy
 
 def test_the_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 120
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("WORKLOAD = Workload(name='x', model=int, task=1, data=2, recipe=3)", "`recipe`: Input should be"),
-        ("WORKLOAD = Workload(name='x', model=int)", "does not make its Workload(...): `task` is missing; mend"),
-        (
-            "WORKLOAD = Workload(name='x', model=int, task=1, data=2, recipe=Recipe(batch_size=1))",
-            "does not make its Workload(...): `task`, a int, has no `decode`; mend",
-        ),
-        ("import layers\nWORKLOAD = 1", "imports layers.py, which lies beside it and is not copied to the workers"),
-        ("import no_such_module\nWORKLOAD = 1", "does not run: ModuleNotFoundError: No module named 'no_such_module'"),
-    ],
-)
-def test_a_file_without_a_whole_workload_gets_one_line(text, line, answer, tmp_path):
-    (tmp_path / "layers.py").write_text("")
-    file = tmp_path / "incomplete.py"
-    file.write_text(f"from altermoma_ray.workloads import Recipe, Workload\n{text}\n")
-    for command in ("check", "search"):
-        assert line in answer(command, f"{file}:WORKLOAD")
