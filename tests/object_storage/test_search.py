@@ -26,7 +26,7 @@ TRIALS = 3
 
 @pytest.mark.slow
 def test_a_search_in_a_bucket_is_killed_and_resumed(s3, environment, dataroot, objects, tmp_path):
-    """Issue 4: data and storage on S3. Nothing of the credentials is in what the search leaves behind."""
+    """Data and storage are on S3. Nothing of the credentials is in what the search leaves behind."""
     (tmp_path / "space.py").write_text(SPACE)
     database = f"sqlite:///{tmp_path}/mlflow.db"
     common = ["--storage", str(s3), "--tracking-uri", database, "--name", "first"]
