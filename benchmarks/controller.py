@@ -6,9 +6,9 @@ The product's own path: proposals by Optuna with early stopping, Tune with reuse
 logbook, which logs them to a running ``mlflow server``. Only the trials are not real: each leaves at once a result of
 a real one's size, and no model. What logging a model adds is measured apart, on the toy's.
 
-A promoted trial runs in two legs, each of which Tune sees as a trial of its own. MLflow gets finished trials while the
-search runs; those that stay at their rung follow at its end, which is left out here. Times are the driver's CPU time,
-as all nodes and the server share this machine; wall time is told beside it.
+A promoted trial runs in two segments, each of which Tune sees as a trial of its own. MLflow gets finished trials while
+the search runs; trials that stay at their rung follow at its end, which is left out here. Times are the driver's CPU
+time, as all nodes and the server share this machine; wall time is told beside it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from benchmarks.report import Target as Figure
 from benchmarks.simulated import simulated_cluster, stored_bytes
 
 EVERY = 50
-"""Legs after which the driver's memory is read again."""
+"""Segments after which the driver's memory is read again."""
 
 
 class Server:
@@ -109,7 +109,7 @@ class Searcher(ProposalSearcher):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.proposing = self.reading = 0.0
-        self.asked = self.legs = 0
+        self.asked = self.segments = 0
         self.memory: list[tuple[int, float]] = []
         self.proposed: list[float] = []
         self.ends: list[float] = []
@@ -125,10 +125,10 @@ class Searcher(ProposalSearcher):
         began = time.thread_time()
         super().on_trial_complete(trial_id, result, error)
         self.reading += time.thread_time() - began
-        self.legs += 1
+        self.segments += 1
         self.ends.append(time.monotonic())
-        if self.legs % EVERY == 0:
-            self.memory.append((self.legs, own_memory()))
+        if self.segments % EVERY == 0:
+            self.memory.append((self.segments, own_memory()))
             self.proposed.append(round(self.proposing, 2))
 
 
@@ -163,7 +163,7 @@ def own_memory() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
 
 
-def search_plan(options: Namespace, storage: Path, server: Server, lag: int) -> SearchPlan:
+def search_plan(options: Namespace, storage: Path, server: Server, lookahead: int) -> SearchPlan:
     """A search on the toy, whose data are never read."""
     request = SearchRequest(
         workload=find_workload("nusc", str(storage)),  # the synthetic set, which nobody makes or reads
@@ -174,7 +174,7 @@ def search_plan(options: Namespace, storage: Path, server: Server, lag: int) -> 
         seed=options.seed,
         tracking_uri=server.uri,
     )
-    return plan_search(request).model_copy(update={"lag": lag})
+    return plan_search(request).model_copy(update={"lookahead": lookahead})
 
 
 def real_size(plan: SearchPlan) -> TrialResult:
@@ -242,7 +242,7 @@ def main() -> None:
         simulated_cluster(options.nodes, slots),
         ray_session(),
     ):
-        plan = search_plan(options, Path(scratch, "storage"), server, lag=2 * slots)
+        plan = search_plan(options, Path(scratch, "storage"), server, lookahead=2 * slots)
         template = plan.folder.join("template.json")
         template.write_text(real_size(plan).to_json())
         size = template.info().size
@@ -260,35 +260,35 @@ def main() -> None:
         after = [new - old for new, old in zip(stored_bytes(nodes), stored, strict=True)]
         requests = server.requests()
         one, kept = with_model(plan, server, Path(scratch))
-    legs, trials = searcher.legs, options.trials
+    segments, trials = searcher.segments, options.trials
     half = searcher.memory[len(searcher.memory) // 2 :]
     growth = statistics.linear_regression(*zip(*half, strict=True)).slope if len(half) > 1 else float("nan")
     late = searcher.ends[len(searcher.ends) // 2 :]
     tune_itself = thread - searcher.proposing - searcher.reading
     parts = {
-        "proposals: Optuna, early stopping": (searcher.proposing, legs),
-        "results: reading, printing": (searcher.reading, legs),
-        "Tune's loop, the rest of its thread": (tune_itself, legs),
-        "Ray's own threads": (cpu - thread, legs),
+        "proposals: Optuna, early stopping": (searcher.proposing, segments),
+        "results: reading, printing": (searcher.reading, segments),
+        "Tune's loop, the rest of its thread": (tune_itself, segments),
+        "Ray's own threads": (cpu - thread, segments),
         "MLflow, in its thread": (logbook.cpu, logbook.logged),
     }
-    each = cpu / trials + logbook.cpu / logbook.logged  # MLflow gets a trial once, however many legs it had
+    each = cpu / trials + logbook.cpu / logbook.logged  # MLflow gets a trial once, however many segments it had
     publish(
         options,
         "controller",
         f"The driver of {trials} trials without work, {len(nodes) - 1} simulated nodes, {slots} trials at a time",
         measured={
-            part: {"CPU s": seconds, "legs": count, "ms a leg": 1000 * seconds / count}
+            part: {"CPU s": seconds, "segments": count, "ms a segment": 1000 * seconds / count}
             for part, (seconds, count) in parts.items()
         },
         targets=[
             Figure("controller's CPU time a trial, its logging included (ms)", 1000 * each),
             Figure("wall time a trial (ms)", 1000 * (ended - began) / trials),
-            Figure("wall time a leg, second half (ms)", 1000 * (late[-1] - late[0]) / (len(late) - 1)),
-            Figure("legs a trial", legs / trials),
+            Figure("wall time a segment, second half (ms)", 1000 * (late[-1] - late[0]) / (len(late) - 1)),
+            Figure("segments a trial", segments / trials),
             Figure("driver's memory before (MB)", memory),
             Figure("driver's memory at the end (MB)", searcher.memory[-1][1] if searcher.memory else memory),
-            Figure("driver's growth a leg, second half (kB)", 1000 * growth),
+            Figure("driver's growth a segment, second half (kB)", 1000 * growth),
             Figure("object store, bytes a trial", after[0] / trials),
             Figure("MLflow requests a result", requests.total() / logbook.logged),
             Figure("MLflow: wall seconds a result", logbook.wall / logbook.logged),
@@ -303,9 +303,9 @@ def main() -> None:
             "object store": dict(zip(("bytes created", "objects created", "bytes spilled"), after, strict=True)),
             "requests": dict(requests),
             "requests with a model": dict(one),
-            "memory by legs (MB)": searcher.memory,
-            "CPU seconds of proposals by legs": searcher.proposed,
-            "seconds by legs": [round(end - began, 2) for end in searcher.ends[::EVERY]],
+            "memory by segments (MB)": searcher.memory,
+            "CPU seconds of proposals by segments": searcher.proposed,
+            "seconds by segments": [round(end - began, 2) for end in searcher.ends[::EVERY]],
         },
     )
 

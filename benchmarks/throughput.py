@@ -91,7 +91,7 @@ def settled(space: SearchSpace, plan: SearchPlan) -> ListedSpace:
         plan.optimised,
         sparsity=plan.sparsity,
         trials=plan.trials,
-        lag=plan.trials + 1,
+        lookahead=plan.trials + 1,
         seed=plan.seed,
     )
     tasks = [proposals.next() for _ in range(plan.trials)]

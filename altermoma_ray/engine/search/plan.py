@@ -70,8 +70,9 @@ class SearchPlan(BaseModel):
     """
     data: dict[Split, str] = Field(default_factory=dict)
     """Fingerprints of the data that the search began on; empty until it begins, and in older plans."""
-    lag: int = Field(default=0, ge=0)
-    """See :mod:`altermoma_ray.engine.search.proposals`; 0 until the cluster is known."""
+    lookahead: int = Field(default=0, ge=0)
+    """How many segments of trials are proposed ahead of the results, see
+    :class:`altermoma_ray.engine.search.proposals.Proposals`; 0 until the cluster is known."""
 
     @property
     def figures(self) -> Figures:
@@ -128,6 +129,8 @@ class SearchPlan(BaseModel):
             # Searches of releases that knew one second gradient alone go on with that one.
             plan["space"].setdefault("published_gradient", "scoring-batches")
             plan = upgraded(plan)
+            if "lag" in plan:  # its name in plans of earlier releases
+                plan["lookahead"] = plan.pop("lag")
             was = plan["workload"]["storage"]  # the former place in plans of earlier releases
             if plan.get("space_reference"):
                 plan["space"] = SpaceReference.model_validate(plan["space_reference"]).load(name)
@@ -199,7 +202,7 @@ class SearchPlan(BaseModel):
             self.optimised,
             sparsity=self.sparsity,
             trials=self.trials,
-            lag=self.lag,
+            lookahead=self.lookahead,
             seed=self.seed,
             repeat=self.repeat,
         )

@@ -5,10 +5,10 @@ MLSys 2020): a trial first runs to the first rung, a fraction of its fine-tuning
 trials that reached a rung are promoted: they go on from where they stopped, to the next rung or to the end. Trial 0,
 where it is the paper's configuration, always runs to the end.
 
-What is proposed is a leg: a trial, and the rung it goes to. Legs run side by side and end in any order. To keep a
-search reproducible, and a resumed search equal to an undisturbed one, what leg n is never depends on that order: it
-follows from the results of legs 0 ... n − lag, all of which must have ended, and from nothing else. Replaying the
-results of a stopped search therefore proposes the same legs again.
+A proposal is a segment: a trial, and the rung up to which the trial runs. Segments run side by side and end in any
+order. A search must be reproducible, and a resumed search equal to an undisturbed one. So segment n never depends on
+that order: it follows from the results of segments 0 ... n − lookahead, all of which must have ended, and from nothing
+else. Replaying the results of a stopped search therefore proposes the same segments again.
 
 Two trials of one setting and one seed find the same. A setting that was proposed before is therefore drawn again, and
 where the sampler insists on it, taken out of those that are left (:mod:`altermoma_ray.engine.space.distinct`). A search
@@ -46,7 +46,7 @@ class Proposer(Protocol):
         """Whether nothing more will be proposed."""
 
     def next(self) -> TrialTask | None:
-        """The next leg of a trial, or None while it must wait for others to end, or when there is none."""
+        """The next segment of a trial, or None while it must wait for others to end, or when there is none."""
 
     def complete(self, result: TrialResult) -> None:
         """Take in the result of a trial; order does not matter."""
@@ -69,13 +69,13 @@ class Grid:
         """Nothing to learn."""
 
 
-class _Leg(NamedTuple):
+class _Segment(NamedTuple):
     number: int
     until: int | None
 
 
 class Proposals:
-    """Proposes the legs of one search's trials, in order.
+    """Proposes the segments of one search's trials, in order.
 
     Args:
         space: what varies.
@@ -83,7 +83,8 @@ class Proposals:
         objective: what is optimised.
         sparsity: the total sparsity, used where it is not an objective.
         trials: how many to propose.
-        lag: leg n waits for the legs up to n − lag. At least the number of legs that run side by side.
+        lookahead: segment n waits for the segments up to n − lookahead; at least the number of segments that run side
+            by side.
         seed: of the sampler.
         repeat: whether a setting may come again, with a seed of its own each time. None, as plans of before have it,
             lets it come again with the same seed.
@@ -97,7 +98,7 @@ class Proposals:
         *,
         sparsity: float,
         trials: int,
-        lag: int,
+        lookahead: int,
         seed: int,
         repeat: bool | None = None,
     ) -> None:
@@ -106,13 +107,13 @@ class Proposals:
         """What rungs compare."""
         self._sparsity = None if objective.searches_sparsity else sparsity
         self._rungs = 0 if objective.is_pareto else len(space.rungs)
-        self._lag, self._seed, self._repeat = lag, seed, repeat
+        self._lookahead, self._seed, self._repeat = lookahead, seed, repeat
         self._trials = distinct.number_of_settings(space, sizes, self._sparsity, trials) if repeat is False else trials
         self._settings: list[PruningSetting] = []
         self._keys: list[str] = []
         """Of the settings, see :func:`altermoma_ray.engine.space.distinct.key`."""
         self._draws: dict[int, tuple[dict[str, object], dict[str, BaseDistribution]]] = {}
-        self._legs: list[_Leg] = []
+        self._segments: list[_Segment] = []
         self._furthest: dict[int, int | None] = {}
         self._ended = 0
         self._results: dict[int, TrialResult] = {}
@@ -124,53 +125,54 @@ class Proposals:
         self._results[result.number] = result
 
     def next(self) -> TrialTask | None:
-        """The next leg of a trial, or None while it must wait for others to end, or when there is none."""
-        visible = max(0, len(self._legs) - self._lag + 1)
+        """The next segment of a trial, or None while it must wait for others to end, or when there is none."""
+        visible = max(0, len(self._segments) - self._lookahead + 1)
         if self.exhausted or not self._have_ended(visible):
             return None
-        leg = self._promotion(visible) or self._new_trial(visible)
-        if leg is None:  # what is left is what the last legs may promote
-            if not self._have_ended(len(self._legs)):
+        segment = self._promotion(visible) or self._new_trial(visible)
+        if segment is None:  # what is left is what the last segments may promote
+            if not self._have_ended(len(self._segments)):
                 return None
-            leg = self._promotion(len(self._legs))
-            self.exhausted = leg is None
-        if leg is None:
+            segment = self._promotion(len(self._segments))
+            self.exhausted = segment is None
+        if segment is None:
             return None
-        self._legs.append(leg)
-        self._furthest[leg.number] = leg.until
-        before, own = self._keys[: leg.number], self._keys[leg.number]
+        self._segments.append(segment)
+        self._furthest[segment.number] = segment.until
+        before, own = self._keys[: segment.number], self._keys[segment.number]
         times = before.count(own) if self._repeat else 0
         seed = (self._seed + times) % 2**32 if times else None
-        return TrialTask(number=leg.number, setting=self._settings[leg.number], until=leg.until, seed=seed)
+        return TrialTask(number=segment.number, setting=self._settings[segment.number], until=segment.until, seed=seed)
 
     def _have_ended(self, visible: int) -> bool:
         while self._ended < visible:
-            leg = self._legs[self._ended]
-            result = self._results.get(leg.number)
-            if result is None or not has_ended(result, leg.until):
+            segment = self._segments[self._ended]
+            result = self._results.get(segment.number)
+            if result is None or not has_ended(result, segment.until):
                 return False
             self._ended += 1
         return True
 
-    def _promotion(self, visible: int) -> _Leg | None:
+    def _promotion(self, visible: int) -> _Segment | None:
         """The best trial that may go on from the highest rung; None when there is none."""
         for rung in reversed(range(self._rungs)):
             gains = {
-                leg.number: self._metric.gain(self._value_at(leg.number, rung))
-                for leg in self._legs[:visible]
-                if (leg.until is None or leg.until >= rung) and len(self._results[leg.number].history) > rung
+                segment.number: self._metric.gain(self._value_at(segment.number, rung))
+                for segment in self._segments[:visible]
+                if (segment.until is None or segment.until >= rung)
+                and len(self._results[segment.number].history) > rung
             }
             best = sorted(gains, key=lambda number: (-gains[number], number))
             for number in best[: int(len(gains) / self._space.reduction)]:
                 waits = self._furthest[number] == rung and not _is_whole(self._results[number], rung)
                 if waits and gains[number] > -math.inf:
-                    return _Leg(number, rung + 1 if rung + 1 < self._rungs else None)
+                    return _Segment(number, rung + 1 if rung + 1 < self._rungs else None)
         return None
 
     def _value_at(self, number: int, rung: int) -> float:
         return self._objective.values(self._results[number], rung)[0]
 
-    def _new_trial(self, visible: int) -> _Leg | None:
+    def _new_trial(self, visible: int) -> _Segment | None:
         number = len(self._settings)
         if number == self._trials:
             return None
@@ -178,7 +180,7 @@ class Proposals:
         self._keys.append(distinct.key(setting))
         self._settings.append(setting)
         published = number == 0 and self._space.published_first
-        return _Leg(number, 0 if self._rungs and not published else None)
+        return _Segment(number, 0 if self._rungs and not published else None)
 
     def _suggest(self, number: int, visible: int) -> PruningSetting:
         published = number == 0 and self._space.published_first
@@ -218,12 +220,14 @@ class Proposals:
         return setting
 
     def _seen(self, visible: int) -> list[FrozenTrial]:
-        """What the sampler learns: each trial as the visible legs left it.
+        """What the sampler learns: each trial as the visible segments left it.
 
         A trial that failed, or whose objective is no finite number, teaches nothing: Optuna takes no NaN, and its own
         samplers leave failed trials out.
         """
-        reached = {leg.number: leg.until for leg in self._legs[:visible] if leg.number in self._draws}
+        reached = {
+            segment.number: segment.until for segment in self._segments[:visible] if segment.number in self._draws
+        }
         seen = []
         for number, until in reached.items():
             result, (params, distributions) = self._results[number], self._draws[number]
@@ -246,5 +250,5 @@ class Proposals:
 
 
 def _is_whole(result: TrialResult, until: int) -> bool:
-    """Whether a leg to a rung was the whole trial: with few steps a rung is the end."""
+    """Whether a segment to a rung was the whole trial: with few steps a rung is the end."""
     return result.status == "finished" and len(result.history) <= until + 1

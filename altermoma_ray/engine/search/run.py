@@ -35,7 +35,7 @@ from altermoma_ray.engine.search.planning import begin_search
 from altermoma_ray.engine.search.resuming import on_same_data
 from altermoma_ray.engine.search.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trials.trainable import TrialActor, distributed_trial
-from altermoma_ray.engine.trials.trial import TrialJob, TrialRunner, forget_halfway
+from altermoma_ray.engine.trials.trial import TrialJob, TrialRunner, forget_state
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import SPARSITY
 from altermoma_ray.storage import Location
@@ -63,8 +63,8 @@ def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool, numbered: bo
         check_room(plan.workers, plan.gpus_per_worker)
         check_shared(plan.storage)
         slots = worker_slots(plan.gpus_per_worker)
-        if plan.lag == 0:
-            plan = plan.model_copy(update={"lag": 2 * max(1, slots // plan.workers)})
+        if plan.lookahead == 0:
+            plan = plan.model_copy(update={"lookahead": 2 * max(1, slots // plan.workers)})
         if not resume:
             plan = begin_search(plan, numbered=numbered, is_free=tracker.is_free)
         with sole_driver(plan.folder):
@@ -111,7 +111,7 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
             raise UserError(searcher.mistake)
     results = plan.results()
     for result in results:
-        forget_halfway(job, result.number)  # of those that were not promoted
+        forget_state(job, result.number)  # of those that were not promoted
     return results
 
 
@@ -120,7 +120,7 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
 
     Args:
         plan: of the search.
-        searcher: proposes legs of trials and takes in their results.
+        searcher: proposes segments of trials and takes in their results.
         trainable: runs one, with its parameters and resources.
     """
     with scratch_folder(plan.folder) as scratch:
@@ -130,7 +130,7 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
                 search_alg=searcher,
                 num_samples=-1,
                 reuse_actors=plan.workers == 1,
-                max_concurrent_trials=max(1, plan.lag // 2),  # also when a node is away just now
+                max_concurrent_trials=max(1, plan.lookahead // 2),  # also when a node is away just now
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(

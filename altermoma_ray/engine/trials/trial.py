@@ -38,8 +38,8 @@ from altermoma_ray.engine.training.loop import (
     train_steps,
 )
 from altermoma_ray.engine.trials.events import events_of, step_of
-from altermoma_ray.engine.trials.halfway import Halfway, all_agree, seeded
 from altermoma_ray.engine.trials.histograms import score_histograms
+from altermoma_ray.engine.trials.saved_state import SavedState, all_agree, seeded
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.places import Place, kept_in
 from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, prunable_weights
@@ -236,14 +236,15 @@ class TrialRunner:
     ) -> Iterator[Evaluation]:
         """Prune θ_init by the plan and train it up to step ``end`` of ``steps``; evaluate at every rung and at the end.
 
-        A trial that stopped or died halfway goes on there; ``history`` then begins with the evaluations it had made.
+        A trial that stopped at a rung, or died, goes on from its saved state; ``history`` then begins with the
+        evaluations that were made before.
         """
         self._model.load_state_dict(self._initial)
         optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=trial.setting.learning_rate, weight_decay=self._recipe.weight_decay
         )
-        halfway = self._halfway(trial)
-        done, earlier = halfway.restore(self._model, optimizer)
+        saved = self._saved_state(trial)
+        done, earlier = saved.restore(self._model, optimizer)
         history.extend(earlier)
         scheduler = one_cycle(optimizer, steps, done=done)
         seed = self._job.seed_of(trial)
@@ -273,7 +274,7 @@ class TrialRunner:
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
                 if step < steps:  # what a trial leaves at its end is its result
-                    halfway.save(step, history, self._model, optimizer, now=step == end)
+                    saved.save(step, history, self._model, optimizer, now=step == end)
 
     def _write(
         self,
@@ -317,11 +318,11 @@ class TrialRunner:
         )
         folder.join("result.json").write_text(result.to_json())
         if status == "finished":
-            forget_halfway(self._job, trial.number)
+            forget_state(self._job, trial.number)
 
-    def _halfway(self, trial: TrialTask) -> Halfway:
+    def _saved_state(self, trial: TrialTask) -> SavedState:
         identity = trial.model_dump_json(exclude={"until"})
-        return Halfway(_halfway_file(self._job, trial.number), identity, every=self._job.save_every)
+        return SavedState(_state_file(self._job, trial.number), identity, every=self._job.save_every)
 
 
 def has_ended(result: TrialResult, until: int | None) -> bool:
@@ -329,12 +330,12 @@ def has_ended(result: TrialResult, until: int | None) -> bool:
     return result.status != "stopped" or (until is not None and len(result.history) > until)
 
 
-def forget_halfway(job: TrialJob, number: int) -> None:
+def forget_state(job: TrialJob, number: int) -> None:
     """Delete the state from which trial ``number`` could go on."""
-    _halfway_file(job, number).delete()
+    _state_file(job, number).delete()
 
 
-def _halfway_file(job: TrialJob, number: int) -> Location:
+def _state_file(job: TrialJob, number: int) -> Location:
     return job.trial_folder(number).join("halfway.safetensors")
 
 

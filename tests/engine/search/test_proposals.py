@@ -16,13 +16,13 @@ from altermoma_ray.tracking.result import Evaluation, TrialResult
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 
 
-def proposals(trials=20, lag=4, objective="map", repeat=None, **space):
-    figures = {"sparsity": 0.9, "trials": trials, "lag": lag, "seed": 7, "repeat": repeat}
+def proposals(trials=20, lookahead=4, objective="map", repeat=None, **space):
+    figures = {"sparsity": 0.9, "trials": trials, "lookahead": lookahead, "seed": 7, "repeat": repeat}
     return Proposals(SearchSpace(**space), SIZES, Objective.parse(objective, FIGURES), **figures)
 
 
 def run(source, order_seed, known=()):
-    """Run all legs, ending in a random order; returns the tasks in the order of their proposal."""
+    """Run all segments, ending in a random order; returns the tasks in the order of their proposal."""
     rng = random.Random(order_seed)
     tasks, running = [], []
     for result in known:
@@ -76,7 +76,7 @@ def test_a_resumed_search_proposes_what_an_undisturbed_one_does(stopped_after):
 
 
 def test_a_trial_waits_for_those_it_may_learn_from():
-    source = proposals(lag=4)
+    source = proposals(lookahead=4)
     tasks = [source.next() for _ in range(4)]
     assert all(task is not None for task in tasks)
     assert source.next() is None
@@ -87,7 +87,7 @@ def test_a_trial_waits_for_those_it_may_learn_from():
 
 
 def test_trials_that_are_best_at_the_rung_go_on():
-    tasks = run(proposals(lag=1), 0)
+    tasks = run(proposals(lookahead=1), 0)
     first = {task.number: outcome(task).metrics["map"] for task in tasks if task.until == 0}
     promoted = numbers(tasks, None)
     assert promoted[0] == 0  # the paper's own, whatever comes
@@ -103,7 +103,7 @@ def test_trials_that_are_best_at_the_rung_go_on():
 
 
 def test_several_rungs_are_climbed_one_after_the_other():
-    source = proposals(lag=1, rungs=(0.25, 0.5), reduction=2.0)
+    source = proposals(lookahead=1, rungs=(0.25, 0.5), reduction=2.0)
     tasks = []
     while (task := source.next()) is not None:
         tasks.append(task)
@@ -115,7 +115,7 @@ def test_several_rungs_are_climbed_one_after_the_other():
 
 
 def test_a_rung_that_was_the_whole_trial_promotes_nothing():
-    source = proposals(trials=8, lag=1)
+    source = proposals(trials=8, lookahead=1)
     proposed = []
     while (task := source.next()) is not None:
         proposed.append(task.number)
@@ -139,7 +139,7 @@ def test_a_pareto_search_draws_the_sparsity_and_stops_nothing():
 
 
 def test_failed_trials_teach_nothing_and_stop_nothing():
-    source = proposals(trials=6, lag=1)
+    source = proposals(trials=6, lookahead=1)
     for _ in range(6):
         task = source.next()
         source.complete(TrialResult(number=task.number, status="failed", reason="no", started=0, ended=1))
@@ -164,7 +164,7 @@ def test_a_trial_whose_objective_is_no_number_is_neither_promoted_nor_learnt_fro
         return found.model_copy(update={"metrics": {"map": value}, "history": history})
 
     def search(broken):
-        source, tasks = proposals(objective=objective, lag=1), []
+        source, tasks = proposals(objective=objective, lookahead=1), []
         while (task := source.next()) is not None:
             tasks.append(task)
             source.complete(result(task, broken))

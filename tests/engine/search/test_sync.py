@@ -85,7 +85,7 @@ def make_plan(workload, checkpoint):
             trials=4,
             tracking_uri=tracking_uri,
         )
-        plan = plan_search(request).model_copy(update={"lag": 8})
+        plan = plan_search(request).model_copy(update={"lookahead": 8})
         plan.save()
         reference_file(plan).write_text(json.dumps(REFERENCE))
         return plan

@@ -25,11 +25,11 @@ def _result(task):
 
 @pytest.fixture
 def propose():
-    """The legs of a search over a space; with ``stopped``, of one that was stopped after so many and resumed."""
+    """The segments of a search over a space; with ``stopped``, of one that was stopped after so many and resumed."""
 
     def run(space, *, trials=12, sparsity=0.9, stopped=0):
         def search(known):
-            figures = {"sparsity": sparsity, "trials": trials, "lag": 2, "seed": 3, "repeat": False}
+            figures = {"sparsity": sparsity, "trials": trials, "lookahead": 2, "seed": 3, "repeat": False}
             source, tasks = Proposals(space, SIZES, Objective.parse("map", FIGURES), **figures), []
             for result in known:
                 source.complete(result)

@@ -41,8 +41,8 @@ def drawn(space: SearchSpace, seed: int, sparsity: float | None) -> list[object]
 
 
 def proposed(space: SearchSpace, seed: int, objective: str) -> list[object]:
-    """The legs of a search whose results are made up."""
-    figures = {"sparsity": 0.85, "trials": 12, "lag": 3, "seed": seed, "repeat": False}
+    """The segments of a search whose results are made up."""
+    figures = {"sparsity": 0.85, "trials": 12, "lookahead": 3, "seed": seed, "repeat": False}
     source = Proposals(space, SIZES, Objective.parse(objective, FIGURES), **figures)
     tasks = []
     while (task := source.next()) is not None:

@@ -7,7 +7,7 @@ import torch
 
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.trials.halfway import Halfway, seeded
+from altermoma_ray.engine.trials.saved_state import SavedState, seeded
 from altermoma_ray.engine.trials.trial import TrialRunner, TrialTask, has_ended, read_result
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation
@@ -92,17 +92,17 @@ def test_the_state_of_another_trial_is_left_alone(tmp_path):
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     file = Location.parse(tmp_path / "halfway.safetensors")
-    assert Halfway(file, "one", every=0).restore(model, optimizer) == (0, [])
+    assert SavedState(file, "one", every=0).restore(model, optimizer) == (0, [])
     model(torch.ones(2)).sum().backward()
     optimizer.step()
     history = [Evaluation(step=3, metrics={"map": 0.5})]
-    Halfway(file, "one", every=60).save(3, history, model, optimizer)
+    SavedState(file, "one", every=60).save(3, history, model, optimizer)
     assert not file.exists()  # too early
-    Halfway(file, "one", every=0).save(3, history, model, optimizer)
+    SavedState(file, "one", every=0).save(3, history, model, optimizer)
     again = torch.nn.Linear(2, 2)
     other = torch.optim.AdamW(again.parameters())
-    assert Halfway(file, "two", every=0).restore(again, other) == (0, [])
-    assert Halfway(file, "one", every=0).restore(again, other) == (3, history)
+    assert SavedState(file, "two", every=0).restore(again, other) == (0, [])
+    assert SavedState(file, "one", every=0).restore(again, other) == (3, history)
     assert torch.equal(again.weight, model.weight)
     assert torch.equal(other.state[again.weight]["exp_avg"], optimizer.state[model.weight]["exp_avg"])
 

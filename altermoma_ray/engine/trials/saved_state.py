@@ -1,4 +1,4 @@
-"""A trial's state halfway through fine-tuning, kept in storage: it goes on from there when its process or node dies.
+"""The state of a trial in the middle of its fine-tuning, in storage: a trial whose process dies goes on from there.
 
 One safetensors file per trial, written every so often and at the rung where it stops, gone when the search ends.
 Together with batches and random numbers that follow from seed and step, a trial that was interrupted finds what an
@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
 
 
-class Halfway:
+class SavedState:
     """The state of one trial in storage; rank 0 writes it, every worker reads it.
 
     Args:
