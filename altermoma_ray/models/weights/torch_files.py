@@ -108,7 +108,7 @@ class _TypedTensor(_Stateless):
 
     def __new__(cls, storage: _Storage, offset: int, size: Any, stride: Any, *rest: Any) -> Any:
         part = TensorPart(storage, offset, size, stride)
-        # The arguments end with requires_grad, hooks and the type; the storage is of plain bytes then.
+        # The arguments go on with requires_grad, hooks and the type; the storage is of plain bytes here.
         if len(rest) > 2 and isinstance(rest[2], torch.dtype):
             part.dtype = rest[2]
         return part
