@@ -120,7 +120,7 @@ class ImageView:
         target_height, target_width = inputs.image_size
         factor = inputs.resize_test if rng is None else rng.uniform(*inputs.resize_train)
         bottom = sum(inputs.bottom_crop) / 2 if rng is None else rng.uniform(*inputs.bottom_crop)
-        # A little more than the product, since 1600 · 0.48 may round to just below a whole number.
+        # Rounding may put a product just below the whole number meant (100 · 0.29 is 28.999…), hence the 1e-6.
         resized = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
         spare = max(0, resized[0] - target_width)
         left = spare // 2 if rng is None else int(rng.uniform(0, spare))
@@ -135,6 +135,7 @@ class ImageView:
 
     def matrix(self) -> np.ndarray:
         """[3, 3] original homogeneous pixel (u, v, 1) to pixel of the result."""
+        # The ratio of whole sizes, not the drawn factor: the picture is resized to whole pixels.
         width, height = self.size
         scale = np.diag([self.resized[0] / self.original[0], self.resized[1] / self.original[1], 1.0])
         matrix = _shift(-self.corner[0], -self.corner[1]) @ scale
@@ -156,6 +157,7 @@ class ImageView:
 
 def normalise(image: Image.Image, inputs: InputConfig) -> Tensor:
     """[3, H, W] float32 of an RGB picture: ``(value / 255 - mean) / std``."""
+    # The copy also detaches the tensor from the picture's read-only memory, so that the rest may work in place.
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)
     mean, std = torch.tensor(inputs.mean), torch.tensor(inputs.std)
     return pixels.sub_(255 * mean[:, None, None]).div_(255 * std[:, None, None]).contiguous()
@@ -170,6 +172,7 @@ def lidar_augmentation(inputs: InputConfig, rng: np.random.Generator | None) -> 
     matrix[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     matrix[:3, 3] = rng.normal(0.0, inputs.translation, 3)
     matrix[:3] *= rng.uniform(*inputs.scale)
+    # Whole rows change sign: the mirror comes after rotation, shift and scale.
     for axis in (0, 1):
         if inputs.flip and rng.integers(2):
             matrix[axis] *= -1
