@@ -118,7 +118,7 @@ class SampleRecord:
 def camera_to_lidar(record: SampleRecord, camera: str) -> Array:
     """[4, 4] camera frame to the keyframe's lidar frame, the ego's motion between the two exposures included."""
     frame = record.cameras[camera]
-    # By way of the map: the vehicle moves on between the two exposures, by up to half a metre on a fast road.
+    # By way of the map: the vehicle moves on between the two exposures, by decimetres at speed.
     return np.linalg.inv(record.lidar_to_global) @ frame.ego_to_global @ frame.camera_to_ego
 
 
