@@ -66,7 +66,7 @@ def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length:
     rng = np.random.default_rng(seed)
     return [
         int(row)
-        # Sorted, since the order of the draws decides their results and must not hang on the order of the rows.
+        # Sorted classes: the order of the draws decides their results, and must not hang on the first rows' classes.
         for label, share in zip(sorted(members), shares, strict=True)
         for row in rng.choice(members[label], size=share, replace=True)
     ]

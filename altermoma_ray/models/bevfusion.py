@@ -95,7 +95,7 @@ class FusionModel(nn.Module):
             raise ValueError(f"`masked` may hold {', '.join(SENSORS)}, but got {', '.join(sorted(unknown))}")
         maps = []
         for sensor in SENSORS:
-            # A masked encoder is not run at all, instead of multiplied by 0: it costs no time and gets no gradient.
+            # A masked encoder is not run, instead of multiplied by 0: no time is spent, and no gradient flows back.
             encoder = self.encoders[sensor]
             if sensor in masked:
                 bev = batch.images.new_zeros(len(batch), encoder.out_channels, *self.config.head.bev_size)

@@ -3,7 +3,7 @@
 Where pruning has changed the architecture, the header also holds a channel plan and the version of the package which
 wrote the plan. Reading builds the model of the configuration, replays the plan, and only then reads the weights.
 
-Example: a model, its scores beside it, and both again::
+Example: write a model with its scores, and read both again::
 
     save_checkpoint(location, model, {"map": 0.61})
     model, metadata = load_checkpoint(location)
@@ -104,7 +104,7 @@ def load_checkpoint(
         model = make(header.get("config"))
     except UserError:
         raise
-    except Exception as error:  # numbers that no layer can have fail anywhere in PyTorch
+    except Exception as error:  # impossible numbers of layers fail anywhere in PyTorch
         raise UserError(
             f"{location} has a header that no model can be built from ({shown(str(error))}); it was edited or damaged: "
             "copy it again, or give another checkpoint"

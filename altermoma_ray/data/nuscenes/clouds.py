@@ -106,7 +106,7 @@ def _fault(table: np.ndarray, names: Sequence[str]) -> str | None:
             wrong, rule = ~(whole & (values >= 0) & (values <= _LAST_RING)), f"whole numbers of 0 to {_LAST_RING}"
         else:
             break
-        # A single NaN intensity makes all of a model's outputs NaN; a rare odd number does no such harm.
+        # A single NaN intensity makes all of a model's outputs NaN; a rare odd number does little harm.
         if wrong.mean() > _TOLERATED or not np.isfinite(values[wrong]).all():
             share = f"{wrong.sum()} of {len(points)} points"
             return f"column {position + 1} ({name}) holds {values[wrong][0]:.4g}, not {rule}, in {share}"

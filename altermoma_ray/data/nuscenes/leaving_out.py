@@ -44,7 +44,7 @@ def leave_out_faulty(tables: Tables, faults: Iterable[Fault]) -> LeftOut:
     bad: dict[str, set[str]] = {name: set() for name in tables}
     for fault in faults:
         bad[fault.table].update(tables[fault.table][place]["token"] for place in fault.records)
-    # A wrong pose or calibration spoils every frame which refers to it.
+    # A wrong pose or calibration spoils every frame with a reference to this record.
     frames = {
         record["token"]
         for record in tables["sample_data"]
@@ -74,7 +74,7 @@ def leave_out_missing(tables: Tables, there: Callable[[Sequence[str]], Collectio
 
     Args:
         tables: changed in place.
-        there: a function of file names; it returns the existing ones among them.
+        there: a function from file names to the existing ones among them.
 
     Returns:
         ``scenes_without_files`` and ``sweeps_without_files``, where there are any.

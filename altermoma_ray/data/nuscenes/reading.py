@@ -26,7 +26,7 @@ class Reading(BaseModel):
     lidar_columns: tuple[str, ...] | None = None
     """Names of the float32 columns of a LiDAR file, in their order; None for nuScenes' x, y, z, intensity, ring.
 
-    ``_`` or ``-`` stands for a column to ignore. Without an intensity it is 0; a ring and a time are read by nothing.
+    ``_`` or ``-`` stands for a column to ignore. A missing intensity counts as 0; rings and times are not used.
     """
     follow_links: bool = False
     """Follow links out of the dataroot wherever they lie below it, not only those directly below it."""

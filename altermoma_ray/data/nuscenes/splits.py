@@ -15,7 +15,7 @@ _FIRST = ("train", "val", "mini_train", "mini_val", "test")
 
 def is_mini(version: str) -> bool:
     """Whether a version holds the mini splits."""
-    # A user's version may have any name, such as "my-mini"; only its end is fixed.
+    # A user's version may have any name ("my-mini"); only its end is fixed.
     return version.endswith("mini")
 
 

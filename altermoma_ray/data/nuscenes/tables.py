@@ -1,8 +1,8 @@
 """Reads nuScenes' JSON tables through nuscenes-devkit, once, into one Arrow table with a row for each keyframe.
 
 The devkit sees a temporary folder of links to the 13 tables (copies of them, from a remote dataroot) and of empty files
-in place of the map masks. It thus needs no sensor data, and no extension (lidarseg, panoptic) can get in its way. The
-tables are checked after the devkit has loaded them and before it works with them
+in place of the map masks. The devkit thus needs no sensor data, and no extension (lidarseg, panoptic) can get in the
+way. The tables are checked after they are loaded and before the devkit works with them
 (:mod:`altermoma_ray.data.nuscenes.checks`).
 
 Example: a row for each keyframe, and the records left out::
@@ -170,7 +170,7 @@ def _sift(tables: Tables, place: str, reading: Reading, existing: Callable[[Sequ
         tables: changed in place.
         place: the tables' folder, for messages.
         reading: the user's way to read the data set.
-        existing: a function of file names; it returns the existing ones among them.
+        existing: a function from file names to the existing ones among them.
 
     Raises:
         UserError: an indispensable record is at fault, or nothing is left.

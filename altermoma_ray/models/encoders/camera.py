@@ -62,7 +62,7 @@ def shift_mask(rows: int, columns: int, side: int, shift: int, device: torch.dev
         device: of the result.
 
     Returns:
-        [rows · columns, 1, side², side²], 0 for pairs of tokens that attend to each other and -100 for all others.
+        [rows · columns, 1, side², side²], 0 for pairs of tokens attending to each other and -100 for all other pairs.
     """
 
     def region(windows: int) -> Tensor:

@@ -153,7 +153,7 @@ class Release:
 
 
 OURS = Release(origin="altermoma_ray", rules=(), old_boxes=False, height=None)
-"""A bare ``state_dict()`` of our own model, laid out as it is."""
+"""A bare ``state_dict()`` of our own model: no name and no layout changes."""
 MIT = Release(origin="mit-han-lab", rules=_MIT_RULES, old_boxes=True, height="top")
 MMDET3D = Release(origin="mmdetection3d", rules=_MIT_RULES + _MMDET3D_RULES, old_boxes=False, height="centre")
 RELEASES = (MIT, MMDET3D)

@@ -115,7 +115,7 @@ def place_frustum(
     """Frustum points in the augmented lidar frame: [N, C, D, h, w, 3] metres.
 
     Args:
-        frustum: [D, h, w, 3] as :func:`make_frustum` gives it.
+        frustum: [D, h, w, 3], a result of :func:`make_frustum`.
         camera_intrinsics: [N, C, 3, 3], camera frame to original homogeneous pixel.
         camera_to_lidar: [N, C, 4, 4].
         image_augmentation: [N, C, 3, 3], original pixel to pixel of the augmented picture.

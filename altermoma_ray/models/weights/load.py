@@ -1,7 +1,7 @@
 """Weights from a file: our own checkpoints, the released ones of BEVFusion, and both as saved by training code.
 
 A file's kind is told by its content, not by its name. Released checkpoints come from mit-han-lab/bevfusion
-(``bevfusion-det.pth``; it fits the code before July 2023) and from mmdetection3d's projects/BEVFusion
+(``bevfusion-det.pth``, which fits the code before July 2023) and from mmdetection3d's projects/BEVFusion
 (``bevfusion_lidar-cam_….pth``, ``bevfusion_converted.pth``). Three modules share the work:
 :mod:`altermoma_ray.models.weights.state_files` reads the tensors of a file without running anything,
 :mod:`altermoma_ray.models.weights.recognition` finds the model's tensors among them, and
@@ -134,7 +134,7 @@ def _no_file(location: Location) -> str:
 def _converted(name: str, ours: Tensor, theirs: Tensor | None, release: Release) -> Tensor:
     """The value for a tensor of the model: the file's, converted; or the model's own.
 
-    The model's own value stays where the file has no such tensor, and where the file holds the same constant rounded.
+    The model's own value stays where the file lacks the tensor, and where the file holds the same constant rounded.
     """
     # A counter cast to half precision may have become infinite, and infinity is no integer.
     if theirs is None or (theirs.is_floating_point() and not ours.is_floating_point() and not theirs.isfinite().all()):
@@ -221,6 +221,7 @@ def _is_convertible(theirs: torch.dtype, ours: torch.dtype, *, optional: bool) -
 
     Some training code casts whole files to half precision, counters included; ``optional`` lets these counters pass.
     """
+    # The other floating-point types (float8) hold quantised weights, whose scales would be missing here.
     if theirs in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return ours.is_floating_point or optional
     return not ours.is_floating_point and not (theirs.is_floating_point or theirs.is_complex or theirs == torch.bool)

@@ -46,7 +46,7 @@ def below_common_prefix(tensors: Mapping[str, Tensor], names: Mapping[str, objec
     ['a', 'b']
     """
     first = next(iter(names), "")
-    # One name tells the candidates: a prefix must stand before the first name, too.
+    # Only text before the model's first name can be the common prefix; the other names confirm or refute the prefix.
     for found in tensors:
         prefix = found.removesuffix(first)
         if found.endswith(first) and all(f"{prefix}{name}" in tensors for name in names):

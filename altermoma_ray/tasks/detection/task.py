@@ -88,6 +88,7 @@ class DetectionTask:
         config = self.config
         targets = self.targets(outputs, batch)
         heatmap = gaussian_focal_loss(outputs["dense_heatmap"].float(), targets.heatmap)
+        # Objects in one cell share their peak; at least 1, so that an empty scene has a loss of background alone.
         heatmap = heatmap / (targets.heatmap == 1).flatten(1).sum(1).clamp(min=1)
         matched = targets.matched.clamp(min=1)
         logits = outputs["heatmap"].float().transpose(1, 2)
