@@ -1,4 +1,4 @@
-"""What a model sees: a batch of samples as tensors, and what it says: detections.
+"""A model's input, a batch of samples as tensors, and a detector's result, detections.
 
 Frames: *lidar* is the LiDAR at the sample's keyframe, x right, y forward, z up as nuScenes mounts it; *camera* is
 x right, y down, z forward; pixels are (u right, v down). Boxes are rows of nine numbers in the lidar frame:
@@ -16,7 +16,13 @@ from torch import Tensor
 
 @dataclass(kw_only=True)
 class Batch:
-    """N samples; lists have one entry a sample, tensors lead with N."""
+    """N samples; lists have one entry a sample, tensors lead with N.
+
+    Example: the first of four samples alone, on a GPU::
+
+        single = batch.samples(0, 1).to("cuda")
+        single.images.shape  # (1, C, 3, H, W)
+    """
 
     tokens: list[str]
     """Sample tokens."""
@@ -42,6 +48,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
+        # The fields are gone through by type: a further field needs no change here.
         return replace(self, **{field.name: _move(getattr(self, field.name), device) for field in fields(self)})
 
     def samples(self, start: int, stop: int) -> Batch:
@@ -62,6 +69,7 @@ class Detections:
 
 
 def _move(value: Tensor | Sequence[Tensor] | list[str], device: torch.device | str) -> object:
+    # Tokens are text and stay where they are.
     if isinstance(value, Tensor):
         return value.to(device)
     return [item.to(device) if isinstance(item, Tensor) else item for item in value]

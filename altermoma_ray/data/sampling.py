@@ -1,7 +1,13 @@
-"""Which samples make up an epoch, in which order, and which of them a worker loads.
+"""Samples of an epoch, their order, and each worker's part of them.
 
-Nothing here depends on the number of workers but the last step: a global batch is fixed first and split then, so a
-result that sums over a global batch's samples is the same on any number of workers.
+Only the last step depends on the number of workers: a global batch is fixed first and split afterwards. A sum over a
+global batch's samples is therefore the same on any number of workers.
+
+Example: the second of two workers, in the first epoch::
+
+    order = epoch_order(len(dataset), seed=0, epoch=0)
+    for batch in load_batches(dataset, collate, global_batches(order, 32), rank=1, world=2):
+        ...
 """
 
 from __future__ import annotations
@@ -23,24 +29,24 @@ Split = Literal["train", "validation"]
 Part = Literal["all", "tuning", "reporting"]
 """Which validation samples are evaluated: all, or one of two halves.
 
-A search tunes on one half and a comparison reports the other, so that reported figures come from samples that nobody
-tuned on.
+A search tunes on one half and a comparison reports the other: reported figures then come from samples on which nobody
+has tuned.
 """
 Collate = Callable[[Sequence[Any]], Any]
 """Makes a batch of samples."""
 
 
 def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length: int | None = None) -> list[int]:
-    """Repeat keyframes so that each class occurs in as many of them (Zhu et al. 2019, arXiv:1908.09492, section 3.1).
+    """Repeat keyframes until all classes occur equally often (Zhu et al. 2019, arXiv:1908.09492, section 3.1).
 
-    A keyframe counts once for each class it shows. Every class that occurs is then drawn equally often, with
-    replacement, from the keyframes that show it.
+    A keyframe counts once for each class it shows. Every class present is then drawn equally often, with replacement,
+    from its keyframes.
 
     Args:
-        index: where the keyframes are described.
-        rows: the keyframes to draw from; one that shows no class is never drawn.
+        index: the data set with the keyframes' descriptions.
+        rows: the keyframes to draw from; a keyframe without any class is never drawn.
         seed: of the draw.
-        length: number of rows in the result; by default the sum over the keyframes of the classes that each shows.
+        length: number of rows in the result; by default the sum, over the keyframes, of their numbers of classes.
 
     Returns:
         Rows, grouped by class; give them to a data set and shuffle by :func:`epoch_order`.
@@ -55,10 +61,12 @@ def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length:
     if not members:
         raise ValueError("class-balanced sampling needs a box of some class, but none of the keyframes has one")
     total = sum(map(len, members.values())) if length is None else length
+    # Shares differ by one row at most where the classes do not divide the length.
     shares = [part.size for part in np.array_split(np.arange(total), len(members))]
     rng = np.random.default_rng(seed)
     return [
         int(row)
+        # Sorted classes: the order of the draws decides their results, and must not hang on the first rows' classes.
         for label, share in zip(sorted(members), shares, strict=True)
         for row in rng.choice(members[label], size=share, replace=True)
     ]
@@ -66,11 +74,24 @@ def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length:
 
 def epoch_order(length: int, *, seed: int, epoch: int) -> list[int]:
     """The positions 0 to ``length`` - 1 in the random order of an epoch."""
+    # Seeded by the epoch's number, not continued from the last epoch: a resumed run draws the same order.
     return [int(position) for position in np.random.default_rng((seed, epoch)).permutation(length)]
 
 
 def global_batches(order: Sequence[int], size: int, *, drop_last: bool = False) -> list[list[int]]:
-    """Cut an order into batches of ``size``; the last one may be smaller, or is dropped."""
+    """Cut an order into batches of ``size``; the last one may be smaller, or is dropped.
+
+        >>> global_batches([4, 2, 0, 3, 1], 2)
+        [[4, 2], [0, 3], [1]]
+
+    Args:
+        order: positions of samples.
+        size: samples of a batch.
+        drop_last: whether a smaller last batch is dropped.
+
+    Raises:
+        ValueError: ``size`` is below 1.
+    """
     if size < 1:
         raise ValueError(f"a batch must have at least 1 sample, but got size={size}")
     stop = len(order) - len(order) % size if drop_last else len(order)
@@ -78,7 +99,19 @@ def global_batches(order: Sequence[int], size: int, *, drop_last: bool = False) 
 
 
 def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
-    """A worker's part of a global batch: contiguous, sizes differ by at most one, empty when there are too few."""
+    """A worker's part of a global batch: contiguous; sizes differ by at most one; empty for want of samples.
+
+        >>> [shard([4, 2, 0, 3, 1], rank, 2) for rank in (0, 1)]
+        [[4, 2], [0, 3, 1]]
+
+    Args:
+        batch: positions of samples.
+        rank: the worker's number.
+        world: number of workers.
+
+    Raises:
+        ValueError: there is no worker of this number.
+    """
     if not 0 <= rank < world:
         raise ValueError(f"`0 <= rank < world` must hold, but got (rank={rank}, world={world})")
     return list(batch[rank * len(batch) // world : (rank + 1) * len(batch) // world])
@@ -101,10 +134,10 @@ def load_batches(
         batches: global batches of positions in ``dataset``, the same on every worker.
         rank: this worker's number.
         world: number of workers.
-        processes: how many processes load ahead; 0 loads in this one.
+        processes: number of processes to load ahead; 0 loads in the caller's own.
 
     Yields:
-        One batch for each global batch; None where no sample of it is this worker's.
+        One batch for each global batch; None where no sample of the global batch is this worker's.
 
     Raises:
         UserError: a sensor's file is missing or broken.
@@ -117,6 +150,7 @@ def load_batches(
         num_workers=processes,
         multiprocessing_context="spawn" if processes else None,  # a Ray worker has threads: forking may hang
     )
+    # Raised here, in the caller's process, where the error's text is its whole message.
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch
@@ -124,7 +158,7 @@ def load_batches(
 
 
 class _Handed(Dataset[Any]):
-    """Hands a user's mistake over as a value: raised in a loader's process, it would arrive as a page of text."""
+    """Hands a user's mistake over as a value: an error raised in a loader's process arrives as a page of text."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -140,6 +174,7 @@ class _Handed(Dataset[Any]):
 
 
 def _collate(collate: Collate, samples: list[Any]) -> Any:
+    # An empty part still passes through the loader: all workers count the same number of steps.
     for sample in samples:
         if isinstance(sample, UserError):
             return sample

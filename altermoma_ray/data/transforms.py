@@ -1,12 +1,12 @@
-"""From a sensor's raw data to what a model is fed: figures (:class:`InputConfig`) and the transforms they set.
+"""From a sensor's raw data to a model's input: figures (:class:`InputConfig`) and the transforms set by them.
 
 Notation
-    H, W            height and width of the picture that the model sees
+    H, W            height and width of the model's picture
     (u, v)          continuous pixel coordinates: (0, 0) is the outer corner of the first pixel, whose centre is
-                    (0.5, 0.5), and ``int(u)`` is the column of the pixel that holds a point. Resizing by s is then
+                    (0.5, 0.5), and ``int(u)`` is the column of a point's pixel. Resizing by s is then
                     exactly u' = s u and flipping u' = W - u, the matrices of the published code. (nuScenes does not
-                    say whether its intrinsics count from the corner or from the centre; like the published code
-                    we take them as they are.)
+                    say whether its intrinsics count from the corner or from the centre; the published code takes
+                    them as they are, and so does this module.)
     rng             a random generator, or None for the fixed transform of evaluation
 
 Figures and rules follow the published BEVFusion (Liu et al., ICRA 2023).
@@ -29,14 +29,18 @@ Range = tuple[float, float]
 
 
 class InputConfig(BaseModel):
-    """What a model is fed; the defaults are the published BEVFusion-mit's."""
+    """The figures of a model's input; the defaults are the published BEVFusion-mit's.
+
+    >>> InputConfig(sweeps=1, flip=False).image_size
+    (256, 704)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cameras: tuple[str, ...] = CAMERAS
     """Channels of the cameras in the order in which the model sees them; weights do not depend on their number.
 
-    nuScenes' six, the default, stand for all cameras that a data set has: another rig is read with the same model.
+    nuScenes' six, the default, stand for all cameras of a data set: another rig is read with the same model.
     """
     image_size: tuple[int, int] = (256, 704)
     """Height and width of a picture, after resizing and cropping (pixels)."""
@@ -45,7 +49,7 @@ class InputConfig(BaseModel):
     resize_train: Range = (0.38, 0.55)
     """Range of the resize factor in training."""
     bottom_crop: Range = (0.0, 0.0)
-    """Share of the resized picture's height that is cut off below: a range in training, its mean in evaluation."""
+    """Share of the resized picture's height cut off below: a range in training, its mean in evaluation."""
     image_rotation: float = Field(default=5.4, ge=0)
     """Pictures are rotated by up to this many degrees either way in training."""
     image_flip: bool = True
@@ -96,7 +100,7 @@ class ImageView:
     resized: tuple[int, int]
     """Width and height after resizing (pixels)."""
     corner: tuple[int, int]
-    """Left and top edge of the crop in the resized picture; what lies outside of it is black."""
+    """Left and top edge of the crop in the resized picture; parts of the crop outside of the picture are black."""
     size: tuple[int, int]
     """Width and height of the result (pixels)."""
     flip: bool = False
@@ -105,10 +109,18 @@ class ImageView:
 
     @classmethod
     def draw(cls, inputs: InputConfig, width: int, height: int, rng: np.random.Generator | None) -> ImageView:
-        """A random view of a ``width`` x ``height`` picture, or the one of evaluation."""
+        """A random view of a picture, or the fixed view of evaluation.
+
+        Args:
+            inputs: the figures of the transform.
+            width: of the original picture (pixels).
+            height: of the original picture (pixels).
+            rng: a random generator, or None for evaluation.
+        """
         target_height, target_width = inputs.image_size
         factor = inputs.resize_test if rng is None else rng.uniform(*inputs.resize_train)
         bottom = sum(inputs.bottom_crop) / 2 if rng is None else rng.uniform(*inputs.bottom_crop)
+        # Rounding may put a product just below the whole number meant (100 · 0.29 is 28.999…), hence the 1e-6.
         resized = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
         spare = max(0, resized[0] - target_width)
         left = spare // 2 if rng is None else int(rng.uniform(0, spare))
@@ -123,6 +135,7 @@ class ImageView:
 
     def matrix(self) -> np.ndarray:
         """[3, 3] original homogeneous pixel (u, v, 1) to pixel of the result."""
+        # The ratio of whole sizes, not the drawn factor: the picture is resized to whole pixels.
         width, height = self.size
         scale = np.diag([self.resized[0] / self.original[0], self.resized[1] / self.original[1], 1.0])
         matrix = _shift(-self.corner[0], -self.corner[1]) @ scale
@@ -144,6 +157,7 @@ class ImageView:
 
 def normalise(image: Image.Image, inputs: InputConfig) -> Tensor:
     """[3, H, W] float32 of an RGB picture: ``(value / 255 - mean) / std``."""
+    # The copy also detaches the tensor from the picture's read-only memory, so that the rest may work in place.
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)
     mean, std = torch.tensor(inputs.mean), torch.tensor(inputs.std)
     return pixels.sub_(255 * mean[:, None, None]).div_(255 * std[:, None, None]).contiguous()
@@ -158,6 +172,7 @@ def lidar_augmentation(inputs: InputConfig, rng: np.random.Generator | None) -> 
     matrix[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     matrix[:3, 3] = rng.normal(0.0, inputs.translation, 3)
     matrix[:3] *= rng.uniform(*inputs.scale)
+    # Whole rows change sign: the mirror comes after rotation, shift and scale.
     for axis in (0, 1):
         if inputs.flip and rng.integers(2):
             matrix[axis] *= -1
@@ -178,7 +193,9 @@ def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """
     moved = transform_points(boxes, matrix)
     plane = matrix[:2, :2]
+    # A mirror turns the sense of rotation around: moving the heading's vector is right where adding an angle is not.
     heading = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=1) @ plane.T
+    # The cube root of the determinant's absolute value is the scale, mirrored or not.
     moved[:, 3:6] = boxes[:, 3:6] * np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
     moved[:, 6] = np.arctan2(heading[:, 1], heading[:, 0])
     moved[:, 7:9] = boxes[:, 7:9] @ plane.T
@@ -192,6 +209,7 @@ def drop_close(points: np.ndarray, distance: float) -> np.ndarray:
 
 def points_in_range(points: np.ndarray, point_range: tuple[float, ...]) -> np.ndarray:
     """[P] bool: the point lies strictly inside ``point_range`` (x0, y0, z0, x1, y1, z1)."""
+    # Compared in the points' own precision, as the published code does; a point on the edge decides the same way.
     low, high = np.asarray(point_range[:3], points.dtype), np.asarray(point_range[3:], points.dtype)
     return ((points[:, :3] > low) & (points[:, :3] < high)).all(axis=1)
 
@@ -204,7 +222,16 @@ def boxes_in_range(boxes: np.ndarray, point_range: tuple[float, ...]) -> np.ndar
 
 
 def choose_sweeps(available: int, wanted: int, rng: np.random.Generator | None) -> list[int]:
-    """Which of the earlier sweeps to use, newest first: the newest ones, or a random choice in training."""
+    """Numbers of the earlier sweeps to use, newest first: the newest ones, or a random choice in training.
+
+        >>> choose_sweeps(available=10, wanted=3, rng=None)
+        [0, 1, 2]
+
+    Args:
+        available: number of earlier sweeps.
+        wanted: most sweeps to use.
+        rng: a random generator, or None for evaluation.
+    """
     if rng is None or available <= wanted:
         return list(range(min(available, wanted)))
     return sorted(rng.choice(available, size=wanted, replace=False).tolist())

@@ -34,7 +34,7 @@ class FusionModel(nn.Module):
     """
 
     modalities = ("lidar", "camera")
-    """In the order in which Algorithm 1 of AlterMOMA masks them."""
+    """The sensors, in the order in which Algorithm 1 of AlterMOMA masks them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class FusionModel(nn.Module):
 
         Args:
             batch: samples on the model's device.
-            masked: sensors whose encoder is not run. The fuser sees zeros instead, which is what an encoder
-                gives whose parameters are all zero.
+            masked: sensors whose encoder is not run. The fuser sees zeros instead, just as if all parameters of the
+                encoder were zero.
 
         Raises:
             ValueError: a masked sensor is unknown.
@@ -63,17 +63,29 @@ class FusionModel(nn.Module):
         return self.head(self.decoder(self.fuser(self._encode(batch, masked))))
 
     def features(self, batch: Batch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
-        """BEV maps [N, channel, x, y]: each sensor's by its name, and ``fused`` as the fuser gives it."""
+        """BEV maps [N, channel, x, y]: the map of each sensor by its name, and the fuser's output by ``fused``.
+
+        Example::
+
+            camera, fused = (model.features(batch)[name] for name in ("camera", "fused"))
+        """
         maps = self._encode(batch, masked)
         return {**dict(zip(SENSORS, maps, strict=True)), "fused": self.fuser(maps)}
 
     def flow(self, batch: Batch) -> Callable[[nn.Module], Tensor]:
-        """See :func:`altermoma_ray.models.synaptic_flow.flow_of`."""
+        """The synaptic flow of this model: :func:`altermoma_ray.models.synaptic_flow.flow_of`."""
         return flow_of(self, batch)
 
     @contextmanager
     def auxiliary_loss(self) -> Iterator[Callable[[Batch], Tensor]]:
-        """While the context is open, a function that gives the depth loss, [N], of the last forward pass."""
+        """While the context is open, a function for the depth loss, [N], of the last forward pass.
+
+        Example::
+
+            with model.auxiliary_loss() as auxiliary:
+                outputs = model(batch)
+                loss = task.loss(outputs, batch)["total"] + auxiliary(batch)
+        """
         with DepthSupervision(self.encoders["camera"]) as supervision:
             yield supervision.loss
 
@@ -83,17 +95,22 @@ class FusionModel(nn.Module):
             raise ValueError(f"`masked` may hold {', '.join(SENSORS)}, but got {', '.join(sorted(unknown))}")
         maps = []
         for sensor in SENSORS:
+            # A masked encoder is not run, instead of multiplied by 0: no time is spent, and no gradient flows back.
             encoder = self.encoders[sensor]
             if sensor in masked:
                 bev = batch.images.new_zeros(len(batch), encoder.out_channels, *self.config.head.bev_size)
             else:
-                # The same memory layout as the zeros', so that what follows rounds alike with and without a mask.
+                # The same memory layout as the zeros', so that the fuser rounds alike with and without a mask.
                 bev = encoder(batch).contiguous()
             maps.append(bev)
         return maps
 
     @staticmethod
     def group_of(parameter_name: str) -> str:
-        """The group a parameter belongs to: ``camera``, ``lidar`` or ``fusion`` (fuser, decoder and head)."""
+        """The group a parameter belongs to: ``camera``, ``lidar`` or ``fusion`` (fuser, decoder and head).
+
+        >>> FusionModel.group_of("encoders.camera.neck.weight"), FusionModel.group_of("head.shared_conv.bias")
+        ('camera', 'fusion')
+        """
         part, _, rest = parameter_name.partition(".")
         return rest.partition(".")[0] if part == "encoders" else "fusion"

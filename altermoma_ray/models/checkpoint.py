@@ -1,9 +1,14 @@
-"""Checkpoints: one safetensors file that holds the weights and, in its header, the model's resolved configuration.
+"""Checkpoints: one safetensors file with the weights and, in its header, the model's resolved configuration.
 
-A model whose architecture was changed by pruning has a channel plan in the header too, with the version that wrote it.
-Reading builds the model of the configuration, replays the plan, and only then reads the weights.
+Where pruning has changed the architecture, the header also holds a channel plan and the version of the package which
+wrote the plan. Reading builds the model of the configuration, replays the plan, and only then reads the weights.
 
-Nothing is ever unpickled. ``models/weights.py`` imports released weights of other projects.
+Example: write a model with its scores, and read both again::
+
+    save_checkpoint(location, model, {"map": 0.61})
+    model, metadata = load_checkpoint(location)
+
+Nothing is ever unpickled. :mod:`altermoma_ray.models.weights.load` imports released weights of other projects.
 """
 
 from __future__ import annotations
@@ -33,18 +38,19 @@ FORMAT = "altermoma_ray/1"
 def save_checkpoint(
     location: Location, model: nn.Module, metadata: Mapping[str, Any], plan: Plan = MappingProxyType({})
 ) -> None:
-    """Write a model's parameters and buffers, its ``config`` if it has one, and anything else that JSON can hold.
+    """Write a model's parameters and buffers, its ``config`` if it has one, and metadata.
 
     Args:
-        location: of the file.
-        model: whose configuration is that of the unpruned architecture.
-        metadata: what :func:`load_checkpoint` gives back beside the model.
-        plan: how pruning has changed the architecture; empty where it has not.
+        location: the file to write.
+        model: the model. Its ``config`` describes the unpruned architecture.
+        metadata: values of JSON's types; :func:`load_checkpoint` gives them back beside the model.
+        plan: the changes of the architecture by pruning; empty for an unpruned model.
 
     Raises:
         UserError: the place cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # safetensors allows text only as values of the header, hence JSON inside of JSON.
     header = {"format": FORMAT, "metadata": json.dumps(dict(metadata))}
     config = getattr(model, "config", None)
     if isinstance(config, BaseModel):
@@ -57,16 +63,16 @@ def save_checkpoint(
 def load_checkpoint(
     location: Location, build: Callable[[str | None], nn.Module] | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """Read what :func:`save_checkpoint` wrote: the model on the CPU in evaluation mode, and the metadata.
+    """Read a file of :func:`save_checkpoint`: the model on the CPU in evaluation mode, and the metadata.
 
     Args:
-        location: of the file.
+        location: the file to read.
         build: makes the model from the JSON of its configuration; None makes a
             :class:`altermoma_ray.models.bevfusion.FusionModel`.
 
     Raises:
-        UserError: the file is missing, damaged, of another kind, pruned as this version cannot rebuild it, or its
-            tensors do not fit its configuration.
+        UserError: the file is missing, damaged or of another kind; this version of the package cannot rebuild its
+            pruned architecture; or its tensors do not fit its configuration.
     """
     try:
         data = location.read_bytes()
@@ -79,6 +85,7 @@ def load_checkpoint(
             f"{location} is no safetensors file or is damaged ({error}); give a checkpoint that `train` wrote"
         ) from error
     header = read_header(data)
+    # A file of our own in another format gets a message of its own: its user has done nothing wrong.
     written = header.get("format", "")
     if written != FORMAT and written.startswith(FORMAT.split("/")[0]):
         raise UserError(
@@ -97,7 +104,7 @@ def load_checkpoint(
         model = make(header.get("config"))
     except UserError:
         raise
-    except Exception as error:  # numbers that no layer can have fail anywhere in PyTorch
+    except Exception as error:  # impossible numbers of layers fail anywhere in PyTorch
         raise UserError(
             f"{location} has a header that no model can be built from ({shown(str(error))}); it was edited or damaged: "
             "copy it again, or give another checkpoint"
@@ -116,22 +123,24 @@ def load_checkpoint(
 
 def read_header(data: bytes) -> dict[str, str]:
     """The free-text metadata of a whole, valid safetensors file."""
+    # The format: 8 bytes with the header's length, the header as JSON, then the tensors' bytes.
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
 
 
 def fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, remedy: str = "check `--model`") -> None:
-    """Put tensors into a model whose state they must match one to one.
+    """Put tensors into a model; they must match the model's state one to one.
 
     Args:
         model: receives the values.
         tensors: parameters and buffers by the model's own names.
-        origin: where they come from, for the message.
-        remedy: what to do where they do not fit, for the message.
+        origin: the tensors' file, for the error's text.
+        remedy: advice to the user, for the error's text.
 
     Raises:
         UserError: a tensor is missing, left over or of another shape; the model is unchanged then.
     """
+    # All problems are gathered before anything is written: a refused file leaves the model as it was.
     expected = model.state_dict()
     problems = [f"no {name}" for name in expected if name not in tensors]
     problems += [f"unknown {name}" for name in tensors if name not in expected]
@@ -140,6 +149,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, remedy: st
         for name, value in expected.items()
         if name in tensors and tensors[name].shape != value.shape
     ]
+    # `load_state_dict` would convert integers to floating point without a word.
     problems += [
         f"{name} holds {tensors[name].dtype} instead of {value.dtype}"
         for name, value in expected.items()

@@ -1,4 +1,4 @@
-"""Depth supervision of the camera branch: its depth distributions learn from the LiDAR points that fall in each cell.
+"""Depth supervision of the camera branch: the depth distribution of each cell learns from the cell's LiDAR points.
 
 Li et al., *BEVDepth: Acquisition of Reliable Depth for Multi-View 3D Object Detection*, AAAI 2023, section 3.2: a
 cell's target is the bin of its nearest point. The published BEVFusion does without, since its camera backbone comes
@@ -21,7 +21,7 @@ from altermoma_ray.models.views.depth_lss import STRIDE, paint_depth
 
 
 class DepthSupervision:
-    """Listens to a camera encoder while a model runs, and gives the loss of the depths it predicted.
+    """Listens to a camera encoder while a model runs, and gives the loss of the predicted depths.
 
     >>> with DepthSupervision(model.encoders["camera"]) as supervision:      # doctest: +SKIP
     ...     outputs = model(batch)
@@ -45,11 +45,11 @@ class DepthSupervision:
         self._handle.remove()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean cross entropy of each sample's cells that a LiDAR point falls in, [N]; of the last forward pass."""
+        """Mean cross entropy over the cells with a LiDAR point, for each sample of the last forward pass, [N]."""
         assert self._logits is not None
         target = self._target(batch)
         logits = self._logits.unflatten(0, (len(batch), -1))
-        self._logits = None
+        self._logits = None  # the graph must not outlive the loss; a second call without a pass fails above
         losses = functional.cross_entropy(logits.movedim(2, 1), target, ignore_index=-1, reduction="none")
         return losses.flatten(1).sum(1) / (target >= 0).flatten(1).sum(1).clamp(min=1)
 
@@ -57,13 +57,15 @@ class DepthSupervision:
         self._logits = output[:, : self._view.bins]
 
     def _target(self, batch: Batch) -> Tensor:
-        """Bin of the nearest point in each cell, int64 [N, C, h, w]; -1 where there is none within the bins."""
+        """Bin of the nearest point in each cell, int64 [N, C, h, w]; -1 where no point lies within the bins."""
         lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
         painted = paint_depth(
             batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self._view.image_size
         )
+        # The least depth by a maximum over negated depths; empty pixels (painted 0) must never win.
         nearest = -functional.max_pool2d(-painted.masked_fill(painted == 0, torch.inf), STRIDE)
         depths = self._view.frustum[:, 0, 0, 2]
         step = depths[1] - depths[0]
+        # Each depth of the frustum is the centre of its bin: half a step belongs to the bin on either side.
         found = ((nearest - depths[0]) / step + 0.5).floor()
         return torch.where((found >= 0) & (found < len(depths)), found, -1).long()

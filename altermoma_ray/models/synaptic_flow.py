@@ -1,4 +1,4 @@
-"""What SynFlow sends through a fusion model: inputs of ones (Tanaka et al., NeurIPS 2020)."""
+"""The synaptic flow of a fusion model: inputs of ones, summed outputs (SynFlow; Tanaka et al., NeurIPS 2020)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,37 @@ if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
 
 _CHOICES = frozenset({"query_labels", "query_heatmap_score"})
-"""Outputs that say which proposals were chosen: no flow runs to them."""
+"""Outputs about the choice of the proposals; no flow runs to them."""
 
 
 def flow_of(model: FusionModel, batch: Batch) -> Callable[[nn.Module], Tensor]:
     """The sum of a fusion model's outputs when every branch sees ones.
 
-    Pictures are ones, and so are the depth pictures that the view transform paints from points. The LiDAR branch sees
+    Pictures are ones, and so are the depth pictures painted from points by the view transform. The LiDAR branch sees
     ones on the occupied voxels of the batch's first sample: a dense grid of a published model has more voxels than fit
     memory, and a submanifold convolution is meant for few. An output counts by its mean over cells or proposals, summed
-    over channels, or else the thousands of cells of the heat map would leave nothing to the proposals.
+    over channels. With sums instead of means, the thousands of cells of the heat map would drown the proposals.
+
+    Example: the synaptic saliency of a parameter, its value times the gradient of the flow::
+
+        flow = flow_of(model, batch)
+        (gradient,) = torch.autograd.grad(flow(model), [parameter])
+        saliency = gradient * parameter
 
     Args:
-        model: whose flow it is.
+        model: the model.
         batch: geometry and occupied voxels come from its first sample, nothing else is read.
 
     Returns:
-        A function of the model, or of a copy of it on any device and in any type; it gives a scalar.
+        A function with a scalar result. Its argument is the model, or a copy of the model on any device and in any
+        type.
     """
+    # One sample is enough: only its geometry enters, and a whole batch would multiply the cost.
     sample = batch.samples(0, 1)
 
     def flow(network: nn.Module) -> Tensor:
         assert isinstance(network, type(model))
+        # Hooks on the network at hand, not on `model`: SynFlow evaluates a linear copy of the model.
         with _ones_enter(network):
             outputs = network(_converted(sample, next(network.parameters())))
         return torch.stack(
@@ -49,7 +58,8 @@ def flow_of(model: FusionModel, batch: Batch) -> Callable[[nn.Module], Tensor]:
 
 @contextmanager
 def _ones_enter(model: FusionModel) -> Iterator[None]:
-    """Ones in place of whatever enters the three networks that see data."""
+    """Ones in place of the inputs of the three networks which see data."""
+    # The geometry passes by these networks and stays real, or nothing would land on the BEV map.
     camera, lidar = model.encoders["camera"], model.encoders["lidar"]
     entrances = (camera.backbone, camera.view_transform.depth_net, lidar.backbone)
     handles = [entrance.register_forward_pre_hook(_first_of_ones) for entrance in entrances]
@@ -65,7 +75,7 @@ def _first_of_ones(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...
 
 
 def _converted(batch: Batch, like: Tensor) -> Batch:
-    """A batch whose decimal numbers have another tensor's type, all on its device."""
+    """A batch with its floating-point numbers in another tensor's type, and all its tensors on that tensor's device."""
 
     def convert(value: Tensor) -> Tensor:
         return value.to(like) if value.is_floating_point() else value.to(like.device)

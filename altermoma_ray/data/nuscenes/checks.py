@@ -1,10 +1,16 @@
 """Every number and every token of the nuScenes tables, checked once before anything works with them.
 
-A box of no size, a rotation that is none or a pose that is not a number would surface late, if at all: as boxes that
-vanish from training, or as a failed assertion of the official evaluation after all trials were paid for.
+A box of no size, a quaternion of another length than 1 or a NaN in a pose would surface late, if at all: as boxes
+missing from training, or as a failed assertion of the official evaluation after all trials were paid for.
 
-Tables are the lists of records that their JSON files hold. A column whose values are all numbers is checked as one
-array; only where that fails is each value looked at, to name the records at fault.
+Tables are the lists of records in their JSON files. A column of numbers alone is checked as one array. Only where the
+array cannot be made is each value looked at, to name the records at fault.
+
+Example: a description of the first fault of some tables::
+
+    faults = find_faults(tables)
+    describe_fault(tables, faults[0])
+    # 'size of sample_annotation 3f… is [0, 1, 1], but must be three numbers above 0 and up to 1000 m'
 """
 
 from __future__ import annotations
@@ -29,15 +35,20 @@ LARGEST = 1e3
 LATEST = 2**53
 """Microseconds: the year 2255. Nanoseconds since 1970, another habit, are more."""
 UNIT_TOLERANCE = 1e-3
-"""How far the length of a rotation's quaternion may be from 1."""
+"""Greatest difference between 1 and the length of a rotation's quaternion."""
 _LEFT_OUT = ("ego_pose", "calibrated_sensor", "sample_data")
+# Stands for the value of a missing field: a JSON file may hold null, so None would not do.
 _MISSING = object()
 _COPY = "copy the tables again"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Records of one table that break one rule in one field."""
+    """Records of one table with the same fault: one rule broken in one field.
+
+    >>> Fault("ego_pose", "rotation", "a unit quaternion", [3], numeric=True).can_be_left_out
+    True
+    """
 
     table: str
     field: str
@@ -45,17 +56,17 @@ class Fault:
     records: Sequence[int]
     """Their places in the table."""
     numeric: bool = False
-    """Whether the fault lies in a number, not in a token or a name that holds the tables together."""
+    """Whether the fault lies in a number, not in a token or a name, by which the tables hold together."""
 
     @property
     def can_be_left_out(self) -> bool:
-        """Boxes can always be; poses, calibrations and frames where only their numbers are wrong."""
+        """Whether the records can be left out: boxes always; poses, calibrations and frames for wrong numbers only."""
         return self.table == "sample_annotation" or (self.numeric and self.table in _LEFT_OUT)
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """What the numbers of a column must be; ``shape`` is that of one value."""
+    """A condition on the numbers of a column; ``shape`` is the shape of one value."""
 
     shape: tuple[int, ...]
     text: str
@@ -63,7 +74,8 @@ class _Rule:
     """[N, *shape] to [N] bool."""
 
     def broken(self, values: Sequence[Any]) -> list[int]:
-        """Places of the values that are not as they must be."""
+        """Places of the values against the rule."""
+        # Comparing sets of types and lengths is as fast as Python gets: the full data set has millions of values.
         flat = values
         for length in self.shape:
             if {*map(type, flat)} <= {list} and {*map(len, flat)} <= {length}:
@@ -71,7 +83,7 @@ class _Rule:
         if {*map(type, flat)} <= {int, float}:  # not bool, which NumPy would take for 0 and 1
             try:
                 column = np.array(flat, dtype=float).reshape(len(values), *self.shape)
-            except OverflowError:
+            except OverflowError:  # an integer beyond the range of floats; the single values will tell
                 pass
             else:
                 with np.errstate(all="ignore"):
@@ -103,6 +115,7 @@ def _whole(column: np.ndarray) -> np.ndarray:
     return np.isfinite(column) & (column >= 0) & (column == np.floor(column)) & (column < 2**62)
 
 
+# Comparisons with NaN are false: `abs(column) <= limit` refuses NaN and infinite numbers along with large ones.
 _PLACE = _Rule(
     (3,), f"three finite numbers within {FARTHEST:.0e} m", lambda column: (np.abs(column) <= FARTHEST).all(1)
 )
@@ -144,6 +157,7 @@ _NUMBERS: tuple[tuple[str, str, _Rule], ...] = (
     ("scene", "nbr_samples", _COUNT),
     ("instance", "nbr_annotations", _COUNT),
 )
+# Other sensors have an empty intrinsic matrix and pictures of 0 × 0 pixels.
 _OF_CAMERAS: tuple[tuple[str, str, _Rule], ...] = (
     ("calibrated_sensor", "camera_intrinsic", _INTRINSIC),
     ("sample_data", "width", _PIXELS),
@@ -163,9 +177,9 @@ _REFERENCES: tuple[tuple[str, str, str], ...] = (
     ("sample_annotation", "sample_token", "sample"),
     ("sample_annotation", "instance_token", "instance"),
 )
-"""Field of a table, and the table in which its token is."""
+"""Table, field, and the table in which the field's token must occur."""
 _CHAINED = ("sample", "sample_data", "sample_annotation")
-"""Tables whose records name the one before and the one after them, or nothing."""
+"""Tables whose records name their predecessor and successor, or an empty text."""
 _NAMES: tuple[tuple[str, str], ...] = (
     ("scene", "name"),
     ("log", "location"),
@@ -178,14 +192,14 @@ _NAMES: tuple[tuple[str, str], ...] = (
 
 
 def check_records(tables: Tables, place: str) -> None:
-    """See that tables are lists of records with tokens of their own; all else builds on that.
+    """Make sure of lists of records with tokens of their own, the ground of all other checks.
 
     Args:
-        tables: as their files hold them.
-        place: where they come from, for the message.
+        tables: the content of the JSON files.
+        place: the tables' folder, for the message.
 
     Raises:
-        UserError: one is not.
+        UserError: a table is no list of records, or a token is missing or occurs twice.
     """
     for name, records in tables.items():
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
@@ -201,7 +215,7 @@ def check_records(tables: Tables, place: str) -> None:
 
 
 def find_faults(tables: Tables) -> list[Fault]:
-    """All faults of single records: numbers that cannot be, names and tokens that are not there, times that fall.
+    """All faults of single records: impossible numbers, missing names and tokens, times out of order.
 
     Args:
         tables: after :func:`check_records`.
@@ -216,13 +230,14 @@ def find_faults(tables: Tables) -> list[Fault]:
     faults += [_reference(tables, tokens, "sample_annotation", "visibility_token", "visibility", optional=True)]
     for table in _CHAINED:
         faults += [_reference(tables, tokens, table, field, table, optional=True) for field in ("prev", "next")]
+    # The order of annotations follows from their samples' times, which must be sound first.
     if not any(fault.records for fault in faults if fault.table == "sample"):
         faults += [_order(tables, table, way) for table in _CHAINED for way in ("next", "prev")]
     return [fault for fault in faults if fault.records]
 
 
 def describe_fault(tables: Tables, fault: Fault) -> str:
-    """A fault in words, its first record named, like ones counted."""
+    """A fault in words: its first record is named, the others are counted."""
     first = tables[fault.table][fault.records[0]]
     value = first.get(fault.field, _MISSING)
     found = "is missing" if value is _MISSING else f"is {_short(value)}"
@@ -232,7 +247,11 @@ def describe_fault(tables: Tables, fault: Fault) -> str:
 
 
 def check_chains(tables: Tables, place: str) -> None:
-    """See that the samples of each scene are one chain from its first sample to its last, and that none is outside.
+    """Make sure of one chain of samples in each scene, from its first to its last, without samples outside of chains.
+
+    Args:
+        tables: after :func:`find_faults`.
+        place: the tables' folder, for the message.
 
     Raises:
         UserError: a chain comes back to a sample, goes into another scene, leaves samples out, or has another last
@@ -245,6 +264,7 @@ def check_chains(tables: Tables, place: str) -> None:
         token, last, length = scene["first_sample_token"], "", 0
         while token:
             sample = samples[token]
+            # Without this test, a chain which comes back to itself would be walked without end.
             if token in reached:
                 raise UserError(
                     f"the samples of scene {scene['token']} in {place} come back to sample {token}, which was there "
@@ -286,7 +306,7 @@ def _names(tables: Tables, table: str, field: str) -> Fault:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is a text that is not empty and can be written; half of a surrogate pair cannot."""
+    """Whether a value is a text, not empty and fit to be written; half of a surrogate pair is not."""
     try:
         return isinstance(value, str) and bool(value.encode())
     except UnicodeEncodeError:
@@ -296,6 +316,7 @@ def _is_text(value: Any) -> bool:
 def _reference(
     tables: Tables, tokens: dict[str, set[str]], table: str, field: str, target: str, *, optional: bool = False
 ) -> Fault:
+    # The first and the last record of a chain have an empty text in the place of a neighbour.
     known: Iterable[str] = tokens[target] | {""} if optional else tokens[target]
     broken = []
     for place, record in enumerate(tables[table]):
@@ -322,7 +343,7 @@ def _keyframe_flags(tables: Tables) -> Fault:
 
 
 def _order(tables: Tables, table: str, way: str) -> Fault:
-    """Records whose neighbour is not later, or earlier; two frames of a sensor may be of the same time."""
+    """Records whose neighbour is on the wrong side in time; two frames of a sensor may have the same time."""
     if table == "sample_annotation":
         times = {record["token"]: record["timestamp"] for record in tables["sample"]}
         times = {record["token"]: times.get(_token(record, "sample_token")) for record in tables[table]}
@@ -337,7 +358,7 @@ def _order(tables: Tables, table: str, way: str) -> Fault:
             broken.append(place)
             continue
         if not neighbour or not isinstance(neighbour, str) or neighbour not in valid or record["token"] not in valid:
-            continue  # told already, as a token or a timestamp that cannot be
+            continue  # told already, as a missing token or an impossible timestamp
         own, other = valid[record["token"]], valid[neighbour]
         if (own == other and strict) or (own > other if way == "next" else own < other):
             broken.append(place)
@@ -347,7 +368,7 @@ def _order(tables: Tables, table: str, way: str) -> Fault:
 
 
 def _camera_records(tables: Tables) -> dict[str, list[int]]:
-    """Places of the records that belong to cameras."""
+    """Places of the cameras' records in their tables."""
     sensors = {record["token"] for record in tables["sensor"] if record.get("modality") == "camera"}
     calibrated = [
         place for place, record in enumerate(tables["calibrated_sensor"]) if _token(record, "sensor_token") in sensors
@@ -362,7 +383,8 @@ def _camera_records(tables: Tables) -> dict[str, list[int]]:
 
 
 def _token(record: Record, field: str) -> str:
-    """A token of a record; empty where there is none."""
+    """A token of a record; empty where the field holds no text."""
+    # A list in the place of a token, looked up in a set, would raise a TypeError.
     value = record.get(field)
     return value if isinstance(value, str) else ""
 

@@ -1,4 +1,4 @@
-"""The classes that nuScenes detections have."""
+"""The classes of nuScenes detections."""
 
 CLASSES = (
     "car",

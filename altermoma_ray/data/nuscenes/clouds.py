@@ -1,7 +1,11 @@
-"""LiDAR files: rows of float32 without any header, so that only their numbers tell which column is which.
+"""LiDAR files: rows of float32 without any header; only their numbers tell one column from another.
 
-A file of four columns whose size happens to divide by five columns is read without complaint as points that never were.
-Each file's numbers are therefore held against what its columns can be.
+A file of four columns whose size happens to divide by five columns could be read without complaint, as points which
+never were. Each file's numbers are therefore checked against the possible values of its columns.
+
+Example: a file with a time in a sixth column::
+
+    points = decode_points(file, data, ("x", "y", "z", "intensity", "ring", "time"))  # [P, 5], without the time
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from altermoma_ray.storage import Location
 _OPTION = "--lidar-columns"
 _FARTHEST = 1000.0  # metres; no LiDAR sees as far, and coordinates in millimetres or of another type lie beyond
 _BRIGHTEST, _LAST_RING = 255, 255
-_TOLERATED = 0.01  # share of a file's points with numbers that cannot be
+_TOLERATED = 0.01  # share of a file's points with impossible numbers
 _FINITE = 0.1  # least share of points with coordinates: a raw scan has NaN where a ray did not return
 _TELLING = ("ring", "intensity", "z", "y", "x", "time", "_", "-")  # whole numbers tell a layout best
 _USUAL = (
@@ -28,18 +32,18 @@ _USUAL = (
 
 
 def decode_points(file: Location, data: bytes, columns: Sequence[str] | None = None) -> np.ndarray:
-    """Points of a LiDAR file; those with NaN or infinite coordinates, as raw scans have them, are left out.
+    """Points of a LiDAR file, without the points of NaN or infinite coordinates in raw scans.
 
     Args:
-        file: where the data come from, for messages.
+        file: the file's address, for messages.
         data: the file's content.
         columns: names of its columns; None for nuScenes' own.
 
     Returns:
-        [P, 5] float32: x, y, z (m, lidar frame), intensity (0..255), ring; a column that the file lacks is 0.
+        [P, 5] float32: x, y, z (m, lidar frame), intensity (0..255), ring; a column missing in the file is 0.
 
     Raises:
-        UserError: the size is no whole number of points, or the numbers are not those of these columns.
+        UserError: the size is no whole number of points, or the numbers do not fit the columns.
     """
     names = tuple(columns or PUBLISHED_COLUMNS)
     check_size(file, len(data), names)
@@ -51,14 +55,20 @@ def decode_points(file: Location, data: bytes, columns: Sequence[str] | None = N
         chosen = [table[:, names.index(name)] if name in names else zero for name in PUBLISHED_COLUMNS]
         table = np.stack(chosen, axis=1)
     finite = _finite(table, PUBLISHED_COLUMNS)
+    # Without missing returns, the rule in nuScenes' own files, the points stay a view of the file's bytes.
     return table if finite.all() else table[finite]
 
 
 def check_size(file: Location, size: int, columns: Sequence[str] | None = None) -> None:
-    """Take a LiDAR file's size (bytes) only if it is a whole number of points, and at least one.
+    """Refuse a LiDAR file whose size is no whole number of points.
+
+    Args:
+        file: the file's address, for messages.
+        size: of the file (bytes).
+        columns: names of its columns; None for nuScenes' own.
 
     Raises:
-        UserError: it is not.
+        UserError: the file is empty, or its last point is cut.
     """
     point = 4 * len(columns or PUBLISHED_COLUMNS)
     if not size or size % point:
@@ -79,7 +89,7 @@ def _finite(table: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def _fault(table: np.ndarray, names: Sequence[str]) -> str | None:
-    """What in a table of [P, columns] cannot be, or None."""
+    """The first impossible column of a table [P, columns], in words, or None."""
     finite = _finite(table, names)
     if finite.mean() < _FINITE:
         return f"{1 - finite.mean():.0%} of its points have NaN or infinite coordinates"
@@ -96,7 +106,7 @@ def _fault(table: np.ndarray, names: Sequence[str]) -> str | None:
             wrong, rule = ~(whole & (values >= 0) & (values <= _LAST_RING)), f"whole numbers of 0 to {_LAST_RING}"
         else:
             break
-        # A single NaN intensity makes all of a model's outputs NaN; a rare odd number does not.
+        # A single NaN intensity makes all of a model's outputs NaN; a rare odd number does little harm.
         if wrong.mean() > _TOLERATED or not np.isfinite(values[wrong]).all():
             share = f"{wrong.sum()} of {len(points)} points"
             return f"column {position + 1} ({name}) holds {values[wrong][0]:.4g}, not {rule}, in {share}"
@@ -104,6 +114,7 @@ def _fault(table: np.ndarray, names: Sequence[str]) -> str | None:
 
 
 def _remedy(data: bytes, names: tuple[str, ...]) -> str:
+    # A guess is offered only after the same check has passed under the other layout.
     for usual in _USUAL:
         if usual != names and len(data) % (4 * len(usual)) == 0 and not _fault(_table(data, usual), usual):
             return f"this looks like {len(usual)} columns: {_OPTION} {','.join(usual)}"

@@ -1,7 +1,11 @@
-"""What a nuScenes dataroot must hold, and reading its files; a user's mistake or a broken file is named.
+"""Checks of a nuScenes dataroot, and reading its files; errors name the user's mistake or the broken file.
 
-Tables and files are whatever somebody gave the user, so nothing in them is trusted: a file name leads to a file inside
-the dataroot or to an error, and only JPEG and PNG are decoded, whatever a file is called.
+Tables and files may come from anybody, and nothing in them is trusted. A file name leads to a file inside the dataroot
+or to an error, and only JPEG and PNG are decoded, under any file name.
+
+Example: the points of one LiDAR file::
+
+    points = read_points(dataroot, "samples/LIDAR_TOP/scan.pcd.bin")  # [P, 5]
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ TABLES = (
     "sensor",
     "visibility",
 )
-_OPENED = 8  # LiDAR files of each folder whose numbers are looked at before anything costly begins
+_OPENED = 8  # LiDAR files of each folder to look into before anything costly begins
 _PICTURE_FORMATS = ("JPEG", "PNG")  # Pillow starts Ghostscript for some others
 
 
@@ -67,7 +71,10 @@ def describe(table: Location, known: list[Any] | None = None) -> list[Any]:
 
     Args:
         table: the file.
-        known: its earlier description; when size and time are still the same, the file is not read again.
+        known: its earlier description; with the same size and time, the file is not read again.
+
+    Raises:
+        UserError: the file cannot be read.
     """
     info = table.info()
     if known and known[:2] == [info.size, info.mtime_ns]:
@@ -75,6 +82,7 @@ def describe(table: Location, known: list[Any] | None = None) -> list[Any]:
     state = hashlib.blake2b(digest_size=16)
     try:
         with table.filesystem.open_input_stream(table.path) as stream:
+            # In blocks: a table of the full data set has gigabytes.
             while block := stream.read(1 << 20):
                 state.update(block)
     except OSError as error:
@@ -83,10 +91,15 @@ def describe(table: Location, known: list[Any] | None = None) -> list[Any]:
 
 
 def sensor_file(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) -> Location:
-    """The file that a table names.
+    """The address of a file named in a table.
+
+    Args:
+        dataroot: folder of the data set.
+        name: the file's path below the dataroot.
+        reading: the user's way to read the data set; ``follow_links`` allows links out of the dataroot.
 
     Raises:
-        UserError: the name leads out of the dataroot, by itself or through a link that is not followed.
+        UserError: the name leads out of the dataroot, by itself or through a forbidden link.
     """
     check_name(dataroot, name)
     file = dataroot.join(name)
@@ -96,7 +109,7 @@ def sensor_file(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) 
 
 
 def existing_files(dataroot: Location, names: Sequence[str]) -> set[str]:
-    """Those of the named sensor files that are there; folders are listed, no file is opened.
+    """The existing ones of the named sensor files; folders are listed, no file is opened.
 
     Raises:
         UserError: a name may lead out of the dataroot.
@@ -108,6 +121,7 @@ def existing_files(dataroot: Location, names: Sequence[str]) -> set[str]:
 
 def _sizes(dataroot: Location, names: Sequence[str]) -> dict[str, int]:
     """Sizes (bytes) of all files in the folders of the named ones."""
+    # A listing tells a thousand sizes in one request; asking a bucket for each file would take hours.
     sizes: dict[str, int] = {}
     for folder in dict.fromkeys(map(posixpath.dirname, names)):
         for info in dataroot.join(folder).listing():
@@ -124,14 +138,14 @@ def check_files(
     Folders are listed, so a whole data set takes seconds.
 
     Args:
-        dataroot: the folder that names are relative to.
+        dataroot: the folder below which the names lie.
         pictures: camera files.
         clouds: LiDAR files.
-        reading: the LiDAR files' columns, and which links are followed.
+        reading: the LiDAR files' columns, and the rule about links.
 
     Raises:
-        UserError: some are missing, empty or (LiDAR) cut short or of another layout, or a name leads out of the
-            dataroot.
+        UserError: a file is missing or empty, a LiDAR file is cut short or of another layout, or a name leads out of
+            the dataroot.
     """
     names = [*dict.fromkeys([*pictures, *clouds])]
     for name in names:
@@ -150,6 +164,7 @@ def check_files(
             raise UserError(f"picture {dataroot.join(name)} is empty; copy it from nuScenes again")
     for name in clouds:
         check_size(dataroot.join(name), sizes[name], reading.lidar_columns)
+    # A wrong layout mostly holds for a whole folder; files spread over it also find a change in between.
     brightest: list[float] = []
     for folder in dict.fromkeys(map(posixpath.dirname, clouds)):
         inside = [name for name in dict.fromkeys(clouds) if posixpath.dirname(name) == folder]
@@ -160,11 +175,17 @@ def check_files(
 
 
 def check_name(dataroot: Location, name: str) -> None:
-    """Take a name only as nuScenes writes it: printable parts between slashes.
+    """Refuse a name which is no row of printable parts between slashes, the form of nuScenes' names.
+
+        >>> check_name(Location.parse("/data"), "samples/CAM_FRONT/picture.jpg")
+        >>> check_name(Location.parse("/data"), "../secret")
+        Traceback (most recent call last):
+        altermoma_ray.errors.UserError: file name '../secret' leaves its folder /data; use names inside it
 
     Raises:
-        UserError: it is written otherwise, and may lead out of the dataroot.
+        UserError: the name has another form, and may lead out of the dataroot.
     """
+    # An empty part is a leading or doubled slash: joined to a folder, "/etc/passwd" would replace it.
     if not name.isprintable() or "://" in name or {"", ".."} & {*name.split("/")}:
         raise UserError(f"file name {name!r} leaves its folder {dataroot}; use names inside it")
 
@@ -174,6 +195,7 @@ def _check_links(dataroot: Location, names: Sequence[str]) -> None:
     root, wanted = os.path.realpath(dataroot.path), set(names)
     for folder in dict.fromkeys(map(posixpath.dirname, names)):
         path = dataroot.join(folder).path
+        # The folder's own link is followed once, for all its files.
         if not os.path.isdir(path):
             continue
         _check_link(dataroot, folder, root)
@@ -185,7 +207,10 @@ def _check_links(dataroot: Location, names: Sequence[str]) -> None:
 
 
 def _check_link(dataroot: Location, name: str, root: str) -> None:
-    """Take what lies in the dataroot, or below the target of a link directly below it, such as ``samples``."""
+    """Refuse a link out of the dataroot, except below links directly in the dataroot (``samples``).
+
+    Users often link ``samples`` and ``sweeps`` to another disk; these links are their own work, unlike deeper ones.
+    """
     target = os.path.realpath(os.path.join(root, name))
     folder = os.path.realpath(os.path.join(root, name.partition("/")[0]))
     if all(os.path.commonpath([place, target]) != place for place in (root, folder)):
@@ -198,7 +223,14 @@ def _check_link(dataroot: Location, name: str, root: str) -> None:
 def read_picture(
     dataroot: Location, name: str, width: int, height: int, reading: Reading = AS_PUBLISHED
 ) -> Image.Image:
-    """An RGB picture of the size that the tables give.
+    """An RGB picture of the size given in the tables.
+
+    Args:
+        dataroot: folder of the data set.
+        name: the picture's path below the dataroot.
+        width: in the tables (pixels).
+        height: in the tables (pixels).
+        reading: the user's way to read the data set.
 
     Raises:
         UserError: the file is missing, broken, cut short, no JPEG or PNG, or of another size.
@@ -210,7 +242,7 @@ def read_picture(
             return image.convert("RGB")
     except UnidentifiedImageError:
         raise UserError(f"picture {file} is broken (neither JPEG nor PNG); copy it from nuScenes again") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on broken files
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors for broken files
         raise UserError(f"picture {file} is broken ({_cause(error)}); copy it from nuScenes again") from None
     raise UserError(
         f"picture {file} has {image.width}x{image.height} pixels, but the tables say "
@@ -219,7 +251,12 @@ def read_picture(
 
 
 def read_points(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) -> np.ndarray:
-    """[P, 5] float32 of a LiDAR file: x, y, z (m, lidar frame), intensity (0..255), ring; it may be read-only.
+    """[P, 5] float32 of a LiDAR file: x, y, z (m, lidar frame), intensity (0..255), ring; the array may be read-only.
+
+    Args:
+        dataroot: folder of the data set.
+        name: the LiDAR file's path below the dataroot.
+        reading: the user's way to read the data set, with the columns of its LiDAR files.
 
     Raises:
         UserError: the file is missing, empty, cut short, or holds other columns.
@@ -238,4 +275,5 @@ def _read(file: Location) -> bytes:
 
 
 def _cause(error: BaseException) -> str:
+    # On one line: a message of several lines would break the error's own line.
     return " ".join(str(error).split()) or type(error).__name__

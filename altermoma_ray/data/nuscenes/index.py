@@ -1,10 +1,13 @@
-"""The Arrow index: all that the nuScenes tables say of each keyframe, memory-mapped, one row a keyframe.
+"""The Arrow index: the content of the nuScenes tables about each keyframe, memory-mapped, one row a keyframe.
+
+Example::
 
     index = open_index(Location.parse("/data/nuscenes"), "v1.0-mini", Location.parse("storage"))
     record = index.record(index.samples("train")[0])
 
-The file is one uncompressed Arrow record batch, so opening it reads nothing but its schema, and a row's numbers are
-views of the mapped file. Its metadata say which tables it was made from; when those change, it is built anew.
+The file is one uncompressed Arrow record batch: opening the file reads its schema alone, and a row's numbers are views
+of the mapped file. The file's metadata describe the tables of its origin; after a change of these tables the index is
+built anew.
 """
 
 from __future__ import annotations
@@ -33,18 +36,26 @@ FORMAT = "1"
 
 
 class Index:
-    """The keyframes of one nuScenes version. Cheap to open, and to send to a process, which maps the file itself."""
+    """The keyframes of one nuScenes version.
+
+    An index is cheap to open, and cheap to send to another process: the process maps the file itself.
+
+    Example: the labels in the first keyframe of a split::
+
+        index = Index(file, dataroot)
+        index.labels(index.samples("train")[0])  # array([0, 0, 8], dtype=int8)
+    """
 
     def __init__(self, file: Location, dataroot: Location, reading: Reading = AS_PUBLISHED) -> None:
         """Map an index file.
 
         Args:
-            file: made by :func:`build_index`; a remote file is first copied to a local cache.
-            dataroot: the folder that its file names are relative to.
-            reading: how its sensors' files are read.
+            file: a file of :func:`build_index`; a remote file is first copied to a local cache.
+            dataroot: the folder below which its sensor files lie.
+            reading: the user's way to read the sensor files.
 
         Raises:
-            UserError: there is no such file, or it is not an index of this version of the layout.
+            UserError: the file is missing, or is no index of this version of the layout.
         """
         self.file, self.dataroot, self.reading = file, dataroot, reading
         try:
@@ -54,7 +65,7 @@ class Index:
         facts = {key.decode(): value.decode() for key, value in (self._batch.schema.metadata or {}).items()}
         if facts.get("format") != FORMAT:
             raise UserError(f"{file} has index format {facts.get('format')}, not {FORMAT}; build it with `index nusc`")
-        if "rig" not in facts:  # it may lack cameras that are in the tables
+        if "rig" not in facts:  # an index older than rigs, which may lack cameras of the tables
             raise UserError(f"{file} does not say which sensors the data have; build it with `index nusc`")
         self.rig = Rig.model_validate_json(facts["rig"])
         """The data set's sensors."""
@@ -65,30 +76,31 @@ class Index:
         self.sources: dict[str, list[Any]] = json.loads(facts["sources"])
         """Size (bytes), modification time (ns) and hash of each table."""
         self.left_out: dict[str, int] = json.loads(facts.get("left_out", "{}"))
-        """How many records of the tables are not in the index, by kind.
+        """Number of records of the tables left out of the index, by kind.
 
         See :mod:`altermoma_ray.data.nuscenes.leaving_out`.
         """
         self.folders: list[str] = json.loads(facts.get("folders", "[]"))
-        """Folders of the sensor files on which the rows depend, below the dataroot; empty where they depend on none."""
+        """Folders of the sensor files on which the rows depend, below the dataroot; often none."""
         self.listing: str = facts.get("listing", "")
-        """Hash of the names of the files that were in these folders; see :func:`listing_of`."""
+        """Hash of the names of the files in these folders when the index was built; see :func:`listing_of`."""
         self._nested = {name: _Nested(self._batch.column(name)) for name in ("cameras", "lidar", "radars", "boxes")}
 
     def __len__(self) -> int:
         return int(self._batch.num_rows)
 
+    # Pickled as its arguments: a process which receives the index maps the file instead of copying it.
     def __reduce__(self) -> tuple[type[Index], tuple[Location, Location, Reading]]:
         return Index, (self.file, self.dataroot, self.reading)
 
     @property
     def splits(self) -> dict[str, int]:
-        """Names of the official splits that are there, with their numbers of keyframes."""
+        """Names of the splits present, with their numbers of keyframes."""
         counts = self._batch.column("split").value_counts().to_pylist()
         return {entry["values"]: entry["counts"] for entry in counts}
 
     def samples(self, split: str) -> list[int]:
-        """Rows of a split's keyframes; where there is no ``train`` or ``val``, ``mini_train`` or ``mini_val`` is meant.
+        """Rows of a split's keyframes; without ``train`` or ``val``, ``mini_train`` or ``mini_val`` is meant.
 
         Raises:
             UserError: the index holds no keyframe of this split.
@@ -112,7 +124,7 @@ class Index:
         return list(self._batch.column("scene_token").to_pylist())
 
     def cameras(self) -> list[list[str]]:
-        """The channels of the cameras of which each row has a picture."""
+        """The channels of the cameras with a picture, for each row."""
         return [self._nested["cameras"].get(row, "channel") for row in range(len(self))]
 
     def sensor_files(self) -> tuple[list[str], list[str]]:
@@ -126,11 +138,12 @@ class Index:
         return labels[(labels >= 0) & (points > 0)]
 
     def record(self, row: int) -> SampleRecord:
-        """Everything known about one keyframe."""
+        """The whole description of one keyframe."""
         text = {
             name: self._batch.column(name)[row].as_py()
             for name in ("token", "scene_token", "scene_name", "split", "timestamp", "location")
         }
+        # The first entry is the keyframe's own turn of the LiDAR; see `SCHEMA`.
         keyframe, *sweeps = (_rename(frame, "lidar") for frame in self._nested["lidar"].records(row))
         boxes = self._nested["boxes"]
         return SampleRecord(
@@ -169,14 +182,15 @@ def open_index(
     look: bool = False,
     progress: bool = True,
 ) -> Index:
-    """The index of a nuScenes version, kept in ``storage/index``; built when it is missing, stale or unreadable.
+    """The index of a nuScenes version, kept in ``storage/index``; built if missing, stale or unreadable.
 
     Args:
         dataroot: folder of the data set.
         version: of nuScenes.
         storage: folder for everything derived.
-        reading: what may be left out of the data set.
-        look: where scenes without files are left out, build the index again if other files are there than before.
+        reading: the user's way to read the data set, with the records to leave out.
+        look: whether to list the folders of sensor files again, where scenes without files are left out; the index is
+            built anew if their files have changed.
         progress: whether to show a bar on a terminal.
 
     Raises:
@@ -190,6 +204,7 @@ def open_index(
         except UserError:  # of an older layout, or damaged
             pass
         else:
+            # Tables of the same size and time are not read again: this check costs milliseconds at every start.
             sources = {name: describe(table, index.sources.get(name)) for name, table in tables.items()}
             listing = listing_of(dataroot, index.folders) if look else index.listing
             if _fingerprint(version, sources, reading, listing) == index.fingerprint:
@@ -200,7 +215,14 @@ def open_index(
 
 
 def index_file(dataroot: Location, version: str, storage: Location, reading: Reading = AS_PUBLISHED) -> Location:
-    """Where the index of a dataroot's version, read in some way, lies in a storage folder."""
+    """The address of an index file in a storage folder.
+
+    Args:
+        dataroot: folder of the data set.
+        version: of nuScenes.
+        storage: folder for everything derived.
+        reading: the user's way to read the data set; every way has an index of its own.
+    """
     place = dataroot.kept_in(storage)
     identity = place if reading.is_default else f"{place} {reading.model_dump_json()}"
     place = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
@@ -208,7 +230,7 @@ def index_file(dataroot: Location, version: str, storage: Location, reading: Rea
 
 
 def listing_of(dataroot: Location, folders: Sequence[str]) -> str:
-    """Hash of the names of the files that lie now in folders of a dataroot; empty for no folders."""
+    """Hash of the names of the files now in folders of a dataroot; empty for no folders."""
     state = hashlib.blake2b(digest_size=16)
     for folder in folders:
         names = sorted(info.base_name for info in dataroot.join(folder).listing() if info.is_file)
@@ -217,7 +239,7 @@ def listing_of(dataroot: Location, folders: Sequence[str]) -> str:
 
 
 def _tables(dataroot: Location, version: str) -> dict[str, Location]:
-    """All that an index is made of: the tables, and the user's splits where there are any."""
+    """All sources of an index: the tables, and the user's splits if there are any."""
     splits = dataroot.join(version, SPLITS_FILE)
     return check_dataroot(dataroot, version) | ({"splits": splits} if splits.exists() else {})
 
@@ -227,6 +249,13 @@ def build_index(
 ) -> None:
     """Read the tables through the devkit and write the index file, whole or not at all.
 
+    Args:
+        dataroot: folder of the data set.
+        version: of nuScenes.
+        out: the file to write.
+        reading: the user's way to read the data set.
+        progress: whether to show a bar on a terminal.
+
     Raises:
         UserError: the dataroot or version is missing, a table is broken, or ``out`` cannot be written.
     """
@@ -234,6 +263,7 @@ def build_index(
         read_tables,  # needs the devkit and torch; opening an index needs neither
     )
 
+    # Described before they are read: a change in between makes the index stale, instead of wrong and trusted.
     sources = {name: describe(table) for name, table in _tables(dataroot, version).items()}
     read = read_tables(dataroot, version, reading, progress=progress)
     table, listing = read.rows.combine_chunks(), listing_of(dataroot, read.folders)
@@ -286,7 +316,8 @@ class _Nested:
 
 
 def _numbers(array: pa.Array) -> np.ndarray:
-    """A read-only view of an array without nulls (``to_numpy`` would import pandas if it can: 0.3 s, 40 MB)."""
+    """A read-only view of an array without nulls (``to_numpy`` would import pandas where present: 0.3 s, 40 MB)."""
+    # A slice shares its parent's buffer, hence the offset.
     view = np.frombuffer(array.buffers()[1], dtype=np.dtype(str(array.type)))
     return view[array.offset : array.offset + len(array)]
 
@@ -304,15 +335,16 @@ def _rename(frame: dict[str, Any], sensor: str) -> dict[str, Any]:
 
 def _fingerprint(version: str, sources: dict[str, list[Any]], reading: Reading, listing: str) -> str:
     content: list[Any] = [FORMAT, version, {name: entry[2] for name, entry in sources.items()}]
-    if not reading.is_default:  # as published, the fingerprint is that of earlier releases
+    if not reading.is_default:  # otherwise the fingerprint stays the one of earlier releases, and so do their caches
         content += [reading.model_dump(mode="json"), listing]
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _local_copy(file: Location, *, renew: bool = False) -> Path:
-    """A path that can be memory-mapped: the file's own, or that of a copy named after its address, size and time.
+    """A path to map into memory: the file's own, or a local copy named after the file's address, size and time.
 
-    Buckets tell time in seconds, so a file that was just built anew may have the name of an older copy: ``renew`` it.
+    Buckets tell time in seconds: a file built anew within a second has the name of an older copy. ``renew`` then writes
+    the copy again.
     """
     if file.is_local:
         return Path(file.path)

@@ -1,4 +1,9 @@
-"""Takes records out of the nuScenes tables, with all that needs them, and joins what was before and after them."""
+"""Takes records out of the nuScenes tables, with all records which need them, and joins their neighbours.
+
+Example: without the annotations of impossible numbers::
+
+    left_out = leave_out_faulty(tables, find_faults(tables))  # {"invalid_annotations": 3}
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,13 @@ from itertools import chain
 from altermoma_ray.data.nuscenes.checks import Fault, Record, Tables
 
 USED = ("camera", "lidar")
-"""Sensors without which a keyframe is left out; a radar's frame alone is."""
+"""Sensors needed by a keyframe: without their frame the keyframe is left out. A radar's frame is left out alone."""
 
 MISSING = "is_missing"
-"""Field of a sweep in ``sample_data`` whose file is not there."""
+"""Field in the ``sample_data`` record of a sweep whose file is missing."""
 
 LeftOut = dict[str, int]
-"""How many records were left out, by kind."""
+"""Number of records left out, by kind."""
 
 
 def left_out_text(left_out: LeftOut) -> str:
@@ -30,8 +35,8 @@ def leave_out_faulty(tables: Tables, faults: Iterable[Fault]) -> LeftOut:
     """Take out the records at fault: boxes alone, and keyframes with all of theirs if a pose or calibration is wrong.
 
     Args:
-        tables: are changed.
-        faults: those that can be left out.
+        tables: changed in place.
+        faults: faults whose records may be left out.
 
     Returns:
         ``invalid_annotations``, ``invalid_frames`` (of sensors) and ``invalid_keyframes``, where there are any.
@@ -39,6 +44,7 @@ def leave_out_faulty(tables: Tables, faults: Iterable[Fault]) -> LeftOut:
     bad: dict[str, set[str]] = {name: set() for name in tables}
     for fault in faults:
         bad[fault.table].update(tables[fault.table][place]["token"] for place in fault.records)
+    # A wrong pose or calibration spoils every frame with a reference to this record.
     frames = {
         record["token"]
         for record in tables["sample_data"]
@@ -64,11 +70,11 @@ def leave_out_faulty(tables: Tables, faults: Iterable[Fault]) -> LeftOut:
 
 
 def leave_out_missing(tables: Tables, there: Callable[[Sequence[str]], Collection[str]]) -> LeftOut:
-    """Take out scenes with a picture or LiDAR file of a keyframe that is not there, and mark sweeps that are not.
+    """Take out scenes whose keyframes lack a picture or LiDAR file, and mark sweeps without files.
 
     Args:
-        tables: are changed.
-        there: those of the named files that exist.
+        tables: changed in place.
+        there: a function from file names to the existing ones among them.
 
     Returns:
         ``scenes_without_files`` and ``sweeps_without_files``, where there are any.
@@ -88,7 +94,7 @@ def leave_out_missing(tables: Tables, there: Callable[[Sequence[str]], Collectio
         for record in missing
         if not record["is_key_frame"] and scene_of.get(record["sample_token"]) not in scenes
     ]
-    for record in sweeps:  # it keeps its place in the chain, so that no older sweep takes it
+    for record in sweeps:  # a missing sweep keeps its place in the chain, or an older sweep would take its place
         record[MISSING] = True
     keyframes = {token for token, scene in scene_of.items() if scene in scenes}
     # Frames between keyframes belong to a scene by their sample.
@@ -100,7 +106,7 @@ def leave_out_missing(tables: Tables, there: Callable[[Sequence[str]], Collectio
 
 
 def modality_of(tables: Tables) -> Callable[[Record], str]:
-    """Tells the kind of sensor of a record in ``sample_data``."""
+    """A function for the kind of sensor (``camera``, ``lidar``, ``radar``) of a record in ``sample_data``."""
     sensors = {record["token"]: record["modality"] for record in tables["sensor"]}
     calibrated = {
         record["token"]: sensors.get(record.get("sensor_token"), "") for record in tables["calibrated_sensor"]
@@ -109,7 +115,7 @@ def modality_of(tables: Tables) -> Callable[[Record], str]:
 
 
 def _take_out_keyframes(tables: Tables, keyframes: Collection[str]) -> None:
-    """Take out samples, their annotations and their frames, and scenes of which nothing is left."""
+    """Take out samples, their annotations and their frames, and scenes without any sample left."""
     if not keyframes:
         return
     for table in ("sample_annotation", "sample_data"):
@@ -128,18 +134,19 @@ def _take_out_keyframes(tables: Tables, keyframes: Collection[str]) -> None:
         if first:
             scenes.append({**scene, "first_sample_token": first})
     tables["scene"][:] = scenes
-    # Frames between keyframes stay, though they name the nearest keyframe, which may be gone: a later one has them as
-    # sweeps, and nothing asks for the keyframe that they name.
+    # Frames between keyframes stay, though they name the nearest keyframe, which may be gone: a later keyframe has them
+    # as sweeps, and nothing asks for the keyframe named in them.
     _take_out(tables, "sample", keyframes)
 
 
 def _take_out(tables: Tables, table: str, gone: Collection[str]) -> None:
-    """Take records out of a chained table; the ones before and after them become neighbours."""
+    """Take records out of a chained table; the records before and after them become neighbours."""
     if not gone:
         return
     by_token = {record["token"]: record for record in tables[table]}
 
     def beyond(token: str, way: str) -> str:
+        # A damaged chain may come back to itself; a token passed before ends the walk.
         passed = set()
         while isinstance(token, str) and token in gone and token not in passed:
             passed.add(token)

@@ -1,4 +1,4 @@
-"""How a user's data set is read where it is not quite as nuScenes publishes its own."""
+"""Ways to read a user's data set which differs a little from nuScenes' own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _IGNORED = ("-", "_")
 
 
 class Reading(BaseModel):
-    """How the user says that a data set is read; by default, only as nuScenes publishes its own.
+    """The user's way to read a data set; by default, strictly in nuScenes' own layout.
 
     >>> Reading(skip_invalid=True).is_default
     False
@@ -20,19 +20,20 @@ class Reading(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     skip_invalid: bool = False
-    """Leave out annotations whose numbers cannot be, instead of refusing the data set."""
+    """Leave out annotations with impossible numbers, instead of refusing the data set."""
     partial: bool = False
     """Leave out scenes whose files are missing, and do without missing sweeps."""
     lidar_columns: tuple[str, ...] | None = None
     """Names of the float32 columns of a LiDAR file, in their order; None for nuScenes' x, y, z, intensity, ring.
 
-    ``_`` or ``-`` stands for a column to ignore. Without an intensity it is 0; a ring and a time are read by nothing.
+    ``_`` or ``-`` stands for a column to ignore. A missing intensity counts as 0; rings and times are not used.
     """
     follow_links: bool = False
     """Follow links out of the dataroot wherever they lie below it, not only those directly below it."""
 
     @field_validator("lidar_columns")
     @classmethod
+    # The published columns become None: both spellings of one layout must share an index and its cache.
     def _check_columns(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in columns or ():
             if name not in (*_COLUMNS, *_IGNORED):
@@ -50,4 +51,4 @@ class Reading(BaseModel):
 
 
 AS_PUBLISHED = Reading()
-"""The data set is read as nuScenes publishes its own."""
+"""The data set is read in the layout of nuScenes' own."""

@@ -1,7 +1,8 @@
-"""One keyframe as the index holds it: file names, calibration, poses and boxes.
+"""One keyframe of the index: file names, calibration, poses and boxes.
 
 Every matrix ``a_to_b`` is [4, 4] float64 and takes homogeneous points of frame *a* to frame *b* (m): *sensor*
-(lidar, camera, radar), *ego* (the vehicle when that sensor fired) and *global* (the map). Times are in microseconds.
+(lidar, camera, radar), *ego* (the vehicle at the time of the sensor's exposure) and *global* (the map). Times are in
+microseconds.
 """
 
 from __future__ import annotations
@@ -56,14 +57,19 @@ class RadarFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxTable:
-    """All M annotations of a keyframe, those outside the detection classes too."""
+    """All M annotations of a keyframe, also outside the detection classes.
+
+    Example: the boxes to learn from::
+
+        boxes = record.boxes.boxes[record.boxes.learnable]
+    """
 
     boxes: Array
     """[M, 9] float64 in the lidar frame, as in :mod:`altermoma_ray.data.batch`; velocities are NaN when unknown."""
     global_boxes: Array
-    """[M, 9] float64, the same boxes in the global frame, exactly as annotated: what the official metric compares."""
+    """[M, 9] float64, the same boxes in the global frame, exactly as annotated, for the official metric."""
     labels: Array
-    """[M] indices into ``CLASSES``; -1 for a category that is not detected."""
+    """[M] indices into ``CLASSES``; -1 for a category outside the detection classes."""
     categories: list[str]
     """Category names, e.g. ``vehicle.car``."""
     attributes: list[str]
@@ -112,6 +118,7 @@ class SampleRecord:
 def camera_to_lidar(record: SampleRecord, camera: str) -> Array:
     """[4, 4] camera frame to the keyframe's lidar frame, the ego's motion between the two exposures included."""
     frame = record.cameras[camera]
+    # By way of the map: the vehicle moves on between the two exposures, by decimetres at speed.
     return np.linalg.inv(record.lidar_to_global) @ frame.ego_to_global @ frame.camera_to_ego
 
 
@@ -133,5 +140,6 @@ def project(points: Array, record: SampleRecord, camera: str) -> tuple[Array, Ar
     """
     lidar_to_camera = np.linalg.inv(camera_to_lidar(record, camera))
     seen = (points @ lidar_to_camera[:3, :3].T + lidar_to_camera[:3, 3]) @ record.cameras[camera].intrinsic.T
+    # Points in the camera's plane have depth 0; the caller tells them by their depths.
     with np.errstate(divide="ignore", invalid="ignore"):
         return seen[:, :2] / seen[:, 2:], seen[:, 2]

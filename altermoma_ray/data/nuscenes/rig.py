@@ -1,4 +1,4 @@
-"""Which sensors a data set has, by the channels in its tables, and whether every keyframe has the pictures it needs."""
+"""The sensors of a data set, by the channels in its tables, and a check of every keyframe for its cameras' pictures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rig(BaseModel):
     lidar: str
     """Channel of the LiDAR whose points are read, and in whose frame boxes are."""
     other_lidars: tuple[str, ...] = ()
-    """Channels of LiDARs that are not read."""
+    """Channels of LiDARs left unread."""
 
     def __str__(self) -> str:
         others = f" (not {', '.join(self.other_lidars)})" if self.other_lidars else ""
@@ -42,15 +42,20 @@ class Rig(BaseModel):
 def find_rig(keyframes: Mapping[str, Mapping[str, str]]) -> Rig:
     """The sensors of a data set. Out of several LiDARs, LIDAR_TOP is read, else the first by name.
 
+        >>> rig = find_rig({"a keyframe's token": {"CAM_FRONT": "camera", "LIDAR_TOP": "lidar"}})
+        >>> rig.cameras, rig.lidar
+        (('CAM_FRONT',), 'LIDAR_TOP')
+
     Args:
         keyframes: the modality of each channel, by the tokens of the keyframes.
 
     Raises:
-        UserError: there is no camera, no LiDAR, or none that every keyframe has.
+        UserError: there is no camera, no LiDAR, or no LiDAR common to all keyframes.
     """
     cameras = {name for channels in keyframes.values() for name, kind in channels.items() if kind == "camera"}
     turns = [{name for name, kind in channels.items() if kind == "lidar"} for channels in keyframes.values()]
     lidars = sorted(set().union(*turns), key=lambda name: (name != _USUAL_LIDAR, name))
+    # One LiDAR must serve all keyframes: boxes and sweeps are in its frame.
     everywhere = [name for name in lidars if all(name in found for found in turns)]
     if keyframes and not lidars:
         raise UserError("the tables name no LiDAR file of any keyframe; give a data set with a LiDAR")
@@ -68,12 +73,13 @@ def find_rig(keyframes: Mapping[str, Mapping[str, str]]) -> Rig:
 
 
 def choose_cameras(inputs: InputConfig | None, index: Index) -> tuple[str, ...]:
-    """The cameras whose pictures a model is fed, in its order; without a model, all that the data set has.
+    """The cameras of a model's input, in its order; without a model, all cameras of the data set.
 
     Raises:
-        UserError: the model names a camera that the data set lacks.
+        UserError: the model names a camera missing in the data set.
     """
     there = index.rig.cameras
+    # The default cameras stand for all of the data set: a user's rig has other names and another number.
     wanted = there if inputs is None or inputs.cameras == CAMERAS else inputs.cameras
     lacking = [name for name in wanted if name not in there]
     if lacking:
@@ -85,10 +91,10 @@ def choose_cameras(inputs: InputConfig | None, index: Index) -> tuple[str, ...]:
 
 
 def check_rig(index: Index, inputs: InputConfig | None = None) -> None:
-    """Find out whether every keyframe has a picture of every camera that a model is fed.
+    """Make sure of a picture of every camera of a model's input in every keyframe.
 
     Raises:
-        UserError: the data set lacks a camera, scenes have different ones, or keyframes lack some.
+        UserError: the data set lacks a camera, scenes have different cameras, or keyframes lack pictures.
     """
     wanted = choose_cameras(inputs, index)
     found = index.cameras()
@@ -96,6 +102,7 @@ def check_rig(index: Index, inputs: InputConfig | None = None) -> None:
     if not short:
         return
     scenes = index.scenes()
+    # Two causes, two remedies: scenes of different vehicles, or gaps within a scene.
     by_scene: dict[str, set[frozenset[str]]] = {}
     for scene, cameras in zip(scenes, found, strict=True):
         by_scene.setdefault(scene, set()).add(frozenset(cameras))

@@ -1,4 +1,4 @@
-"""Which scenes are for training and which for validation: the user's ``splits.json``, else the official lists."""
+"""Scenes for training and scenes for validation: the user's ``splits.json``, else the official lists."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
 FILE = "splits.json"
-"""Beside the tables of a version, as nuscenes-devkit reads it: names of splits, each with the names of its scenes."""
+"""A file beside the tables of a version, in nuscenes-devkit's form: names of splits, each with its scenes' names."""
 _FIRST = ("train", "val", "mini_train", "mini_val", "test")
-"""Of a scene in several splits, the first of these counts."""
+"""Splits by precedence: for a scene in several splits, the first of these counts."""
 
 
 def is_mini(version: str) -> bool:
-    """Whether a version holds the mini splits; the one place that decides it."""
+    """Whether a version holds the mini splits."""
+    # A user's version may have any name ("my-mini"); only its end is fixed.
     return version.endswith("mini")
 
 
@@ -51,6 +52,7 @@ def scene_splits(file: Location, version: str) -> dict[str, str]:
         isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes) for scenes in splits.values()
     ):
         raise UserError(f"{file} does not name lists of scenes by split; write {{split: [scene names]}}")
+    # By precedence first, then in the file's order (the sort is stable); the first split of a scene stays.
     found: dict[str, str] = {}
     for split in sorted(splits, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)):
         for scene in splits[split]:

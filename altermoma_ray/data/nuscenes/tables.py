@@ -1,8 +1,14 @@
 """Reads nuScenes' JSON tables through nuscenes-devkit, once, into one Arrow table with a row for each keyframe.
 
-The devkit sees a temporary folder that holds links to (or, from a remote dataroot, copies of) the 13 tables and empty
-files in place of the map masks: it needs no sensor data, and no extension (lidarseg, panoptic) can get in its way.
-Tables are checked when it has loaded them and before it works with them (:mod:`altermoma_ray.data.nuscenes.checks`).
+The devkit sees a temporary folder of links to the 13 tables (copies of them, from a remote dataroot) and of empty files
+in place of the map masks. The devkit thus needs no sensor data, and no extension (lidarseg, panoptic) can get in the
+way. The tables are checked after they are loaded and before the devkit works with them
+(:mod:`altermoma_ray.data.nuscenes.checks`).
+
+Example: a row for each keyframe, and the records left out::
+
+    table = read_tables(Location.parse("/data/nuscenes"), "v1.0-mini")
+    table.rows.num_rows, table.left_out  # (404, {})
 """
 
 from __future__ import annotations
@@ -35,8 +41,9 @@ if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
 
 PREVIOUS_SWEEPS = 10
+"""Earlier turns of the LiDAR kept for each keyframe; training uses up to ten."""
 
-_CHUNK = 200  # keyframes turned into Arrow at a time, which bounds the memory that their Python objects take
+_CHUNK = 200  # keyframes turned into Arrow at a time, which bounds the memory of their Python objects
 _COPY = "copy the tables again"
 _MATRIX = pa.list_(pa.float64(), 16)
 _FRAME = [
@@ -94,16 +101,16 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class KeyframeTable:
-    """What :func:`read_tables` makes of the tables."""
+    """The result of :func:`read_tables`."""
 
     rows: pa.Table
     """A row for each keyframe; see ``SCHEMA``."""
     rig: Rig
     """The data set's sensors."""
     left_out: LeftOut
-    """How many records are not in it, by kind."""
+    """Number of records left out of the rows, by kind."""
     folders: list[str]
-    """Folders whose files decided what was left out."""
+    """Folders whose files decided about scenes and sweeps to leave out."""
 
 
 def read_tables(
@@ -114,12 +121,13 @@ def read_tables(
     Args:
         dataroot: folder of the data set.
         version: of nuScenes.
-        reading: what may be left out of it.
+        reading: the user's way to read the data set, with the records to leave out.
         progress: whether to show a bar on a terminal.
 
     Raises:
         UserError: the dataroot or version is missing, or a table is broken.
     """
+    # The checks find most faults by name; the last two `except` clauses catch combinations which no rule foresaw.
     tables = check_dataroot(dataroot, version)
     splits = scene_splits(dataroot.join(version, SPLITS_FILE), version)
     left_out: LeftOut = {}
@@ -156,26 +164,28 @@ def read_tables(
 
 
 def _sift(tables: Tables, place: str, reading: Reading, existing: Callable[[Sequence[str]], set[str]]) -> LeftOut:
-    """Check the tables, and take out of them what may be left out.
+    """Check the tables, and take out the records to leave out.
 
     Args:
-        tables: are changed.
-        place: where they come from, for messages.
-        reading: what may be left out.
-        existing: tells those of the named files that are there.
+        tables: changed in place.
+        place: the tables' folder, for messages.
+        reading: the user's way to read the data set.
+        existing: a function from file names to the existing ones among them.
 
     Raises:
-        UserError: a record is at fault that may not be left out, or nothing is left.
+        UserError: an indispensable record is at fault, or nothing is left.
     """
     check_records(tables, place)
     faults = find_faults(tables)
     fixed = [fault for fault in faults if not fault.can_be_left_out]
     if faults and (fixed or not reading.skip_invalid):
+        # A fault which no option can leave out is told first: mending the others would not help.
         first = (fixed or faults)[0]
         others = len(set(map(_of, faults)) - {_of(first)})
         also = f", and {others} other field{'s' if others > 1 else ''} at fault" if others else ""
         remedy = "mend them, or leave such records out with --skip-invalid" if first.can_be_left_out else _COPY
         raise UserError(f"{describe_fault(tables, first)}{also} in {place}; {remedy}")
+    # After the references: the walk along a chain relies on tokens which exist.
     check_chains(tables, place)
     left_out = leave_out_faulty(tables, faults) if faults else {}
     if reading.partial:
@@ -190,10 +200,11 @@ def _of(fault: Fault) -> tuple[str, str]:
 
 
 def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: Callable[[Tables], None]) -> NuScenes:
-    """The devkit on the tables, after ``sift`` has checked and changed what it loaded."""
+    """The devkit on the tables, after ``sift`` has checked and changed the loaded records."""
     from nuscenes.nuscenes import NuScenes
 
     class Sifted(NuScenes):
+        # The one step of the devkit's constructor between loading the tables and working with them.
         def __make_reverse_index__(self, verbose: bool) -> None:
             sift({name: getattr(self, name) for name in self.table_names})
             super().__make_reverse_index__(verbose)
@@ -208,12 +219,13 @@ def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: 
             target.write_bytes(table.read_bytes())
     try:
         for record in json.loads(tables["map"].read_bytes()):
+            # A hostile name could otherwise make an empty file anywhere on the machine.
             check_name(tables["map"].parent.parent, record["filename"])
             root.join(record["filename"]).write_bytes(b"")
         return Sifted(version, str(folder), verbose=False)
     except UserError:
         raise
-    except Exception as error:  # whatever a broken table makes the devkit do
+    except Exception as error:  # a broken table may fail anywhere in the devkit
         for table in tables.values():
             try:
                 json.loads(table.read_bytes())
@@ -226,7 +238,7 @@ def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: 
 
 
 def _samples(nusc: NuScenes, scene: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    token = scene["first_sample_token"]  # check_chains has seen to it that this ends
+    token = scene["first_sample_token"]  # check_chains has made sure of an end
     while token:
         sample = nusc.get("sample", token)
         yield sample
@@ -248,6 +260,7 @@ class _Reader:
     def row(self, sample: dict[str, Any]) -> dict[str, Any]:
         scene = self.nusc.get("scene", sample["scene_token"])
         data = {channel: self.nusc.get("sample_data", token) for channel, token in sample["data"].items()}
+        # Missing sweeps count among the ten, so that leaving one out does not reach further back in time.
         sweeps = [data[self.rig.lidar]]
         while sweeps[-1]["prev"] and len(sweeps) <= PREVIOUS_SWEEPS:
             sweeps.append(self.nusc.get("sample_data", sweeps[-1]["prev"]))
@@ -314,6 +327,7 @@ class _Reader:
 
 def _matrix(record: dict[str, Any]) -> np.ndarray:
     """[4, 4] of a record's ``translation`` (m) and ``rotation`` (unit quaternion w, x, y, z)."""
+    # Normalised: tables round quaternions, and a rotation matrix of a longer one would scale, too.
     w, x, y, z = np.array(record["rotation"]) / np.linalg.norm(record["rotation"])
     matrix = np.eye(4)
     matrix[:3, :3] = [
@@ -328,5 +342,6 @@ def _matrix(record: dict[str, Any]) -> np.ndarray:
 def _box(pose: np.ndarray, size: list[float], velocity: np.ndarray) -> np.ndarray:
     """Row of nine numbers from a box's [4, 4] pose (its x axis points forward), nuScenes' (width, length, height)."""
     width, length, height = size
+    # Roll and pitch of the LiDAR's own tilt are dropped, as in the published code: boxes stand upright.
     yaw = np.arctan2(pose[1, 0], pose[0, 0])
     return np.array([*pose[:3, 3], length, width, height, yaw, *velocity[:2]])

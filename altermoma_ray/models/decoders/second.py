@@ -13,7 +13,7 @@ from altermoma_ray.models.layers.blocks import SECOND_EPS, NormSettings, convolu
 
 
 class SecondBackbone(nn.Module):
-    """Blocks of 3×3 convolutions, each working on the output of the one before."""
+    """Blocks of 3×3 convolutions; each block works on the output of the block before."""
 
     def __init__(self, config: DecoderConfig, in_channels: int) -> None:
         super().__init__()
@@ -21,6 +21,7 @@ class SecondBackbone(nn.Module):
         self.blocks = nn.ModuleList()
         for channels, layers, stride in zip(config.channels, config.layers, config.strides, strict=True):
             block = convolution(in_channels, channels, stride=stride, norm=norm)
+            # `layers` counts the convolutions after the strided one, as the published configurations do.
             for _ in range(layers):
                 block += convolution(channels, channels, norm=norm)
             self.blocks.append(nn.Sequential(*block))
@@ -42,6 +43,7 @@ class SecondFpn(nn.Module):
         super().__init__()
         self.deblocks = nn.ModuleList()
         for block, (inputs, outputs) in enumerate(zip(config.channels, config.neck, strict=True)):
+            # Strides add up along the backbone: the second block's map is coarser by both strides.
             stride = math.prod(config.strides[: block + 1])
             resize = (
                 nn.Conv2d(inputs, outputs, 1, bias=False)
@@ -67,5 +69,5 @@ class BevDecoder(nn.Module):
         initialise(self)
 
     def forward(self, bev: Tensor) -> Tensor:
-        """See the class."""
+        """The fused map [N, C, x, y] to the head's map [N, sum of ``neck``, x, y]."""
         return self.neck(self.backbone(bev))

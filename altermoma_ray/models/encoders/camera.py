@@ -2,9 +2,9 @@
 
 Notation: M pictures (samples × cameras), H × W their size; token maps are [M, height, width, channel] inside the
 transformer, all other maps [M, channel, height, width]. Sources: Liu et al., *Swin Transformer*, ICCV 2021; Liu et
-al., *BEVFusion*, ICRA 2023. The blocks are torchvision's; two things differ from its classifier, as in the
-published model: blocks of odd index shift their windows always, also where a window covers the whole map, and the
-outputs of all stages but the first leave the backbone through a LayerNorm of their own.
+al., *BEVFusion*, ICRA 2023. The blocks are torchvision's. As in the published model, two things differ from
+torchvision's classifier: blocks of odd index always shift their windows, even where a window covers the whole map, and
+the outputs of all stages but the first leave the backbone through a LayerNorm of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from altermoma_ray.models.views.depth_lss import DepthLss
 
 
 class WindowAttention(ShiftedWindowAttention):
-    """Self-attention inside windows; shifts by ``shift_size`` whatever the map's size (torchvision's would not)."""
+    """Self-attention inside windows, shifted by ``shift_size`` on a map of any size.
+
+    torchvision's own class does not shift where a window covers the whole map.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Token map to token map, [M, height, width, C]."""
@@ -34,6 +37,7 @@ class WindowAttention(ShiftedWindowAttention):
         rows, columns = x.shape[1] // side, x.shape[2] // side
         if shift:
             x = x.roll((-shift, -shift), (1, 2))
+        # The padding is attended to like any token, as in the published model; it is cut off at the end.
         # q, k, v: [M, windows, heads, tokens of a window, C / heads]
         qkv = self.qkv(x).view(count, rows, side, columns, side, 3, self.num_heads, channels // self.num_heads)
         query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3).unbind(0)
@@ -48,13 +52,21 @@ class WindowAttention(ShiftedWindowAttention):
 
 
 def shift_mask(rows: int, columns: int, side: int, shift: int, device: torch.device) -> Tensor:
-    """Keeps tokens apart that only the cyclic shift brought together.
+    """The mask added to attention logits, which keeps tokens apart where only the cyclic shift brought them together.
+
+    Args:
+        rows: windows along the map's height.
+        columns: windows along its width.
+        side: tokens along the side of a window.
+        shift: tokens by which the map was shifted.
+        device: of the result.
 
     Returns:
-        [rows · columns, 1, side², side²], 0 for pairs of tokens that attend to each other and -100 for all others.
+        [rows · columns, 1, side², side²], 0 for pairs of tokens attending to each other and -100 for all other pairs.
     """
 
     def region(windows: int) -> Tensor:
+        # 0 in all windows but the last, 1 in the last one, 2 in its part rolled in from the map's other side.
         position = torch.arange(windows * side, device=device)
         return (position >= (windows - 1) * side).long() + (position >= windows * side - shift).long()
 
@@ -75,7 +87,7 @@ class SwinBackbone(nn.Module):
             num_heads=list(config.heads),
             window_size=[config.window, config.window],
             stochastic_depth_prob=config.stochastic_depth,
-            num_classes=1,
+            num_classes=1,  # of the classifier's head, of which no layer is kept
             block=partial(SwinTransformerBlock, attn_layer=WindowAttention),
         )
         self.features = classifier.features
@@ -83,7 +95,7 @@ class SwinBackbone(nn.Module):
         self.output_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in config.stage_channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """See the class."""
+        """Pictures [M, 3, H, W] to maps, finest first."""
         tokens = self.features[1](self.features[0](images))
         maps = []
         for stage, norm in enumerate(self.output_norms, start=1):
@@ -93,7 +105,12 @@ class SwinBackbone(nn.Module):
 
 
 class LssFpn(nn.Module):
-    """Top-down pyramid: each map is joined with the upsampled coarser one. The finest result is returned."""
+    """Top-down pyramid: each map is joined with the upsampled coarser one. The finest result is returned.
+
+    Example: two maps of a camera with strides 8 and 16::
+
+        features = LssFpn(config)([map_of_stride_8, map_of_stride_16])  # [M, neck, H/8, W/8]
+    """
 
     def __init__(self, config: CameraConfig) -> None:
         super().__init__()
@@ -127,5 +144,6 @@ class CameraEncoder(nn.Module):
         self.out_channels = self.view_transform.out_channels
 
     def forward(self, batch: Batch) -> Tensor:
-        """See the class."""
+        """A BEV map [N, channels, x, y] of the batch's pictures."""
+        # The backbone sees pictures one by one; which camera took them matters to the view transform only.
         return self.view_transform(self.neck(self.backbone(batch.images.flatten(0, 1))), batch)

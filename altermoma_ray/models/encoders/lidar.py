@@ -2,7 +2,7 @@
 
 Notation: V occupied voxels; sparse coordinates are (sample, x, y, z). Sources: Yan et al., *SECOND*, 2018 (sparse
 encoder); Liu et al., *BEVFusion*, ICRA 2023 (figures). spconv's implicit GEMM runs on GPUs only, its native
-algorithm everywhere: every layer picks by the device of its input, so that a model may be moved at any time.
+algorithm everywhere. Every layer picks its algorithm by the device of its input; a model may thus be moved at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from altermoma_ray.models.layers.blocks import SECOND_EPS
 from altermoma_ray.models.layers.sparse import ConvAlgo, SparseConvolution, spconv
 from altermoma_ray.models.layers.voxelise import voxelise
 
-# PyTorch warns in every process about a function that it calls itself when a sparse tensor is made.
+# PyTorch warns in every process about a function which only PyTorch itself calls, whenever a sparse tensor is made.
 logging.getLogger("torch.fx._symbolic_trace").addFilter(lambda record: "is_fx_tracing" not in record.getMessage())
 
 
@@ -35,14 +35,15 @@ class _AnyDevice(SparseConvolution):
 
 
 class SubmanifoldConvolution(_AnyDevice, spconv.SubMConv3d):
-    """3×3×3 convolution that keeps the set of occupied voxels."""
+    """3×3×3 convolution whose outputs are the occupied voxels of its input."""
 
     def __init__(self, inputs: int, outputs: int, key: str) -> None:
+        # Layers with the same key share the list of neighbouring voxels, which is costly to find.
         spconv.SubMConv3d.__init__(self, inputs, outputs, 3, bias=False, indice_key=key)
 
 
 class StridedConvolution(_AnyDevice, spconv.SparseConv3d):
-    """Convolution whose outputs are all voxels that its kernel reaches."""
+    """Convolution whose outputs are all voxels within reach of its kernel."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
@@ -60,6 +61,7 @@ class VoxelNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[V, channels] to the same."""
+        # In training, PyTorch refuses the variance of a single value; a nearly empty scan may give one voxel or none.
         if len(input) >= 2:
             return super().forward(input)
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
@@ -95,6 +97,7 @@ class SparseEncoder(nn.Module):
         before = config.input_channels
         last = len(config.stages) - 1
         for stage, channels in enumerate(config.stages):
+            # A stage lists the channels of its layers; the last one is strided, except in the last stage.
             blocks = len(channels) if stage == last else len(channels) - 1
             layers: list[nn.Module] = [ResidualBlock(before, f"stage{stage}", momentum) for _ in range(blocks)]
             if stage < last:
@@ -110,7 +113,13 @@ class SparseEncoder(nn.Module):
         self.bev_size = (grid[0] // config.stride, grid[1] // config.stride)
 
     def forward(self, features: Tensor, coordinates: Tensor, samples: int) -> Tensor:
-        """Features [V, K] at coordinates [V, 4] int32 of so many samples; see the class."""
+        """Voxels to a BEV map [N, channels · Z, x, y].
+
+        Args:
+            features: [V, K] of the voxels.
+            coordinates: [V, 4] int32: sample, x, y, z.
+            samples: N.
+        """
         if len(features) == 0:  # spconv refuses to work on nothing
             return features.new_zeros(samples, self.out_channels, *self.bev_size)
         voxels = spconv.SparseConvTensor(features, coordinates, self.spatial_shape, samples)
@@ -121,17 +130,24 @@ class SparseEncoder(nn.Module):
 
 
 def fold_height(voxels: spconv.SparseConvTensor) -> Tensor:
-    """Sparse voxels of C channels as a BEV map [N, C·Z, x, y], zero where there is none; channels are c·Z + z."""
+    """Sparse voxels of C channels as a BEV map [N, C·Z, x, y], zero in empty voxels; channels are c·Z + z."""
     size_x, size_y, size_z = voxels.spatial_shape
     sample, x, y, z = voxels.indices.long().unbind(1)
     row = ((sample * size_x + x) * size_y + y) * size_z + z
+    # No two voxels share a row: copying them in any order gives the same map.
     dense = voxels.features.new_zeros(voxels.batch_size * size_x * size_y * size_z, voxels.features.shape[1])
     dense = dense.index_copy(0, row, voxels.features).view(voxels.batch_size, size_x, size_y, size_z, -1)
     return dense.permute(0, 4, 3, 1, 2).flatten(1, 2)
 
 
 class LidarEncoder(nn.Module):
-    """Points to a BEV map [N, channels, x, y]."""
+    """Points to a BEV map [N, channels, x, y].
+
+    Example: a grid of 1440 × 1440 × 40 voxels, whose lower corner is at -54 m, -54 m, -5 m::
+
+        encoder = LidarEncoder(config.lidar, lower=(-54.0, -54.0, -5.0), grid=(1440, 1440, 40))
+        bev = encoder(batch)
+    """
 
     point_scale: Tensor
 
@@ -145,7 +161,7 @@ class LidarEncoder(nn.Module):
         self.out_channels = self.backbone.out_channels
 
     def forward(self, batch: Batch) -> Tensor:
-        """See the class."""
+        """A BEV map [N, channels, x, y] of the batch's points."""
         voxels = voxelise(
             batch.points,
             lower=self.lower,

@@ -17,6 +17,7 @@ class ConvFuser(nn.Sequential):
     def __init__(self, config: FuserConfig, in_channels: Sequence[int]) -> None:
         super().__init__(*convolution(sum(in_channels), config.channels))
         self.out_channels = config.channels
+        # The order of the maps is the order of the kernel's input channels, which released weights have fixed.
         initialise(self)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """The TransFusion head: object queries from a heat map, refined by one transformer layer (Bai et al., CVPR 2022).
 
-Figures, layers and parameter names are those of BEVFusion (Liu et al., ICRA 2023), so that its released weights fit
-one to one.
+Figures, layers and parameter names are the published ones of BEVFusion (Liu et al., ICRA 2023); its released weights
+therefore fit one to one.
 
 Notation: ``N`` samples, ``X × Y`` BEV cells (first axis x, second y), ``C`` channels of the shared map, ``K`` classes,
 ``P`` proposals (object queries). Positions are in BEV cells, the centre of the first cell being (0.5, 0.5). A box is
@@ -30,7 +30,7 @@ class TransFusionHead(nn.Module):
 
     ======================  ============  ==========================================================================
     ``dense_heatmap``       [N, K, X, Y]  class logits of every cell
-    ``query_labels``        [N, P]        int64, class that proposed the query
+    ``query_labels``        [N, P]        int64, class from whose heat the query was taken
     ``query_heatmap_score`` [N, K, P]     heat of the query's cell: probability where it is a local maximum, else 0
                                           (no gradient)
     ``center``              [N, 2, P]     x, y of the box centre, in BEV cells
@@ -42,7 +42,14 @@ class TransFusionHead(nn.Module):
     ``heatmap``             [N, K, P]     class logits of the refined query
     ======================  ============  ==========================================================================
 
-    With several decoder layers each starts at the centres that the one before it found; the last one speaks.
+    With several decoder layers, each layer starts at the centres found by the layer before; the last layer gives the
+    outputs.
+
+    Example: the shapes for 4 samples on a map of 180 × 180 cells::
+
+        head = TransFusionHead(config, in_channels=512)
+        outputs = head(torch.zeros(4, 512, 180, 180))
+        outputs["center"].shape  # (4, 2, config.proposals)
     """
 
     def __init__(self, config: HeadConfig, in_channels: int) -> None:
@@ -64,18 +71,20 @@ class TransFusionHead(nn.Module):
         self._initialise()
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """See the class's text."""
+        """Features [N, in_channels, X, Y] to the outputs listed in the class's text."""
         shared = self.shared_conv(features)
         dense_heatmap = self.heatmap_head(shared)
+        # Detached: the choice of proposals has no gradient; the map learns from its own loss alone.
         heat = local_maxima(
             dense_heatmap.detach().sigmoid(), self.config.heatmap_kernel, self.config.classes_with_1x1
         ).flatten(2)
         cells = heat.shape[2]
-        # Sorted, not `topk`, and stably: equal heats (a saturated sigmoid) give the same proposals on every device.
+        # A stable sort instead of `topk`: equal heats (a saturated sigmoid) give the same proposals on every device.
         best = heat.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : self.config.proposals]
         labels = best.div(cells, rounding_mode="floor")
         cell = best % cells
 
+        # A query starts as its cell's features plus an embedding of its class: two classes may share a cell.
         keys = shared.flatten(2)
         one_hot = functional.one_hot(labels, self.config.num_classes).transpose(1, 2)
         queries = keys.gather(2, _along(cell, keys)) + self.class_encoding(one_hot.to(keys.dtype))
@@ -86,6 +95,7 @@ class TransFusionHead(nn.Module):
         for layer, predict in zip(self.decoder, self.prediction_heads, strict=True):
             queries = layer(queries, keys, query_positions, key_positions)
             outputs = predict(queries)
+            # The branch predicts an offset. Detached, so that each layer learns from its own error only.
             outputs["center"] = outputs["center"] + query_positions
             query_positions = outputs["center"].detach()
         outputs["dense_heatmap"] = dense_heatmap
@@ -121,9 +131,16 @@ class DecoderLayer(nn.Module):
         self.cross_posembed = PositionEmbedding(channels)
 
     def forward(self, queries: Tensor, keys: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        """Refine queries [N, C, P] at [N, 2, P] by keys [N, C, X·Y] at [1, 2, X·Y]; returns [N, C, P]."""
+        """Refine the queries; returns [N, C, P].
+
+        Args:
+            queries: [N, C, P] features of the queries.
+            keys: [N, C, X·Y] features of the cells.
+            query_positions: [N, 2, P].
+            key_positions: [1, 2, X·Y].
+        """
         query_embedding = self.self_posembed(query_positions).transpose(1, 2)
-        # The cells' positions are those of every sample, so one embedding serves the whole batch.
+        # The cells have the same positions in every sample; one embedding serves the whole batch.
         memory = (keys + self.cross_posembed(key_positions)).transpose(1, 2)
         state = queries.transpose(1, 2)
 
@@ -186,15 +203,31 @@ class ConvBlock(nn.Module):
 def local_maxima(heat: Tensor, side: int, every_cell: tuple[int, ...]) -> Tensor:
     """Probabilities [N, K, X, Y] with all but the maxima of their ``side × side`` neighbourhood set to zero.
 
-    Cells at the border have no full neighbourhood and are never maxima. Classes in ``every_cell`` keep every cell.
+    Cells at the border have no full neighbourhood and are never maxima.
+
+    Args:
+        heat: probabilities.
+        side: cells of the neighbourhood, an odd number.
+        every_cell: classes of small objects (pedestrians, cones), which stand close together; they keep every cell.
     """
     peaks = functional.pad(functional.max_pool2d(heat, side, stride=1), (side // 2,) * 4)
     peaks[:, every_cell] = heat[:, every_cell]
+    # Exact equality is safe: pooling copies values and computes none.
     return heat * (heat == peaks)
 
 
 def position_grid(x_cells: int, y_cells: int, like: Tensor) -> Tensor:
-    """Centres of the BEV cells, [1, 2, X·Y], x-major (y runs fastest), on the device and of the type of ``like``."""
+    """Centres of the BEV cells, [1, 2, X·Y], x-major (y runs fastest).
+
+        >>> position_grid(1, 2, torch.zeros(()))
+        tensor([[[0.5000, 0.5000],
+                 [0.5000, 1.5000]]])
+
+    Args:
+        x_cells: X.
+        y_cells: Y.
+        like: the result is on this tensor's device and of its type.
+    """
     x, y = torch.meshgrid(
         torch.arange(x_cells, device=like.device, dtype=like.dtype),
         torch.arange(y_cells, device=like.device, dtype=like.dtype),

@@ -1,4 +1,4 @@
-"""Small building blocks that several parts share."""
+"""Small building blocks shared by several parts of a model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import nn
 
 
 class NormSettings(TypedDict, total=False):
-    """Options of a batch normalisation; PyTorch's defaults for what is left out."""
+    """Options of a batch normalisation; an option left out has PyTorch's default."""
 
     eps: float
     momentum: float
 
 
 SECOND_EPS = 1e-3
-"""Of the batch normalisation in the sparse encoder and in the SECOND decoder (Yan et al., *SECOND*, 2018)."""
+"""The ε of the batch normalisation in the sparse encoder and in the SECOND decoder (Yan et al., *SECOND*, 2018)."""
 
 
 def convolution(
@@ -27,7 +27,22 @@ def convolution(
     bias: bool = False,
     norm: NormSettings | None = None,
 ) -> list[nn.Module]:
-    """Convolution that keeps the size up to its stride, batch normalisation, ReLU: to unpack into a Sequential."""
+    """Convolution, batch normalisation, ReLU: a list to unpack into a Sequential.
+
+    Padding keeps the map's size, but for the stride.
+
+        >>> block = nn.Sequential(*convolution(16, 32, stride=2))
+        >>> block(torch.zeros(1, 16, 8, 8)).shape                                # doctest: +SKIP
+        torch.Size([1, 32, 4, 4])
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        kernel: side of the kernel, an odd number.
+        stride: cells of the input for each cell of the output, along either axis.
+        bias: whether the convolution has a bias, which the normalisation makes redundant; some releases have one.
+        norm: options of the normalisation.
+    """
     return [
         nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=bias),
         nn.BatchNorm2d(outputs, **(norm or {})),
@@ -39,6 +54,7 @@ def initialise(module: nn.Module) -> None:
     """He initialisation of all (transposed) convolutions below a module; their biases become zero."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            # Fan-in, not fan-out: activations keep their variance on the way forward, from the sensors to the head.
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -1,7 +1,8 @@
-"""spconv, imported without what takes seconds and serves nobody.
+"""A quick import of spconv: on a machine without a GPU, without the descriptions of its GPU kernels.
 
-spconv describes some 700 GPU kernels in a million small Python objects whenever it is imported. A machine without a GPU
-asks for none of them, and the garbage collector need not go through them again and again while they are made.
+spconv describes some 700 GPU kernels in a million small Python objects at every import, which takes seconds. A machine
+without a GPU needs none of these objects. While they are made, the garbage collector would walk through them again and
+again; the collector is therefore switched off during the import.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import warnings
 
 import torch
 
-# A worker from which GPUs are hidden may be given one later, so that its tables must be whole.
+# A worker from which GPUs are hidden may be given one later; its tables must be whole.
 _MAY_MEET_A_GPU = torch.cuda.is_available() or "CUDA_VISIBLE_DEVICES" in os.environ
 _collects = gc.isenabled()
 gc.disable()
 try:
-    with warnings.catch_warnings():  # spconv uses names that PyTorch has renamed since
+    with warnings.catch_warnings():  # spconv uses names which PyTorch has since renamed
         warnings.simplefilter("ignore", FutureWarning)
         from spconv import core
 
+        # spconv.core makes the tables cheaply; spconv.pytorch, imported below, makes an object of each entry.
         if not _MAY_MEET_A_GPU:
             core.ALL_IMPGEMM_PARAMS, core.ALL_NATIVE_PARAMS = [], []
         from spconv import pytorch as spconv

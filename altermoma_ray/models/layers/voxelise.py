@@ -30,6 +30,15 @@ def voxelise(
 ) -> Voxels:
     """Average the points of each voxel.
 
+    Example: two points of one sample share a voxel of 1 m::
+
+        >>> points = torch.tensor([[0.2, 0.2, 0.2], [0.6, 0.4, 0.8]])
+        >>> voxels = voxelise([points], lower=[0, 0, 0], size=[1, 1, 1], grid=[4, 4, 4], max_points=10, max_voxels=9)
+        >>> voxels.features
+        tensor([[0.4000, 0.3000, 0.5000]])
+        >>> voxels.coordinates
+        tensor([[0, 0, 0, 0]], dtype=torch.int32)
+
     Args:
         points: [P, K] of each sample; the first three columns are x, y, z (m). P may be 0.
         lower: lower corner of the grid (m).
@@ -52,6 +61,7 @@ def _voxelise_sample(
     voxel = ((points[:, :3] - points.new_tensor(lower)) / points.new_tensor(size)).floor().long()
     inside = ((voxel >= 0) & (voxel < voxel.new_tensor(grid))).all(1)
     points, voxel = points[inside], voxel[inside]
+    # Without a loop over voxels: number the voxels, sort the points by number, and find where each number begins.
     key = (voxel[:, 0] * grid[1] + voxel[:, 1]) * grid[2] + voxel[:, 2]
     # Stable: points of one voxel become neighbours and stay in their order.
     key, order = torch.sort(key, stable=True)
@@ -59,8 +69,10 @@ def _voxelise_sample(
     begins[1:] = key[1:] != key[:-1]
     start = torch.nonzero(begins)[:, 0]
     group = begins.cumsum(0) - 1
+    # `group`: the voxel of each sorted point; `within`: the point's place among the points of its voxel.
     within = torch.arange(len(key), device=key.device) - start[group]
 
+    # Voxels in the order of their first points, as the published code meets them; `rank` is -1 for the surplus ones.
     first = order[start]
     chosen = first.argsort()[:max_voxels]
     rank = torch.full_like(first, -1)

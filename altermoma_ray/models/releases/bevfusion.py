@@ -1,4 +1,4 @@
-"""How the released checkpoints of BEVFusion name and lay out the tensors of our fusion model.
+"""Names and layouts of our fusion model's tensors in the released checkpoints of BEVFusion.
 
 Both releases hold the same tensors as our model, one to one, constants (grids, frustum, window indices) included.
 Names follow by rule. The numbers differ in layout at four places, and one of them in its meaning:
@@ -7,12 +7,12 @@ Sparse kernels
     spconv 1.x stores [k0, k1, k2, in, out], spconv 2.x and our model [out, k0, k1, k2, in]; neither flips the kernel.
     Either release may hold either layout (mmdetection3d trains on both libraries), so the shape decides.
 Patch merging
-    The four tokens that are merged lie in the released channels as c·4 + (2·row + column), in torchvision's as
+    The four merged tokens lie in the released channels as c·4 + (2·row + column), in torchvision's as
     b·C + c with b counting (row, column) = (0, 0), (1, 0), (0, 1), (1, 1). Both the norm and the reduction see them.
 Window index
     Released as [tokens, tokens], in torchvision flat.
 Boxes (mit-han-lab only)
-    It was trained in the coordinates of mmdetection3d before 1.0: sizes are (width, length, height) and
+    The release was trained in the coordinates of mmdetection3d before 1.0: sizes are (width, length, height) and
     yaw' = -yaw - π/2, as its converter writes them and its result formatting undoes them. With yaw = -yaw' - π/2::
 
         sin yaw = -cos yaw'        cos yaw = -sin yaw'
@@ -20,10 +20,11 @@ Boxes (mit-han-lab only)
     The last layers of ``dim`` and ``rot`` are linear in their rows, so swapping rows (and negating those of ``rot``)
     gives (length, width, height) and (sin yaw, cos yaw) exactly. mmdetection3d 1.x has these from the start.
 Height (mit-han-lab only)
-    Its coder adds half a box's height to the bottom, to regress the centre; but its data set declares the centres to be
-    bottoms (``origin=(0.5, 0.5, 0)``), so that it regressed the top, and its results stand half their height too high.
-    mmdetection3d declares them as centres, so that its release regresses the centre. The size that places z is itself
-    regressed, so that no change of the weights makes one of the other: the convention goes with the weights.
+    The release's coder adds half a box's height to the bottom, to regress the centre. Its data set, however, declares
+    the centres to be bottoms (``origin=(0.5, 0.5, 0)``): the release regressed the top, and its results stand half
+    their height too high. mmdetection3d declares the centres as centres; its release regresses the centre. The height
+    between the two points is itself regressed, and no change of the weights turns one convention into the other: the
+    convention goes with the weights.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from torch import Size, Tensor
 from altermoma_ray.models.configurations.config import Height
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-"""A regular expression and what replaces it."""
+"""A regular expression and its replacement."""
 
 
 def _later(text: str, offset: int) -> Callable[[re.Match[str]], str]:
@@ -92,16 +93,21 @@ _MMDET3D_RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A way to name and lay out the tensors of a released BEVFusion."""
+    """A way to name and lay out the tensors of a released BEVFusion.
+
+    >>> MIT.name("fuser.0.weight"), MMDET3D.name("fuser.0.weight")
+    ('fuser.0.weight', 'fusion_layer.0.weight')
+    """
 
     origin: str
-    """Whose it is."""
+    """The project with this way."""
     rules: tuple[Rule, ...]
     """From our names to the released ones; all are applied, in this order."""
     old_boxes: bool
-    """Whether boxes are those of mmdetection3d before 1.0; see the module's text."""
+    """Whether boxes follow mmdetection3d before 1.0; see the module's text."""
     height: Height | None
-    """What ``height`` is the z of; see the module's text. None where the weights follow their own configuration."""
+    """The point of a box whose z the output ``height`` is; see the module's text. None where the weights follow their
+    own configuration."""
 
     def name(self, ours: str) -> str:
         """The released name of one of our tensors."""
@@ -110,7 +116,7 @@ class Release:
         return ours
 
     def shapes(self, ours: str, tensor: Tensor) -> list[Size]:
-        """The shapes that the released counterpart of our ``tensor`` may have."""
+        """The possible shapes of the released counterpart of our ``tensor``."""
         shape = tensor.shape
         if not self.rules:
             return [shape]
@@ -121,15 +127,23 @@ class Release:
         return [shape]
 
     def convert(self, ours: str, tensor: Tensor, released: Tensor) -> Tensor:
-        """A released tensor, of one of :meth:`shapes`, in layout and type of our ``tensor`` of name ``ours``."""
+        """A released tensor in our layout and type.
+
+        Args:
+            ours: our name of the tensor.
+            tensor: our tensor, for its type and shape.
+            released: the released tensor, of one of :meth:`shapes`.
+        """
         released = released.to(tensor.dtype)
         if not self.rules:
             return released
         if _is_window_index(ours):
             return released.flatten()
         if _is_sparse_kernel(tensor):
+            # Equal shapes mean the layout of spconv 2; both layouts coincide only for as many channels as kernel cells.
             return released if released.shape == tensor.shape else released.permute(4, 0, 1, 2, 3)
         if re.search(r"\.features\.\d+\.(norm|reduction)\.", ours):
+            # [c, 4] to torchvision's [4, c]; the order [0, 2, 1, 3] exchanges rows and columns of the four tokens.
             return released.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)
         if self.old_boxes and re.search(r"\.dim\.1\.(weight|bias)$", ours):
             return released[[1, 0, 2]]
@@ -139,7 +153,7 @@ class Release:
 
 
 OURS = Release(origin="altermoma_ray", rules=(), old_boxes=False, height=None)
-"""A bare ``state_dict()`` of our own model, laid out as it is."""
+"""A bare ``state_dict()`` of our own model: no name and no layout changes."""
 MIT = Release(origin="mit-han-lab", rules=_MIT_RULES, old_boxes=True, height="top")
 MMDET3D = Release(origin="mmdetection3d", rules=_MIT_RULES + _MMDET3D_RULES, old_boxes=False, height="centre")
 RELEASES = (MIT, MMDET3D)
@@ -157,7 +171,7 @@ def is_constant(ours: str) -> bool:
 
 
 def is_optional(ours: str) -> bool:
-    """Whether a file may lack a tensor of our model: constants, and the counters that old versions did not keep."""
+    """Whether a file may lack a tensor of our model: constants, and counters unknown to old versions of PyTorch."""
     return is_constant(ours) or ours.endswith(".num_batches_tracked")
 
 

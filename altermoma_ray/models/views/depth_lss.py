@@ -63,7 +63,12 @@ class DepthLss(nn.Module):
         initialise(self)
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
-        """See the class."""
+        """A BEV map [N, channels, x, y].
+
+        Args:
+            features: [M, neck, h, w] of the batch's pictures.
+            batch: its points paint the depth pictures, its calibration places the frustum.
+        """
         with torch.autocast(features.device.type, enabled=False):  # half precision would move points by whole cells
             lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
             painted = paint_depth(
@@ -79,13 +84,20 @@ class DepthLss(nn.Module):
             cell = grid_cell(points, self.grid_first_centre, self.grid_step)
         depth_features = self.depth_net(painted.flatten(0, 1)[:, None])
         lifted = self.lift_net(torch.cat([depth_features, features], dim=1))
+        # The published order of the channels: logits of the depth bins first, features second.
         depth, context = lifted.split([self.bins, self.channels], dim=1)
         return self.downsample(splat(depth.softmax(1), context, cell, self.grid_shape))
 
 
 def make_frustum(image_size: tuple[int, int], depth_bins: tuple[float, float, float]) -> Tensor:
-    """Pixel (u, v) of the augmented picture and depth (m) of every frustum point: [D, h, w, 3]."""
+    """Pixel (u, v) of the augmented picture and depth (m) of every frustum point: [D, h, w, 3].
+
+    >>> make_frustum((16, 32), (1.0, 3.0, 0.5)).shape
+    torch.Size([4, 2, 4, 3])
+    """
     height, width = image_size
+    # Feature cells are spread from the first to the last pixel, not centred in their 8 × 8 pixels; released weights
+    # have learned this.
     u = torch.linspace(0, width - 1, width // STRIDE)
     v = torch.linspace(0, height - 1, height // STRIDE)
     depth = torch.arange(*depth_bins)
@@ -100,10 +112,18 @@ def place_frustum(
     image_augmentation: Tensor,
     lidar_augmentation: Tensor,
 ) -> Tensor:
-    """Frustum points in the augmented lidar frame: [N, C, D, h, w, 3] metres (the matrices are those of a batch)."""
+    """Frustum points in the augmented lidar frame: [N, C, D, h, w, 3] metres.
+
+    Args:
+        frustum: [D, h, w, 3], a result of :func:`make_frustum`.
+        camera_intrinsics: [N, C, 3, 3], camera frame to original homogeneous pixel.
+        camera_to_lidar: [N, C, 4, 4].
+        image_augmentation: [N, C, 3, 3], original pixel to pixel of the augmented picture.
+        lidar_augmentation: [N, 4, 4], lidar frame to augmented lidar frame.
+    """
     depth = frustum[..., 2:]
     pixels = torch.cat([frustum[..., :2], torch.ones_like(depth)], dim=-1)
-    # (u, v, 1)·depth is a linear function of the point, so that all but the last step is one 3×3 matrix.
+    # (u, v, 1)·depth is a linear function of the point: all steps but the translation are one 3×3 matrix.
     pixel_to_ray = torch.linalg.inv(image_augmentation @ camera_intrinsics)
     rotation = lidar_augmentation[:, None] @ camera_to_lidar
     matrix = rotation[..., :3, :3] @ pixel_to_ray
@@ -112,7 +132,13 @@ def place_frustum(
 
 
 def grid_cell(points: Tensor, first_centre: Tensor, step: Tensor) -> Tensor:
-    """Cell (x, y, z) of each point, int64, truncated toward zero and not limited to the grid; see the module's text."""
+    """Cell (x, y, z) of each point, int64, truncated toward zero and not limited to the grid; see the module's text.
+
+    Args:
+        points: [..., 3] metres.
+        first_centre: centre of the first cell (m).
+        step: size of a cell (m).
+    """
     return ((points - (first_centre - step / 2)) / step).long()
 
 
@@ -133,8 +159,8 @@ def paint_depth(
         image_size: H, W.
 
     Returns:
-        [N, C, H, W]: depth in the camera frame (m) at the pixel that a point falls in, 0 where there is none. Where
-        several points share a pixel the last one counts, on every device.
+        [N, C, H, W]: depth in the camera frame (m) at the pixel of each point, 0 at pixels without a point. Where
+        several points share a pixel, the last one counts, on every device.
     """
     height, width = image_size
     cameras = lidar_to_pixel.shape[1]
@@ -143,11 +169,12 @@ def paint_depth(
         matrix = lidar_to_pixel[sample] @ torch.linalg.inv(lidar_augmentation[sample])
         ray = cloud[:, :3] @ matrix[:, :, :3].transpose(-2, -1) + matrix[:, None, :, 3]
         depth = ray[..., 2]
+        # Points behind the camera are dropped below; clamped depths only keep them from a division by zero.
         pixel = (ray / depth.clamp(min=1e-5)[..., None]) @ image_augmentation[sample].transpose(-2, -1)
         u, v = pixel[..., 0], pixel[..., 1]
         camera, point = torch.nonzero((depth > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height), as_tuple=True)
         target = (camera * height + v[camera, point].long()) * width + u[camera, point].long()
-        # An assignment with repeated indices keeps an unspecified one: find the last writer of each pixel first.
+        # An assignment with repeated indices keeps an unspecified value: find the last writer of each pixel first.
         writer = point.new_full((cameras * height * width,), -1).scatter_reduce(0, target, point, "amax")
         seen = writer >= 0
         picture = depth.new_zeros(writer.shape)
@@ -176,9 +203,10 @@ def splat(depth: Tensor, context: Tensor, cell: Tensor, grid: tuple[int, ...]) -
     sample = torch.arange(samples, device=cell.device)[:, None]
     target = ((sample * size_z + z) * size_x + x) * size_y + y
     kept = torch.nonzero(inside.flatten())[:, 0]
+    # Frustum points are numbered (picture, bin, pixel); their features lie at (picture, pixel).
     pixels = height * width
     picture_cell = kept // (bins * pixels) * pixels + kept % pixels
-    # Only the points inside of the grid are multiplied out: most of the memory of this model would be here.
+    # Only points inside of the grid are multiplied out: with all of them, most of the model's memory would be here.
     features = context.permute(0, 2, 3, 1).reshape(-1, context.shape[1])[picture_cell]
     features = features * depth.flatten()[kept, None]
     pooled = features.new_zeros(samples * size_z * size_x * size_y, context.shape[1])

@@ -1,10 +1,11 @@
-"""Weights from a file: our own checkpoints, the released ones of BEVFusion, and what training code makes of these.
+"""Weights from a file: our own checkpoints, the released ones of BEVFusion, and both as saved by training code.
 
-What a file is decides its content, not its name. Released checkpoints are those of mit-han-lab/bevfusion
-(``bevfusion-det.pth``; of the code before July 2023, which fits that file) and of mmdetection3d's projects/BEVFusion
-(``bevfusion_lidar-cam_….pth``, ``bevfusion_converted.pth``); :mod:`altermoma_ray.models.releases.bevfusion` says how
-their tensors become ours, :mod:`altermoma_ray.models.weights.state_files` reads them out of a file without running
-anything, and :mod:`altermoma_ray.models.weights.recognition` finds them there.
+A file's kind is told by its content, not by its name. Released checkpoints come from mit-han-lab/bevfusion
+(``bevfusion-det.pth``, which fits the code before July 2023) and from mmdetection3d's projects/BEVFusion
+(``bevfusion_lidar-cam_….pth``, ``bevfusion_converted.pth``). Three modules share the work:
+:mod:`altermoma_ray.models.weights.state_files` reads the tensors of a file without running anything,
+:mod:`altermoma_ray.models.weights.recognition` finds the model's tensors among them, and
+:mod:`altermoma_ray.models.releases.bevfusion` turns released tensors into ours.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from altermoma_ray.storage import Location
 logger = logging.getLogger(__name__)
 
 NAMED_MISFITS = 3
-"""Tensors that an error names; it counts all of them."""
+"""Most tensors named in an error; the error counts all of them."""
 _ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".index.json")
 _SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
-"""How the names of shards end."""
+"""The end of a shard's name."""
 
 
 def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -> FusionModel:
@@ -43,14 +44,18 @@ def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -
     Args:
         path: our safetensors, or any file of released weights: ``.pth``, ``.ckpt``, ``.safetensors`` or an index of
             shards.
-        config: what the model has to be; every tensor of the file must fit.
+        config: the model's configuration; every tensor of the file must fit.
+
+    Example::
+
+        model = load_weights("bevfusion-det.pth", configuration("bevfusion-mit"))
 
     Note:
         The model's configuration is ``config`` but for ``head.height``, which is the convention of the weights.
 
     Raises:
-        UserError: the file is missing, damaged, no weights, of another model, or holds weights that are no numbers; the
-            first tensors that do not fit are named.
+        UserError: the file is missing, damaged, no file of weights, of another model, or holds NaN or infinite weights;
+            the first misfitting tensors are named.
     """
     location = path if isinstance(path, Location) else Location.parse(path)
     if location.size() < 0:
@@ -65,16 +70,16 @@ def load_weights(path: Location | str | os.PathLike[str], config: ModelConfig) -
 def from_released(
     tensors: Mapping[str, Tensor], config: ModelConfig, *, origin: str, entries: Collection[str] = ()
 ) -> FusionModel:
-    """A model with released weights, on the CPU in evaluation mode; one printed line says which were taken.
+    """A model with released weights, on the CPU in evaluation mode; one printed line names the chosen weights.
 
     Args:
         tensors: by released name, under any prefix.
-        config: what the model has to be.
-        origin: where they come from, for messages.
+        config: the model's configuration.
+        origin: the tensors' file, for messages.
         entries: names in the outermost dictionary of the file.
 
     Raises:
-        UserError: a tensor is missing, unknown, does not fit or holds what is no number.
+        UserError: a tensor is missing, unknown, does not fit or holds NaN or infinite values.
     """
     model = FusionModel(config)
     ours = model.state_dict()
@@ -99,7 +104,9 @@ def from_released(
         name: _converted(name, ours[name], weights.tensors.get(theirs), release)
         for theirs, name in released_names.items()
     }
+    # Under the released names, which the user can look up in the file.
     check_numbers({theirs: converted[name] for theirs, name in released_names.items()}, origin)
+    # Other constants (a grid, the frustum) are loaded all the same: the weights were trained with them.
     differing = [name for name in converted if is_constant(name) and not ours[name].equal(converted[name])]
     if differing:
         logger.warning("%s was made with other constants than model %r: %s", origin, config.name, _some(differing))
@@ -112,7 +119,7 @@ def from_released(
 
 
 def _no_file(location: Location) -> str:
-    """What to say where a file should be and none is."""
+    """The message about a missing file; it lists the checkpoints of a folder given in the file's place."""
     names = [child.name for child in location.children()] if location.is_folder() else []
     if ".metadata" in names:
         return (
@@ -125,7 +132,11 @@ def _no_file(location: Location) -> str:
 
 
 def _converted(name: str, ours: Tensor, theirs: Tensor | None, release: Release) -> Tensor:
-    """What the model takes of a file's tensor; its own one where the file has none, or the same constant rounded."""
+    """The value for a tensor of the model: the file's, converted; or the model's own.
+
+    The model's own value stays where the file lacks the tensor, and where the file holds the same constant rounded.
+    """
+    # A counter cast to half precision may have become infinite, and infinity is no integer.
     if theirs is None or (theirs.is_floating_point() and not ours.is_floating_point() and not theirs.isfinite().all()):
         return ours
     converted = release.convert(name, ours, theirs)
@@ -133,7 +144,10 @@ def _converted(name: str, ours: Tensor, theirs: Tensor | None, release: Release)
 
 
 def _same_but_rounded(ours: Tensor, theirs: Tensor, stored: torch.dtype) -> bool:
-    """Whether a constant is ours as a file of type ``stored`` can hold it, or ours that was rounded before that."""
+    """Whether a file's constant is ours, up to rounding.
+
+    The file may have rounded the constant to its own type ``stored``, or an earlier file to half precision.
+    """
     precision = torch.finfo(stored).eps if stored in (torch.float16, torch.bfloat16) else 1e-5
     if ours.allclose(theirs, rtol=precision):
         return True
@@ -141,7 +155,7 @@ def _same_but_rounded(ours: Tensor, theirs: Tensor, stored: torch.dtype) -> bool
 
 
 def _tell(found: list[WeightSet], origin: str) -> None:
-    """Print which weights of a file were taken, and which others are there."""
+    """Print the names of the chosen weights of a file and of its other sets of weights."""
     weights, *others = found
     line = f"{len(weights.tensors)} tensors of {weights.release.origin}'s BEVFusion"
     if weights.prefix:
@@ -157,10 +171,14 @@ def _tell(found: list[WeightSet], origin: str) -> None:
 
 
 def check_numbers(tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Find out whether all weights are finite.
+    """Make sure of finite weights.
+
+    Args:
+        tensors: by name; integers always pass.
+        origin: the tensors' file, for the message.
 
     Raises:
-        UserError: some are not.
+        UserError: some weights are NaN or infinite; the message counts them.
     """
     broken = []
     for name, tensor in tensors.items():
@@ -179,7 +197,7 @@ def check_numbers(tensors: Mapping[str, Tensor], origin: str) -> None:
 def _misfits(
     tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor], released_names: Mapping[str, str], release: Release
 ) -> list[str]:
-    """What is wrong with each tensor that does not fit."""
+    """A line about each misfitting tensor: missing, unknown, of another shape or type."""
     misfits = [
         f"{theirs} is missing"
         for theirs, name in released_names.items()
@@ -199,7 +217,11 @@ def _misfits(
 
 
 def _is_convertible(theirs: torch.dtype, ours: torch.dtype, *, optional: bool) -> bool:
-    """Whether a type of numbers may become ours; whole files are cast to half precision, counters included."""
+    """Whether a file's type of numbers may become ours.
+
+    Some training code casts whole files to half precision, counters included; ``optional`` lets these counters pass.
+    """
+    # The other floating-point types (float8) hold quantised weights, whose scales would be missing here.
     if theirs in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return ours.is_floating_point or optional
     return not ours.is_floating_point and not (theirs.is_floating_point or theirs.is_complex or theirs == torch.bool)
@@ -218,10 +240,10 @@ def _load_own(location: Location, config: ModelConfig) -> FusionModel:
 
 
 def is_of_others(data: bytes) -> bool:
-    """Whether whole safetensors were written by something else; a damaged file may be ours."""
+    """Whether another program wrote a file of safetensors; a damaged file may be ours."""
     try:
         return not read_header(data).get("format", "").startswith(FORMAT.split("/")[0])
-    except (ValueError, AttributeError, RecursionError):  # whatever a damaged header may hold
+    except (ValueError, AttributeError, RecursionError):  # no JSON, no dictionary, or a thousand brackets
         return False
 
 

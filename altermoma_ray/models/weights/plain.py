@@ -14,18 +14,18 @@ from altermoma_ray.storage import Location
 
 
 def is_ours(location: Location) -> bool:
-    """Whether a file is a checkpoint of this project; a file that is not there is none."""
+    """Whether a file is a checkpoint of this project; False for a missing file."""
     data = location.read_bytes() if location.exists() else b""
     return is_safetensors(data) and not is_of_others(data)
 
 
 def load_plain(model: nn.Module, location: Location) -> None:
-    """Put the weights of a file into a model; other tensors that the file holds are left alone.
+    """Put the weights of a file into a model; the file's other tensors are left alone.
 
     Args:
         model: receives the weights, under the names of its own state.
-        location: of a file that ``torch.save`` or safetensors wrote. The model's tensors may lie in a dictionary, or
-            below a prefix, such as ``state_dict`` and ``module.``.
+        location: a file of ``torch.save`` or safetensors. The model's tensors may lie in a dictionary
+            (``state_dict``) or below a prefix (``module.``).
 
     Raises:
         UserError: the file is missing, damaged or no weights; a tensor is missing, does not fit, or is not finite.
@@ -40,12 +40,13 @@ def load_plain(model: nn.Module, location: Location) -> None:
 
 
 def below_common_prefix(tensors: Mapping[str, Tensor], names: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of these names, without the prefix that all of them have; all tensors where there is no such prefix.
+    """The tensors of the given names, without their common prefix; all tensors where no prefix fits all names.
 
     >>> list(below_common_prefix({"ema/module.a": 1, "ema/module.b": 2, "step": 3}, {"a": None, "b": None}))
     ['a', 'b']
     """
     first = next(iter(names), "")
+    # Only text before the model's first name can be the common prefix; the other names confirm or refute the prefix.
     for found in tensors:
         prefix = found.removesuffix(first)
         if found.endswith(first) and all(f"{prefix}{name}" in tensors for name in names):

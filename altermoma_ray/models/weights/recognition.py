@@ -1,12 +1,18 @@
-"""Which tensors of a file are the model's: under what prefix, by whose names, and which set where there are several.
+"""Search for the model's tensors in a file: their prefix, their naming, and the best set among several.
 
 Training code puts weights into dictionaries (``state_dict``, ``model``, ``net``, one in another) and prefixes before
 their names (``module.`` for DataParallel, ``model.`` for Lightning, ``_orig_mod.`` for ``torch.compile``). No list of
-these is kept: a prefix is whatever stands before the names that the model's tensors have in a release.
+these is kept: any text before the names of a release's tensors is a prefix.
 
-Averaged weights (EMA, SWA) are what training code evaluates and publishes, so that they are taken where a file holds
-both. Most files name them (``ema_model``, ``state_dict_ema``). mmengine's EMAHook and Lightning's WeightAveraging
-swap the two when they save: ``state_dict`` is the averaged one, ``ema_state_dict`` and ``current_model_state`` are not.
+Training code evaluates and publishes averaged weights (EMA, SWA); they are taken where a file holds averaged and raw
+weights. Most files name the averaged ones (``ema_model``, ``state_dict_ema``). mmengine's EMAHook and Lightning's
+WeightAveraging swap the two when they save: ``state_dict`` is averaged, ``ema_state_dict`` and ``current_model_state``
+are raw.
+
+Example: weights saved by DataParallel, in the entry ``state_dict`` of the file::
+
+    (found,) = find_weights(file.tensors, model.state_dict(), file.entries)
+    found.prefix  # "state_dict/module."
 """
 
 from __future__ import annotations
@@ -22,36 +28,36 @@ from altermoma_ray.models.releases.bevfusion import NAMINGS, Release, current_na
 
 _AVERAGED = re.compile(r"(^|[./_-])(ema|swa|avg|averaged?)([./_-]|$)|(^|[./_-])shadow", re.IGNORECASE)
 _WRAPPERS = re.compile(r"(?<![^./])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""Parts of a name that PyTorch puts in its middle: compiled, sharded or recomputed submodules."""
+"""Parts put by PyTorch into the middle of a name: compiled, sharded or recomputed submodules."""
 
 _MOST_SETS = 8
-"""Prefixes that are looked at, those with most names first."""
+"""Most prefixes to look at; prefixes with many names come first."""
 _MOST_PARTS = 16
-"""Parts, between dots, that a model's own names have at most."""
+"""Most parts, between dots, of a model's own name."""
 
 
 @dataclass(frozen=True)
 class WeightSet:
-    """Tensors of a file that are named as a release names the model's."""
+    """Tensors of a file, named as a release names the model's tensors."""
 
     release: Release
     prefix: str
-    """What stands before their names in the file."""
+    """The text before their names in the file."""
     tensors: dict[str, Tensor]
     """By released name."""
     left_out: int
-    """Tensors beside them in the same dictionary, which are none of the model's."""
+    """Number of other tensors beside them in the same dictionary."""
     averaged: bool
     """Whether they are known to be averaged over training steps."""
     matches: int
-    """Tensors of the model, of those that every file must hold, that are there."""
+    """Number of the model's indispensable tensors found."""
 
 
 def find_weights(tensors: Mapping[str, Tensor], ours: Iterable[str], entries: Collection[str] = ()) -> list[WeightSet]:
-    """The sets that hold most of a model's tensors, the one to take first; empty when none holds any.
+    """The sets with most of a model's tensors, the best one first; empty where the file has none of the tensors.
 
     Args:
-        tensors: by name, as :class:`altermoma_ray.models.weights.state_files.StateFile` has them.
+        tensors: by name, from :class:`altermoma_ray.models.weights.state_files.StateFile`.
         ours: the model's own names.
         entries: names in the file's outermost dictionary.
     """
@@ -61,11 +67,13 @@ def find_weights(tensors: Mapping[str, Tensor], ours: Iterable[str], entries: Co
         names = {release.name(name): name for name in ours}
         needed = {theirs for theirs, name in names.items() if not is_optional(name)}
         prefixes = _prefixes(tensors, names)
+        # A hostile file may hold a prefix for each tensor; only the most frequent ones are worth a look.
         likely = {prefix for prefix, _ in prefixes.most_common(_MOST_SETS)}
         for prefix in filter(likely.__contains__, prefixes):
             found.append(_weight_set(tensors, release, prefix, needed, entries))
     best = max((weights.matches for weights in found), default=0)
     found = [weights for weights in found if weights.matches == best > 0]
+    # Averaged first; the sort is stable and keeps the file's order otherwise.
     return sorted(found, key=lambda weights: not weights.averaged)
 
 
@@ -76,9 +84,10 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _prefixes(tensors: Mapping[str, Tensor], names: Collection[str]) -> Counter[str]:
-    """How many of the names stand behind each prefix, in the file's order."""
+    """The number of names behind each prefix, in the file's order."""
     found: Counter[str] = Counter()
     for name in tensors:
+        # Each boundary between parts may end a prefix; long names are tried at their last boundaries only.
         starts = [0, *(match.end() for match in re.finditer(r"[./]", name))]
         for start in starts[-_MOST_PARTS:]:
             if name[start:] in names:
@@ -99,12 +108,14 @@ def _weight_set(
         prefix=prefix,
         tensors=own,
         left_out=len(beside) - len(own),
+        # Raw copies beside the weights mean an EMAHook, whose weights proper are the averaged ones.
         averaged=len(inside) > len(own) or _is_averaged(prefix, tensors, entries),
         matches=len(needed & own.keys()),
     )
 
 
 def _is_averaged(prefix: str, tensors: Mapping[str, Tensor], entries: Collection[str]) -> bool:
+    # Marks of mmengine's EMAHook, then of Lightning's WeightAveraging; see the module's text.
     swapped = "ema_state_dict/steps" in tensors or ("message_hub" in entries and "ema_state_dict" in entries)
     if swapped or {"current_model_state", "averaging_state"} <= {*entries}:
         return prefix.startswith("state_dict/")

@@ -4,6 +4,11 @@ A tensor's name is its own one, below the names of the dictionaries around it: `
 in an entry ``state_dict``. States of optimisers are left out. A name's meaning is the business of
 :mod:`altermoma_ray.models.weights.load`. Nothing in a file is trusted; see
 :mod:`altermoma_ray.models.weights.torch_files`.
+
+Example::
+
+    file = read_state(location.read_bytes(), location)
+    file.tensors["state_dict/module.fuser.0.weight"]
 """
 
 from __future__ import annotations
@@ -33,14 +38,14 @@ from altermoma_ray.storage import Location
 
 SAVE_WEIGHTS = "save the weights alone with torch.save(model.state_dict(), FILE) and give that file"
 _NAMED = 5
-"""Entries that a message names."""
+"""Most entries named in a message."""
 _MOST_LEVELS = 16
-"""Dictionaries in one another that are looked into."""
+"""Levels of nested dictionaries to look into."""
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """What a file holds."""
+    """The tensors of a file, and the names of its outermost entries."""
 
     tensors: dict[str, Tensor]
     """By name, in the file's order; at least one."""
@@ -49,15 +54,16 @@ class StateFile:
 
 
 def read_state(data: bytes, location: Location) -> StateFile:
-    """The tensors of a file, whatever its format.
+    """The tensors of a file of any known format.
 
     Args:
         data: the file's bytes.
-        location: where it lies; shards lie beside their index.
+        location: the file's address; shards lie beside their index.
 
     Raises:
-        UserError: it is damaged, of no known format, or holds no tensors by name.
+        UserError: the file is damaged, of no known format, or holds no tensors by name.
     """
+    # The bytes decide, not the file's name: released files are renamed and served without endings.
     if is_safetensors(data):
         return StateFile(_read_safetensors(data, location))
     if data[:1] == b"{":
@@ -76,12 +82,17 @@ def read_state(data: bytes, location: Location) -> StateFile:
 
 
 def is_safetensors(data: bytes) -> bool:
-    """Whether a file begins as the format prescribes: the header's length, then the header's JSON object."""
+    """Whether a file begins in safetensors' way: the header's length in 8 bytes, then the header's JSON object."""
     return data[8:9] == b"{"
 
 
 def shown(name: str) -> str:
-    """A name from a file as a message may show it: on one line and not too long."""
+    """A name from a file, made fit for a message: on one line and not too long.
+
+    >>> shown("fuser.0.weight"), shown("two\\nlines")
+    ('fuser.0.weight', 'two\\\\nlines')
+    """
+    # A file's name may hold control characters, which would write over the terminal's lines.
     text = name if name.isprintable() else repr(name)[1:-1]
     return text if len(text) <= 120 else f"{text[:117]}..."
 
@@ -89,7 +100,7 @@ def shown(name: str) -> str:
 def _read_safetensors(data: bytes, location: Location) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(data)
-    except Exception as error:  # SafetensorError, or a KeyError for a type that this PyTorch lacks
+    except Exception as error:  # SafetensorError, or a KeyError for a type unknown to this PyTorch
         raise UserError(
             f"{location} is no safetensors file or is damaged ({shown(str(error))}); copy it again, or give another"
         ) from error
@@ -99,13 +110,13 @@ def _read_safetensors(data: bytes, location: Location) -> dict[str, Tensor]:
 
 
 def _read_shards(data: bytes, location: Location) -> StateFile:
-    """The tensors of all files that an index (``model.safetensors.index.json``) names."""
+    """The tensors of all files named in an index (``model.safetensors.index.json``)."""
     try:
         names = set(json.loads(data)["weight_map"].values())
         shards = [location.parent.join(name) for name in sorted(names)]
     except UserError:
         raise
-    except Exception as error:  # whatever such a text may hold
+    except Exception as error:  # no JSON, no `weight_map`, names of other types, bytes of no encoding
         raise UserError(
             f"{location} is no checkpoint: neither weights nor an index of shards with a `weight_map`; give a "
             ".safetensors or .pth file"
@@ -116,6 +127,7 @@ def _read_shards(data: bytes, location: Location) -> StateFile:
             content = shard.read_bytes()
         except FileNotFoundError as error:
             raise UserError(f"{location} names shard {shard}, which is missing; copy all shards there") from error
+        # An index which names itself would be read without end.
         if content[:1] == b"{":
             raise UserError(f"{location} names shard {shard}, which is an index itself; copy the shards again")
         tensors |= read_state(content, shard).tensors
@@ -125,7 +137,7 @@ def _read_shards(data: bytes, location: Location) -> StateFile:
 
 
 def _read_torch(data: bytes, location: Location) -> TorchFile:
-    """What a file of ``torch.save`` holds."""
+    """The content of a file of ``torch.save``."""
     try:
         if is_zip(data):
             return read_zip(data)
@@ -161,7 +173,7 @@ def _damaged(location: Location) -> str:
 
 
 def _flat(content: Any) -> dict[str, TensorPart]:
-    """The tensors in nested dictionaries; each dictionary is visited once, for a file may hold it in itself."""
+    """The tensors in nested dictionaries; each dictionary is visited once, for it may contain itself."""
     found: dict[str, TensorPart] = {}
     seen: set[int] = set()
 
@@ -172,6 +184,7 @@ def _flat(content: Any) -> dict[str, TensorPart]:
         for key, value in items.items():
             if not isinstance(key, (str, int)):
                 continue
+            # Two keys may give one name (1 and "1"); the first one stays.
             if isinstance(value, TensorPart):
                 found.setdefault(f"{path}{key}", value)
             elif isinstance(value, Mapping):
@@ -187,7 +200,7 @@ def _is_optimiser(items: Mapping[Any, Any]) -> bool:
 
 
 def _described(content: Any) -> str:
-    """What a file without weights holds instead, in words."""
+    """The content of a file without weights, in words."""
     if isinstance(content, TensorPart):
         return "one tensor without a name"
     if isinstance(content, StandIn) and not content and content.origin != "collections.OrderedDict":

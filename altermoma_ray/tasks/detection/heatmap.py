@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 def gaussian_radius(length: NDArray[np.float64], width: NDArray[np.float64], min_overlap: float) -> NDArray[np.float64]:
     """How far (cells) a box may shift and still overlap itself by ``min_overlap``, as the published detectors count it.
 
-    The least of three cases (one corner in and one out, both in, both out). As published, each root is ``(b + √Δ)/2``
-    whatever the quadratic's leading coefficient, so that only the first is the exact solution.
+    The radius is the least of three cases (one corner in and one out, both in, both out). As published, each root is
+    ``(b + √Δ)/2`` for any leading coefficient of the quadratic; only the first root is therefore the exact solution.
 
     Args:
         length: [M] cells.
@@ -30,6 +30,7 @@ def gaussian_radius(length: NDArray[np.float64], width: NDArray[np.float64], min
         (4.0, 2 * perimeter, shifted),
         (4 * min_overlap, -2 * min_overlap * perimeter, -shifted),
     )
+    # Not divided by 2a but by 2: released weights were trained on targets of this radius.
     roots = [(b + np.sqrt(b**2 - 4 * a * c)) / 2 for a, b, c in cases]
     return np.min(roots, axis=0)
 
@@ -44,7 +45,7 @@ def heatmap_target(
     min_overlap: float,
     min_radius: int,
 ) -> NDArray[np.float32]:
-    """The heat map that the head should see, [K, X, Y]: 1 at each centre's cell, the greater value where objects meet.
+    """The target heat map, [K, X, Y]: 1 at each centre's cell, the greater of two values where objects meet.
 
     Args:
         centres: [M, 2] cells, on the map.
@@ -61,8 +62,9 @@ def heatmap_target(
     for (x, y), radius, label in zip(centres[solid].astype(np.int64), radii[solid], labels[solid], strict=True):
         columns = np.arange(max(x - radius, 0), min(x + radius + 1, shape[0]))
         rows = np.arange(max(y - radius, 0), min(y + radius + 1, shape[1]))
-        deviation = (2 * radius + 1) / 6
+        deviation = (2 * radius + 1) / 6  # three standard deviations reach the patch's rim
         heat = np.exp(-((columns[:, None] - x) ** 2 + (rows - y) ** 2) / (2 * deviation**2))
         patch = target[label, columns[0] : columns[-1] + 1, rows[0] : rows[-1] + 1]
+        # In place: `patch` is a view of the target, and the heat is rounded from double to single precision.
         np.maximum(patch, heat, out=patch, casting="same_kind")
     return target

@@ -16,7 +16,14 @@ _CORNER_SIGNS = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) / 2
 
 
 def iou_3d(first: Array, second: Array) -> Array:
-    """Intersection over union of the volumes of boxes [A, 7+] and [B, 7+], as [A, B]."""
+    """Intersection over union of the volumes of boxes [A, 7+] and [B, 7+], as [A, B].
+
+    Example: a box, and the same box lifted by half of its height, share a third of their union::
+
+        >>> box = np.array([[0.0, 0.0, 0.0, 4.0, 2.0, 2.0, 0.5]])
+        >>> iou_3d(box, box + [0, 0, 1, 0, 0, 0, 0]).round(4)
+        array([[0.3333]])
+    """
     overlap = intersection_area(first, second) * _overlap_in_height(first, second)
     volume_first, volume_second = first[:, 3:6].prod(axis=1), second[:, 3:6].prod(axis=1)
     union = volume_first[:, None] + volume_second - overlap
@@ -24,10 +31,11 @@ def iou_3d(first: Array, second: Array) -> Array:
 
 
 def intersection_area(first: Array, second: Array) -> Array:
-    """Area (m²) that the ground rectangles of boxes [A, 7+] and [B, 7+] share, as [A, B]."""
+    """Area (m²) shared by the ground rectangles of boxes [A, 7+] and [B, 7+], as [A, B]."""
     distance = np.hypot(*(first[:, None, axis] - second[None, :, axis] for axis in (0, 1)))
     reach = np.hypot(first[:, 3], first[:, 4])[:, None] + np.hypot(second[:, 3], second[:, 4])
-    # Most pairs are too far apart to touch; only the rest is worth clipping.
+    # Most pairs are too far apart to touch; only the rest is worth clipping. `reach` adds whole diagonals where the
+    # circles around the rectangles have half of them as radius, hence the doubled distance.
     near = np.nonzero(2 * distance < reach)
     area = np.zeros_like(distance)
     area[near] = _convex_intersection(_corners(first[near[0]]), _corners(second[near[1]]))
@@ -49,11 +57,12 @@ def _corners(boxes: Array) -> Array:
 
 
 def _convex_intersection(first: Array, second: Array) -> Array:
-    """Area that pairs of convex quadrilaterals [R, 4, 2] share, [R].
+    """Area shared by pairs of convex quadrilaterals [R, 4, 2], as [R].
 
     The corners of the shared polygon are among 24 candidates: corners of the one inside the other (8), and crossings
-    of two edges (16). Those that are valid, sorted by their angle about their mean, are the polygon.
+    of two edges (16). The valid candidates, sorted by their angle about their mean, are the polygon.
     """
+    # About a point near both, so that the shoelace sum does not lose its digits to large coordinates.
     origin = first.mean(axis=1, keepdims=True)
     first, second = first - origin, second - origin
     crossings, crosses = _edge_crossings(first, second)
@@ -66,7 +75,7 @@ def _convex_intersection(first: Array, second: Array) -> Array:
     angle = np.where(valid, np.arctan2(points[..., 1], points[..., 0]), np.inf)
     order = angle.argsort(axis=1)
     points = np.take_along_axis(points, order[..., None], axis=1)
-    # What is not valid stands last; as copies of the first corner it encloses nothing.
+    # Invalid candidates stand last (angle ∞); as copies of the first corner they enclose nothing.
     beyond = np.arange(points.shape[1]) >= count[:, None]
     points = np.where(beyond[..., None], points[:, :1], points)
     area = _cross(points, np.roll(points, -1, axis=1)).sum(axis=1) / 2
@@ -81,12 +90,13 @@ def _inside(points: Array, polygons: Array) -> NDArray[np.bool_]:
 
 
 def _edge_crossings(first: Array, second: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Where the lines of 4 × 4 edges meet, [R, 16, 2], and whether both edges reach that point, [R, 16]."""
+    """The points where the lines of 4 × 4 edges meet, [R, 16, 2], and whether both edges reach them, [R, 16]."""
     start, other = first[:, :, None], second[:, None]
     along = np.roll(first, -1, axis=1)[:, :, None] - start
     across = np.roll(second, -1, axis=1)[:, None] - other
     determinant = _cross(along, across)
     parallel = np.abs(determinant) < _TOLERANCE
+    # Parallel edges add no corner: where they overlap, their end points are candidates already.
     determinant = np.where(parallel, 1, determinant)
     t = _cross(other - start, across) / determinant
     u = _cross(other - start, along) / determinant

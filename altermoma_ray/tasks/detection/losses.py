@@ -23,6 +23,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float, alpha: float) -
         [N].
     """
     probability = logits.sigmoid()
+    # 1 - p_t of the paper: the share of the probability given to the wrong side.
     missed = torch.where(targets > 0, 1 - probability, probability)
     weight = torch.where(targets > 0, alpha, 1 - alpha) * missed**gamma
     return (weight * functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")).flatten(1).sum(1)
@@ -33,14 +34,20 @@ def gaussian_focal_loss(
 ) -> Tensor:
     """Focal loss of a heat map (Law and Deng, ECCV 2018, Eq. 1) summed over all but the first axis.
 
-    Cells near an object count less, by ``(1 - target)^gamma``. Probabilities are clamped to ``epsilon`` from 0 and 1.
+    Cells near an object count less, by ``(1 - target)^gamma``.
+
+    Example: a confident, right answer costs little::
+
+        >>> logits, targets = torch.tensor([[9.0, -9.0]]), torch.tensor([[1.0, 0.0]])
+        >>> bool(gaussian_focal_loss(logits, targets) < 1e-6)
+        True
 
     Args:
         logits: [N, ...].
         targets: [N, ...] in 0..1, exactly 1 at the objects' cells.
         alpha: focus.
         gamma: how quickly cells near an object lose their weight.
-        epsilon: see above.
+        epsilon: least distance of a probability from 0 and 1.
 
     Returns:
         [N].

@@ -20,4 +20,5 @@ METRICS = (
     *(Metric(f"ap/{name}", f"AP of {name}", is_column=False) for name in CLASSES),
     *(Metric(f"tp/{name}", name, "minimize", is_column=False) for name in TRUE_POSITIVE_ERRORS.values()),
 )
-"""mAP and NDS, the mean AP of the classes that the ground truth has, the AP of each class, the true-positive errors."""
+"""mAP and NDS, the mean AP of the classes present in the ground truth, the AP of each class, the true-positive errors.
+"""

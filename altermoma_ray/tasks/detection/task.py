@@ -1,7 +1,8 @@
 """3D object detection: targets, losses and decoding of the TransFusion head (Bai et al., CVPR 2022).
 
-Every loss is one value for each sample, divided by the objects of that sample. The published code divides a whole
-GPU's batch by the batch's objects; here the mean over samples is the same however they are split over workers.
+Every loss is one value for each sample, divided by the number of objects of the sample. The published code divides the
+loss of a whole GPU's batch by the objects of the batch. Here the mean over samples is the same for every split of the
+samples over workers.
 
 Notation: ``N`` samples, ``P`` proposals, ``K`` classes, ``X × Y`` BEV cells, ``M`` objects of a sample.
 """
@@ -34,18 +35,18 @@ POST_CENTRE_RANGE = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What the head should have said."""
+    """The answers which the losses want from the head."""
 
     heatmap: Tensor
     """[N, K, X, Y] float32, 1 at the objects' cells."""
     classes: Tensor
-    """[N, P, K] zeros and ones; all zero for a proposal that stands for no object."""
+    """[N, P, K] zeros and ones; all zero for a proposal without an object."""
     codes: Tensor
     """[N, P, 10], zero where not regressed."""
     regressed: Tensor
-    """[N, P, 10] bool: the number is known and its proposal stands for an object."""
+    """[N, P, 10] bool: the number is known and its proposal has an object."""
     matched: Tensor
-    """[N] float32, proposals that stand for an object."""
+    """[N] float32, number of proposals with an object."""
 
 
 class DetectionTask:
@@ -63,7 +64,7 @@ class DetectionTask:
 
         Args:
             config: the head's configuration: map, matching and loss weights.
-            max_detections: most detections of a sample that :meth:`detections` returns; all proposals if None.
+            max_detections: most detections of a sample in the results of :meth:`detections`; None for all proposals.
         """
         self.config = config
         self.max_detections = max_detections
@@ -79,13 +80,15 @@ class DetectionTask:
         """Losses of each sample, [N] each: weighted ``heatmap``, ``classification``, ``box``, and ``total``, their sum.
 
         Args:
-            outputs: what :class:`altermoma_ray.models.heads.transfusion.TransFusionHead` said.
-            batch: its ``boxes`` and ``labels`` are the objects; those centred outside the map count as absent, and an
-                unknown (NaN) velocity is not learned from.
+            outputs: the outputs of :class:`altermoma_ray.models.heads.transfusion.TransFusionHead`.
+            batch: its ``boxes`` and ``labels`` are the objects. An object centred outside the map counts as absent, and
+                an unknown (NaN) velocity is not learned from.
         """
+        # Under mixed precision the outputs are half precision, too coarse for the logarithms and sums below.
         config = self.config
         targets = self.targets(outputs, batch)
         heatmap = gaussian_focal_loss(outputs["dense_heatmap"].float(), targets.heatmap)
+        # Objects in one cell share their peak; at least 1, so that an empty scene has a loss of background alone.
         heatmap = heatmap / (targets.heatmap == 1).flatten(1).sum(1).clamp(min=1)
         matched = targets.matched.clamp(min=1)
         logits = outputs["heatmap"].float().transpose(1, 2)
@@ -104,7 +107,10 @@ class DetectionTask:
 
     @torch.no_grad()
     def targets(self, outputs: Mapping[str, Tensor], batch: Batch) -> Targets:
-        """Match proposals with objects and draw the heat map; made on the CPU, returned on the outputs' device."""
+        """Match proposals with objects and draw the heat map.
+
+        The matching is done on the CPU in double precision; the targets are returned on the outputs' device.
+        """
         logits = outputs["heatmap"].detach().transpose(1, 2).cpu().double()
         proposed = decode_boxes(output_codes(outputs).detach().cpu().double(), self.grid, self.config.height)
         count, proposals, classes = logits.shape
@@ -129,6 +135,7 @@ class DetectionTask:
                 config=self.config,
             )
             class_targets[sample, chosen, labels[objects]] = 1
+            # An unknown velocity is NaN: 0 in its place, and no weight, keep the NaN out of the loss.
             code = code[objects].float()
             known = ~code.isnan()
             codes[sample, chosen] = code.nan_to_num()
@@ -146,19 +153,21 @@ class DetectionTask:
     def detections(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
         """The detections of each sample, best first, in the frame of ``batch`` (the lidar frame if un-augmented).
 
-        A proposal has the class that proposed it; its score is its probability of that class times the heat of its
-        cell. There is no suppression of neighbours, and no threshold.
+        A proposal has the class of the heat map from which the proposal was taken. Its score is its probability of this
+        class times the heat of its cell. There is no suppression of neighbours, and no threshold.
         """
         labels = outputs["query_labels"]
         probability = outputs["heatmap"].float().sigmoid() * outputs["query_heatmap_score"].float()
         scores = probability.gather(1, labels[:, None])[:, 0]
         boxes = decode_boxes(output_codes(outputs).float(), self.grid, self.config.height)
+        # The published range is about the bottom of a box, as the boxes of the published code stand on their z.
         lower, upper = boxes.new_tensor(POST_CENTRE_RANGE).chunk(2)
         bottom = torch.cat((boxes[..., :2], boxes[..., 2:3] - boxes[..., 5:6] / 2), dim=-1)
         inside = ((bottom >= lower) & (bottom <= upper)).all(dim=-1)
         detections = []
         for sample in range(len(batch)):
             kept = inside[sample].nonzero()[:, 0]
+            # Stable, so that equal scores keep the proposals' order and a run can be repeated to the last digit.
             order = kept[scores[sample, kept].argsort(descending=True, stable=True)][: self.max_detections]
             detections.append(
                 Detections(boxes=boxes[sample, order], scores=scores[sample, order], labels=labels[sample, order])
@@ -176,14 +185,14 @@ class DetectionTask:
         """``map``, ``nds``, ``ap/<class>`` and ``tp/<error>`` by the official evaluation of nuScenes.
 
         Args:
-            predictions: by sample token, what :meth:`decode` gave for each of ``rows``.
-            data: where the rows are described.
+            predictions: results of :meth:`decode` by sample token, one for each of ``rows``.
+            data: the data set with the samples' descriptions.
             rows: the samples to evaluate on.
         """
         return evaluate(predictions, data.index(), rows)
 
     def occupied(self, batch: Batch) -> Tensor:
-        """The cells of the BEV map that an object covers, bool [N, X, Y]; the redundancy report looks there."""
+        """The cells of the BEV map covered by an object, bool [N, X, Y]; the redundancy report looks at these cells."""
         return torch.stack([self.grid.occupied(boxes) for boxes in batch.boxes])
 
     def _draw(self, codes: Tensor, labels: Tensor) -> Tensor:

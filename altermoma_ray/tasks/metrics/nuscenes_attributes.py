@@ -22,5 +22,9 @@ def attribute(class_name: str, speed: float) -> str:
     """Attribute of an object of a detection class at a speed in m/s; ``""`` for barriers and traffic cones.
 
     An unknown (NaN) speed counts as rest.
+
+        >>> attribute("car", 3.0), attribute("car", 0.0), attribute("barrier", 0.0)
+        ('vehicle.moving', 'vehicle.parked', '')
     """
+    # A comparison with NaN is false, hence the order of the two branches.
     return (_MOVING if speed > MOVING_SPEED else _AT_REST).get(class_name, "")

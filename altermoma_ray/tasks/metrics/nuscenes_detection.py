@@ -1,8 +1,8 @@
 """The official nuScenes detection metric (Caesar et al., CVPR 2020) on ground truth from the index.
 
-The devkit's own code does everything that decides a number: the filters by range, points and bike racks, matching,
-average precision and true-positive errors, in its CVPR 2019 configuration. Only where it would look something up in
-the JSON tables is it given the index instead.
+The devkit's own code computes every number: the filters by range, points and bike racks, matching, average precision
+and true-positive errors, in its CVPR 2019 configuration. Only the devkit's look-ups in the JSON tables are answered
+from the index instead.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[
 
     Returns:
         ``map`` and ``nds``; ``ap/<class>``; the mean true-positive errors ``tp/mATE`` (m), ``tp/mASE``, ``tp/mAOE``
-        (rad), ``tp/mAVE`` (m/s), ``tp/mAAE``; and ``map_present``, the mean AP of the classes that the ground truth
-        has (the official ``map`` counts the absent ones as 0), 0 if it has none.
+        (rad), ``tp/mAVE`` (m/s), ``tp/mAAE``; and ``map_present``, the mean AP of the classes present in the ground
+        truth (the official ``map`` counts absent classes as 0), 0 where no class is present.
 
     Raises:
         ValueError: a sample has no entry, or an entry is not finite.
@@ -55,6 +55,7 @@ def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[
     official = IndexEval(_results(detections, records), records)
     metrics, _ = official.evaluate()
     precisions = {name: float(value) for name, value in metrics.mean_dist_aps.items()}
+    # The ground truth after the devkit's filters: a class whose objects are all too far away is absent.
     present = sorted({box.detection_name for box in official.gt_boxes.all})
     return {
         "map": float(metrics.mean_ap),
@@ -66,7 +67,7 @@ def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[
 
 
 def submission(detections: Mapping[str, Detections], index: Index, rows: Sequence[int]) -> dict[str, Any]:
-    """Detections as an official results file holds them: global frame, attributes guessed from the speed.
+    """Detections in the form of an official results file: global frame, attributes guessed from the speed.
 
     Args:
         detections: by sample token, in the lidar frame; one entry for each of ``rows``.
@@ -75,6 +76,10 @@ def submission(detections: Mapping[str, Detections], index: Index, rows: Sequenc
 
     Returns:
         The dict to write as JSON: ``meta``, and ``results`` with at most 500 boxes a sample.
+
+    Example: a file for the devkit's evaluation server::
+
+        Path("results.json").write_text(json.dumps(submission(detections, data.index(), rows)))
 
     Raises:
         ValueError: a sample has no entry, or an entry is not finite.
@@ -89,7 +94,7 @@ class IndexEval(DetectionEval):
     """The devkit's evaluation, with the index's records in the place of a results file and the JSON tables."""
 
     def __init__(self, results: Mapping[str, list[dict[str, Any]]], records: Sequence[SampleRecord]) -> None:
-        # DetectionEval.__init__ reads files; these are the steps that it takes afterwards.
+        # DetectionEval.__init__ reads files; here are its later steps alone.
         self.verbose = False
         self.cfg = CONFIGURATION
         tables = _Tables(records)
@@ -104,12 +109,12 @@ class IndexEval(DetectionEval):
 
 
 class _Tables:
-    """Answers what the devkit's filters ask of ``NuScenes.get``, from records of the index."""
+    """Stands in for the devkit's ``NuScenes``: answers its filters' calls of ``get`` from records of the index."""
 
     def __init__(self, records: Sequence[SampleRecord]) -> None:
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}
         for record in records:
-            # A sample has one pose here, that of its LiDAR; the sample's token names both.
+            # A sample has one pose here, the pose at its LiDAR's time; the sample's token names both.
             key = record.token
             self._rows["sample", key] = {"data": {"LIDAR_TOP": key}, "anns": record.boxes.tokens}
             self._rows["sample_data", key] = {"ego_pose_token": key}
@@ -123,7 +128,7 @@ class _Tables:
 
 
 def _ground_truth(records: Sequence[SampleRecord]) -> EvalBoxes:
-    """What ``load_gt`` of the devkit loads."""
+    """The boxes of the records, in the form in which the devkit's ``load_gt`` gives them."""
     boxes = EvalBoxes()
     for record in records:
         table = record.boxes
@@ -139,6 +144,7 @@ def _ground_truth(records: Sequence[SampleRecord]) -> EvalBoxes:
                     detection_name=CLASSES[table.labels[row]],
                     attribute_name=table.attributes[row],
                 )
+                # A label of -1 marks a category outside the ten detection classes.
                 for row in np.nonzero(table.labels >= 0)[0]
             ],
         )
@@ -170,6 +176,7 @@ def _sample_results(found: Detections, record: SampleRecord) -> list[dict[str, A
     )
     if len(boxes) == 0:
         return []
+    # Velocities may be NaN (unknown); the devkit leaves these out of its mean.
     if not (np.isfinite(boxes[:, :7]).all() and np.isfinite(scores).all()):
         raise ValueError(f"detections of sample {record.token} are not finite")
     to_global = record.lidar_to_global
