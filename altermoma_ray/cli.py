@@ -38,6 +38,8 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed at the end
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

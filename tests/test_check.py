@@ -53,6 +53,21 @@ class MeanLoss(own.Regression):
         return {"total": super().loss(outputs, batch)["total"].mean()}
 
 
+class BareLoss(own.Regression):
+    def loss(self, outputs, batch):
+        return super().loss(outputs, batch)["total"]
+
+
+class Detached(own.Regression):
+    def loss(self, outputs, batch):
+        return {"total": super().loss(outputs, batch)["total"].detach()}
+
+
+class Unpicklable(own.Regression):
+    def decode(self, outputs, batch):
+        return {name: lambda: 1 for name in batch.names}
+
+
 class NoTotal(own.Regression):
     def loss(self, outputs, batch):
         return {"squared": super().loss(outputs, batch)["total"]}
@@ -112,10 +127,13 @@ def complaint(**parts):
         ({"model": LeakingMask}, "with radar masked, its parameters change the outputs; mend its model"),
         ({"model": Misspelt}, "is in group 'rader', but the groups are radar, sound, fusion; mend its model"),
         ({"model": NoGroup}, "group smell has no weight that can be pruned; mend its model"),
-        ({"model": Unsteady}, "; mend its model"),
+        ({"model": Unsteady}, "the same batch gives other outputs when it comes again; mend its model"),
         ({"model": WrongSize}, r"RuntimeError: mat1 and mat2 shapes cannot be multiplied (3x16 and 128x64) ("),
         ({"model": BatchDependent}, "of samples alone, "),
         ({"task": MeanLoss()}, "loss total must be one number for each sample, [3], but is []; mend its task"),
+        ({"task": BareLoss()}, "`loss` must return a dictionary of tensors, but returned a Tensor; mend its task"),
+        ({"task": Detached()}, "no gradient leads from `total` to the model; it must not be detached; mend its task"),
+        ({"task": Unpicklable()}, "`decode` gives predictions that cannot be pickled: "),
         ({"task": NoTotal()}, "`total` is missing in the losses, which are squared; mend its task"),
         ({"task": NanLoss()}, "loss total is [nan, nan, nan]; mend its task"),
         ({"task": MetricMissing()}, "`evaluate` gives no r2, which `metrics` lists; mend its task"),

@@ -64,6 +64,8 @@ class TaskContract:
         model, data = self._model(), self._data()
         batch = data.collate(self._to_learn_from(data))
         losses = self.make_task().loss(model(batch), batch)
+        kind = type(losses).__name__
+        assert isinstance(losses, Mapping), f"`loss` must return a dictionary of tensors, but returned a {kind}"
         assert "total" in losses, f"`total` is missing in the losses, which are {', '.join(losses)}"
         for name, loss in losses.items():
             shape = f"loss {name} must be one number for each sample, [{len(batch)}], but is {list(loss.shape)}"
@@ -74,7 +76,9 @@ class TaskContract:
     def test_the_total_leads_to_the_model(self) -> None:
         model, data = self._model(), self._data()
         batch = data.collate(self._to_learn_from(data))
-        self.make_task().loss(model(batch), batch)["total"].mean().backward()
+        total = self.make_task().loss(model(batch), batch)["total"]
+        assert total.requires_grad, "no gradient leads from `total` to the model; it must not be detached"
+        total.mean().backward()
         assert isinstance(model, nn.Module)
         groups = {
             model.group_of(name) for name, one in model.named_parameters() if one.grad is not None and one.grad.any()
@@ -107,7 +111,10 @@ class TaskContract:
         for tensor in tensors_of(together).values():
             assert tensor.device.type == "cpu", f"a prediction is on {tensor.device}, not on the CPU"
             assert not tensor.requires_grad, "a prediction still has its gradient's graph; detach it"
-        copy = pickle.loads(pickle.dumps(dict(together)))
+        try:
+            copy = pickle.loads(pickle.dumps(dict(together)))
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise AssertionError(f"`decode` gives predictions that cannot be pickled: {error}") from error
         assert not differences(copy, together), "predictions change when they are pickled"
 
     def test_exactly_the_listed_metrics_are_evaluated(self) -> None:
