@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.metrics import Metric
 from altermoma_ray.workloads import Recipe, Workload
 
@@ -32,7 +33,7 @@ class Batch:  # N samples; a search asks for their number, and for the same batc
 
 
 class SpeedNet(nn.Module):
-    """A branch for each sensor, and a head that sees both."""
+    """A branch for each sensor, and a head that sees both. A masked sensor gives zeros: its branch gets no gradient."""
 
     modalities = ("radar", "sound")  # what can be masked, in this order
 
@@ -50,7 +51,6 @@ class SpeedNet(nn.Module):
     def forward(self, batch, masked=frozenset()):
         features = []
         for name, signal in (("radar", batch.radar), ("sound", batch.sound)):
-            # A masked modality gives zeros in the place of its features, so that its branch gets no gradient.
             features.append(signal.new_zeros(len(signal), 64) if name in masked else self.get_submodule(name)(signal))
         return self.head(torch.cat(features, dim=1))[:, 0]
 
@@ -116,3 +116,4 @@ def trained():
 
 
 WORKLOAD = Workload(name="speed-net", model=trained, task=Regression(), data=Recordings(), recipe=Recipe(batch_size=32))
+SPACE = SearchSpace(fine_tune_epochs=4.0)  # what a search of this workload varies, and how long a trial trains

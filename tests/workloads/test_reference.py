@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import kept_in, read_from
 from altermoma_ray.storage import Location
@@ -146,3 +148,10 @@ def test_a_foreign_model_s_checkpoint_needs_no_configuration(tmp_path, forget):
     loaded = workload.unpruned(str(tmp_path / "own.safetensors"))
     assert digest_of(loaded) == digest_of(model)
     assert not loaded.training
+
+
+def test_a_space_beside_a_workload_is_its_own(tmp_path):
+    reference = f"{Path(__file__).parents[2] / 'examples' / 'own_model.py'}:WORKLOAD"
+    find_workload(reference, str(tmp_path))
+    assert load_space(reference).fine_tune_epochs == 4.0
+    assert load_space("tests.workloads.two_branch:WORKLOAD") == SearchSpace()

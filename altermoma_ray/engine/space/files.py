@@ -78,14 +78,17 @@ def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
     """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file; or its function ``suggest``.
 
     Args:
-        name: of a space of the project; a reference to a user's own workload stands for the default space.
+        name: of a space of the project. A reference to a user's own workload stands for the ``SPACE`` beside the
+            workload, whose module was imported before; without one, for the default space.
         file: that defines a space; None takes the one by name.
 
     Raises:
         UserError: there is no such space, or it defines neither a valid ``SPACE`` nor a ``suggest(trial, workload)``.
     """
     if file is None and name is not None and ":" in name:
-        return SearchSpace()
+        origin, _, _ = name.rpartition(":")
+        beside = getattr(sys.modules.get(Path(origin).stem if origin.endswith(".py") else origin), "SPACE", None)
+        return beside if isinstance(beside, SearchSpace) else SearchSpace()
     module = _import_named(name) if file is None else _import_file(file)
     space, suggest = getattr(module, "SPACE", None), getattr(module, "suggest", None)
     if inspect.isfunction(suggest) and (space is None or isinstance(space, SearchSpace)):
