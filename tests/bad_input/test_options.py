@@ -41,7 +41,11 @@ OPTIONS = [
         "--objective map,sparsity --sparsity 0.9",
         r"with sparsity as an objective each trial draws its own; leave --sparsity out$",
     ),
-    ("unknown metric", "--objective speed", r"objective 'speed' must be distinct metrics out of map, nds, map_present, sparsity"),
+    (
+        "unknown metric",
+        "--objective speed",
+        r"objective 'speed' must be distinct metrics out of map, nds, map_present, sparsity",
+    ),
     ("unknown class", "--objective ap/unicorn", r"objective 'ap/unicorn' must be distinct metrics out of map, nds"),
     ("negative trials", "--trials -3", r"argument --trials: must be a whole number above 0, but got -3; see --help$"),
     (
