@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
+from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
@@ -288,6 +289,10 @@ class ModelConfig(Section):
             raise ValueError(f"{self.voxel_grid[2]} voxels along z are too few for the stages of the LiDAR encoder")
         if any(side % 8 for side in self.inputs.image_size):
             raise ValueError(f"`inputs.image_size` must divide by 8, but got {self.inputs.image_size}")
+        if isinstance(self.head, SegmentationHeadConfig):
+            raster = RasterConfig(**{field: getattr(self.head, field) for field in RasterConfig.model_fields})
+            if self.inputs.raster != raster:
+                raise ValueError(f"`inputs.raster` must be the head's raster, {raster}, but got {self.inputs.raster}")
         total = math.prod(self.decoder.strides)
         if any(side % total for side in size):
             raise ValueError(f"the BEV map {size} must divide by the decoder's total stride {total}")
