@@ -72,7 +72,7 @@ def draw_rasters(
     patch = (to_global[0, 3], to_global[1, 3], size, size)
     angle = math.degrees(math.atan2(to_global[1, 0], to_global[0, 0]))
     layers = [layer for one in config.classes for layer in _LAYERS.get(one, (one,))]
-    drawn = _open_map(dataroot, name).get_map_mask(patch, angle, layers, (config.cells, config.cells))
+    drawn = _open_map(str(dataroot), name).get_map_mask(patch, angle, layers, (config.cells, config.cells))
     masks = dict(zip(layers, drawn.astype(bool), strict=True))
     # The devkit's rows are y: transposed, the first axis is x, as in every map of the models.
     rasters = np.stack(
@@ -82,10 +82,10 @@ def draw_rasters(
 
 
 @lru_cache(maxsize=8)
-def _open_map(dataroot: Location, name: str) -> Any:
+def _open_map(dataroot: str, name: str) -> Any:
     from nuscenes.map_expansion.map_api import NuScenesMap
 
-    return NuScenesMap(dataroot=str(_local_root(dataroot, name)), map_name=name)
+    return NuScenesMap(dataroot=str(_local_root(Location.parse(dataroot), name)), map_name=name)
 
 
 def _local_root(dataroot: Location, name: str) -> Path:
