@@ -8,7 +8,7 @@ x right, y down, z forward; pixels are (u right, v down). Boxes are rows of nine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class Batch:
     """[M, 9] float32 each, augmented lidar frame; see the module's text."""
     labels: list[Tensor]
     """[M] int64 each, indices into ``CLASSES``."""
+    rasters: list[Tensor] = field(default_factory=list)
+    """[class, x, y] bool each: the map's masks about the LiDAR; empty where the model's inputs ask for none."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -49,11 +51,11 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
         # The fields are gone through by type: a further field needs no change here.
-        return replace(self, **{field.name: _move(getattr(self, field.name), device) for field in fields(self)})
+        return replace(self, **{one.name: _move(getattr(self, one.name), device) for one in fields(self)})
 
     def samples(self, start: int, stop: int) -> Batch:
         """Samples ``start`` to ``stop`` (exclusive) as a batch of their own."""
-        return replace(self, **{field.name: getattr(self, field.name)[start:stop] for field in fields(self)})
+        return replace(self, **{one.name: getattr(self, one.name)[start:stop] for one in fields(self)})
 
 
 @dataclass(kw_only=True)

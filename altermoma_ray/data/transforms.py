@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 from torch import Tensor
 
 from altermoma_ray.data.nuscenes.rig import CAMERAS
+from altermoma_ray.data.raster import RasterConfig
 
 Range = tuple[float, float]
 
@@ -72,6 +75,16 @@ class InputConfig(BaseModel):
     """Standard deviation of the scene's shift along each axis in training (m)."""
     flip: bool = True
     """Whether the scene is mirrored along x and along y at random in training."""
+    raster: RasterConfig | None = None
+    """Masks of the map that the model learns from; None reads no map."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave an absent ``raster`` out: checkpoints of earlier releases lack it, and hashes are made of this text."""
+        fields: dict[str, Any] = dump(self)
+        if fields.get("raster") is None:
+            fields.pop("raster", None)
+        return fields
 
     @model_validator(mode="after")
     def _check(self) -> InputConfig:

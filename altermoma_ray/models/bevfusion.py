@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.configurations.config import HeadConfig, ModelConfig
+from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.decoders.second import BevDecoder
 from altermoma_ray.models.depth_supervision import DepthSupervision
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.lidar import LidarEncoder
 from altermoma_ray.models.fusers.convolutional import ConvFuser
+from altermoma_ray.models.heads.segmentation import SegmentationHead
 from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.models.synaptic_flow import flow_of
 
@@ -25,7 +27,7 @@ SENSORS = ("camera", "lidar")
 
 
 class FusionModel(nn.Module):
-    """Detector whose encoders can be masked one by one.
+    """Detector, or map segmentation model, whose encoders can be masked one by one.
 
     Example: the outputs without the camera, for which the camera encoder does no work::
 
@@ -47,7 +49,7 @@ class FusionModel(nn.Module):
         )
         self.fuser = ConvFuser(config.fuser, [self.encoders[sensor].out_channels for sensor in SENSORS])
         self.decoder = BevDecoder(config.decoder, self.fuser.out_channels)
-        self.head = TransFusionHead(config.head, self.decoder.out_channels)
+        self.head = _head(config.head, self.decoder.out_channels)
 
     def forward(self, batch: Batch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
         """The head's outputs.
@@ -114,3 +116,9 @@ class FusionModel(nn.Module):
         """
         part, _, rest = parameter_name.partition(".")
         return rest.partition(".")[0] if part == "encoders" else "fusion"
+
+
+def _head(config: HeadConfig | SegmentationHeadConfig, in_channels: int) -> nn.Module:
+    if isinstance(config, SegmentationHeadConfig):
+        return SegmentationHead(config, in_channels)
+    return TransFusionHead(config, in_channels)

@@ -58,10 +58,12 @@ def flow_of(model: FusionModel, batch: Batch) -> Callable[[nn.Module], Tensor]:
 
 @contextmanager
 def _ones_enter(model: FusionModel) -> Iterator[None]:
-    """Ones in place of the inputs of the three networks which see data."""
+    """Ones in place of the inputs of the networks which see data."""
     # The geometry passes by these networks and stays real, or nothing would land on the BEV map.
     camera, lidar = model.encoders["camera"], model.encoders["lidar"]
-    entrances = (camera.backbone, camera.view_transform.depth_net, lidar.backbone)
+    entrances = [camera.backbone, lidar.backbone]
+    if hasattr(camera.view_transform, "depth_net"):  # a plain view transform reads no LiDAR
+        entrances.append(camera.view_transform.depth_net)
     handles = [entrance.register_forward_pre_hook(_first_of_ones) for entrance in entrances]
     try:
         yield

@@ -13,12 +13,14 @@ from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.nuscenes.source import NuScenes, synthetic_folder
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import parse_configuration
+from altermoma_ray.models.configurations.config import ModelConfig, parse_configuration
 from altermoma_ray.models.configurations.named import configuration
+from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.tasks.segmentation.task import SegmentationTask
 from altermoma_ray.workloads.protocols import Task
 from altermoma_ray.workloads.recipe import Recipe, Stage
 from altermoma_ray.workloads.workload import Workload
@@ -26,6 +28,7 @@ from altermoma_ray.workloads.workload import Workload
 DEFAULT_VERSION = "v1.0-trainval"
 """Of nuScenes, and the only one of the synthetic set."""
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
+PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 SHIPPED = Path(__file__).parents[1] / "models" / "checkpoints" / f"{TOY}.safetensors"
 """The checkpoint that comes with the project, for the synthetic toy set."""
 
@@ -46,7 +49,7 @@ class Options(BaseModel):
 
 
 class BevFusion(Workload):
-    """A BEVFusion detector; its weights may be a released checkpoint."""
+    """A BEVFusion detector or map segmentation model; its weights may be a released checkpoint."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -58,8 +61,8 @@ class BevFusion(Workload):
         return config.build()
 
     def task_for(self, model: nn.Module) -> Task:
-        """Detection as the model's own head has it: released weights may regress another height."""
-        return DetectionTask(cast(FusionModel, model).config.head)
+        """The task of the model's own head: released weights may regress another height."""
+        return _task(cast(FusionModel, model).config)
 
     def unpruned(self, checkpoint: str | None = None) -> nn.Module:
         """The model that is to be pruned, from a released checkpoint or one of ours.
@@ -117,7 +120,7 @@ def workload(options: Options, storage: Location) -> Workload:
         name=config.name,
         dataset="nuscenes",
         model=config,
-        task=DetectionTask(config.head),
+        task=_task(config),
         data=NuScenes(
             dataroot=options.dataroot,
             version=options.version,
@@ -128,6 +131,12 @@ def workload(options: Options, storage: Location) -> Workload:
         recipe=RECIPES.get(config.name, RECIPES[PUBLISHED]),
         checkpoint=str(SHIPPED) if is_synthetic and config.name == TOY else None,
     )
+
+
+def _task(config: ModelConfig) -> Task:
+    """The task of a configuration's head."""
+    head = config.head
+    return SegmentationTask(head) if isinstance(head, SegmentationHeadConfig) else DetectionTask(head)
 
 
 def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
@@ -189,6 +198,23 @@ RECIPES: dict[str, Recipe] = {
         stages=_stages(camera=20, lidar=20, fusion=6, learning_rate=2e-4, fusion_learning_rate=2e-4, depth=0.0),
     ),
     TOY: Recipe(
+        batch_size=4,
+        micro_batch_size=2,
+        weight_decay=0.01,
+        clip_norm=10.0,
+        stages=_stages(camera=8, lidar=4, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
+    ),
+    PUBLISHED_MAP: Recipe(
+        batch_size=32,
+        micro_batch_size=2,
+        weight_decay=0.01,
+        clip_norm=35.0,
+        class_balanced=True,
+        loader_processes=4,
+        augment=True,
+        stages=(Stage(name="fusion", epochs=20, learning_rate=1e-4),),
+    ),
+    TOY_MAP: Recipe(
         batch_size=4,
         micro_batch_size=2,
         weight_decay=0.01,

@@ -27,7 +27,12 @@ OPTIONS = [
         "--model bevfusion-mit",
         r"is of model 'bevfusion-mit-toy', not 'bevfusion-mit'; choose that",
     ),
-    ("unknown model", "--model resnet", r"unknown model 'resnet'; choose one of: bevfusion-mit, bevfusion-mit-toy$"),
+    (
+        "unknown model",
+        "--model resnet",
+        r"unknown model 'resnet'; choose one of: bevfusion-mit, bevfusion-mit-toy, "
+        r"bevfusion-mit-seg, bevfusion-mit-seg-toy$",
+    ),
     ("missing space file", "--space /nowhere/mine.py", r"no search space file /nowhere/mine.py; give the path of a Py"),
     ("sparsity of 1", "--sparsity 1", r"argument --sparsity: must be in \[0, 1\), but got 1; see --help$"),
     ("negative sparsity", "--sparsity -0.1", r"argument --sparsity: must be in \[0, 1\), but got -0.1; see --help$"),

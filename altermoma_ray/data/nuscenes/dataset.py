@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.nuscenes.dataroot import read_picture, read_points
 from altermoma_ray.data.nuscenes.index import Index
+from altermoma_ray.data.nuscenes.maps import draw_rasters
 from altermoma_ray.data.nuscenes.records import SampleRecord, camera_to_lidar, sweep_to_keyframe
 from altermoma_ray.data.nuscenes.rig import choose_cameras
 from altermoma_ray.data.transforms import (
@@ -51,6 +52,8 @@ class Sample:
     """[M, 9] float32."""
     labels: Tensor
     """[M] int64."""
+    raster: Tensor | None = None
+    """[class, x, y] bool masks of the map, where the model's inputs ask for them."""
 
 
 class NuScenesDataset(Dataset[Sample]):
@@ -109,6 +112,15 @@ class NuScenesDataset(Dataset[Sample]):
             lidar_augmentation=_tensor(scene),
             boxes=boxes,
             labels=labels,
+            raster=self._raster(record, scene),
+        )
+
+    def _raster(self, record: SampleRecord, scene: np.ndarray) -> Tensor | None:
+        config = self.inputs.raster
+        if config is None:
+            return None
+        return torch.from_numpy(
+            draw_rasters(self.index.dataroot, record.location, record.lidar_to_global, scene, config)
         )
 
     def _picture(self, record: SampleRecord, camera: str, rng: np.random.Generator | None) -> tuple[Tensor, np.ndarray]:
@@ -153,6 +165,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         lidar_augmentation=torch.stack([sample.lidar_augmentation for sample in samples]),
         boxes=[sample.boxes for sample in samples],
         labels=[sample.labels for sample in samples],
+        rasters=[sample.raster for sample in samples if sample.raster is not None],
     )
 
 

@@ -123,6 +123,10 @@ class Index:
         """The scene tokens of all rows."""
         return list(self._batch.column("scene_token").to_pylist())
 
+    def locations(self) -> list[str]:
+        """The names of the maps of all rows."""
+        return list(self._batch.column("location").to_pylist())
+
     def cameras(self) -> list[list[str]]:
         """The channels of the cameras with a picture, for each row."""
         return [self._nested["cameras"].get(row, "channel") for row in range(len(self))]

@@ -14,6 +14,7 @@ from altermoma_ray.data.nuscenes.dataroot import check_files
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, Sample, collate
 from altermoma_ray.data.nuscenes.index import Index, open_index
 from altermoma_ray.data.nuscenes.leaving_out import left_out_text
+from altermoma_ray.data.nuscenes.maps import check_maps
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.data.nuscenes.rig import check_rig
 from altermoma_ray.data.nuscenes.splits import split_names
@@ -94,6 +95,8 @@ class NuScenes(BaseModel):
         if index.left_out:
             console.print(f"  [yellow]left out[/]: {left_out_text(index.left_out)}")
         check_rig(index, self.inputs)
+        if self.inputs is not None and self.inputs.raster is not None:
+            check_maps(index.dataroot, index.locations())
         check_files(index.dataroot, *index.sensor_files(), index.reading)
 
     def left_out(self) -> dict[str, int]:

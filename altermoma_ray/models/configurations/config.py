@@ -7,13 +7,24 @@ Representation*, ICRA 2023; Bai et al., *TransFusion*, CVPR 2022. Bird's-eye-vie
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
+from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
+from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 
 if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
@@ -47,8 +58,8 @@ class CameraConfig(Section):
     """Channels of the neck's output at an eighth of the picture's size."""
     depth_bins: Interval = (1.0, 60.0, 0.5)
     """Depths (m) along a pixel's ray; the upper edge is exclusive."""
-    depth_net: tuple[int, int, int] = (8, 32, 64)
-    """Channels of the three convolutions on the LiDAR depth picture."""
+    depth_net: tuple[int, int, int] | None = (8, 32, 64)
+    """Channels of the three convolutions on the LiDAR depth picture; None lifts without LiDAR depth."""
     channels: int = 80
     """Channels lifted to the BEV map."""
     grid_x: Interval = (-54.0, 54.0, 0.3)
@@ -229,6 +240,19 @@ class HeadConfig(Section):
         return fields
 
 
+def _kind_of_head(head: Any) -> str:
+    """The tag of a head's section: only the map segmentation head names its ``classes``."""
+    is_segmentation = isinstance(head, SegmentationHeadConfig) or (isinstance(head, dict) and "classes" in head)
+    return "segmentation" if is_segmentation else "transfusion"
+
+
+AnyHead = Annotated[
+    Annotated[HeadConfig, Tag("transfusion")] | Annotated[SegmentationHeadConfig, Tag("segmentation")],
+    Discriminator(_kind_of_head),
+]
+"""The section of any head; ``bev_size``, ``cell_size`` and ``origin`` are common to all."""
+
+
 class ModelConfig(Section):
     """A whole fusion model. Its grids must agree; that is checked here and nowhere else.
 
@@ -244,7 +268,7 @@ class ModelConfig(Section):
     lidar: LidarConfig
     fuser: FuserConfig
     decoder: DecoderConfig
-    head: HeadConfig
+    head: AnyHead
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
@@ -265,6 +289,10 @@ class ModelConfig(Section):
             raise ValueError(f"{self.voxel_grid[2]} voxels along z are too few for the stages of the LiDAR encoder")
         if any(side % 8 for side in self.inputs.image_size):
             raise ValueError(f"`inputs.image_size` must divide by 8, but got {self.inputs.image_size}")
+        if isinstance(self.head, SegmentationHeadConfig):
+            raster = RasterConfig(**{field: getattr(self.head, field) for field in RasterConfig.model_fields})
+            if self.inputs.raster != raster:
+                raise ValueError(f"`inputs.raster` must be the head's raster, {raster}, but got {self.inputs.raster}")
         total = math.prod(self.decoder.strides)
         if any(side % total for side in size):
             raise ValueError(f"the BEV map {size} must divide by the decoder's total stride {total}")
@@ -304,7 +332,9 @@ def parse_configuration(text: str, origin: str) -> ModelConfig:
         return ModelConfig.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "model"
+        # Pydantic puts the tag of a head's kind after "head"; users know no such level.
+        path = [part for part in map(str, first["loc"]) if part not in ("transfusion", "segmentation")]
+        where = ".".join(path) or "model"
         raise UserError(
             f"{origin} holds no valid model configuration: {where}: {first['msg']}; it was written by another version "
             "of altermoma_ray or edited: use that version, or another checkpoint"

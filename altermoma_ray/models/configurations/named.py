@@ -9,11 +9,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.configurations import bevfusion_mit, bevfusion_mit_toy
+from altermoma_ray.models.configurations import (
+    bevfusion_mit,
+    bevfusion_mit_seg,
+    bevfusion_mit_seg_toy,
+    bevfusion_mit_toy,
+)
 from altermoma_ray.models.configurations.config import ModelConfig
 
 CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType(
-    {module.CONFIGURATION.name: module.CONFIGURATION for module in (bevfusion_mit, bevfusion_mit_toy)}
+    {
+        module.CONFIGURATION.name: module.CONFIGURATION
+        for module in (bevfusion_mit, bevfusion_mit_toy, bevfusion_mit_seg, bevfusion_mit_seg_toy)
+    }
 )
 """By name."""
 

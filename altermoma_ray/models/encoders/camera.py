@@ -21,6 +21,7 @@ from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.config import CameraConfig
 from altermoma_ray.models.layers.blocks import convolution, initialise
 from altermoma_ray.models.views.depth_lss import DepthLss
+from altermoma_ray.models.views.lss import PlainLss
 
 
 class WindowAttention(ShiftedWindowAttention):
@@ -140,7 +141,7 @@ class CameraEncoder(nn.Module):
         super().__init__()
         self.backbone = SwinBackbone(config)
         self.neck = LssFpn(config)
-        self.view_transform = DepthLss(config, image_size)
+        self.view_transform = (PlainLss if config.depth_net is None else DepthLss)(config, image_size)
         self.out_channels = self.view_transform.out_channels
 
     def forward(self, batch: Batch) -> Tensor:

@@ -44,6 +44,17 @@ class DepthLss(nn.Module):
         self.channels = config.channels
         self.out_channels = config.channels
 
+        self._make_lift(config)
+        self.downsample = nn.Sequential(
+            *convolution(config.channels * self.grid_shape[2], config.channels),
+            *convolution(config.channels, config.channels, stride=config.downsample),
+            *convolution(config.channels, config.channels),
+        )
+        initialise(self)
+
+    def _make_lift(self, config: CameraConfig) -> None:
+        """Make the layers that :meth:`_lift` uses."""
+        assert config.depth_net is not None
         first, second, third = config.depth_net
         self.depth_net = nn.Sequential(
             *convolution(1, first, 1, bias=True),
@@ -55,12 +66,6 @@ class DepthLss(nn.Module):
             *convolution(config.neck, config.neck, bias=True),
             nn.Conv2d(config.neck, self.bins + config.channels, 1),
         )
-        self.downsample = nn.Sequential(
-            *convolution(config.channels * self.grid_shape[2], config.channels),
-            *convolution(config.channels, config.channels, stride=config.downsample),
-            *convolution(config.channels, config.channels),
-        )
-        initialise(self)
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
         """A BEV map [N, channels, x, y].
@@ -70,10 +75,6 @@ class DepthLss(nn.Module):
             batch: its points paint the depth pictures, its calibration places the frustum.
         """
         with torch.autocast(features.device.type, enabled=False):  # half precision would move points by whole cells
-            lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
-            painted = paint_depth(
-                batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self.image_size
-            )
             points = place_frustum(
                 self.frustum,
                 batch.camera_intrinsics,
@@ -82,11 +83,20 @@ class DepthLss(nn.Module):
                 batch.lidar_augmentation,
             )
             cell = grid_cell(points, self.grid_first_centre, self.grid_step)
-        depth_features = self.depth_net(painted.flatten(0, 1)[:, None])
-        lifted = self.lift_net(torch.cat([depth_features, features], dim=1))
         # The published order of the channels: logits of the depth bins first, features second.
-        depth, context = lifted.split([self.bins, self.channels], dim=1)
+        depth, context = self._lift(features, batch).split([self.bins, self.channels], dim=1)
         return self.downsample(splat(depth.softmax(1), context, cell, self.grid_shape))
+
+    def _lift(self, features: Tensor, batch: Batch) -> Tensor:
+        """Logits of the depth bins, then the features to splat: [M, D + F, h, w]."""
+        with torch.autocast(features.device.type, enabled=False):
+            lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
+            painted = paint_depth(
+                batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self.image_size
+            )
+        depth_features = self.depth_net(painted.flatten(0, 1)[:, None])
+        lifted: Tensor = self.lift_net(torch.cat([depth_features, features], dim=1))
+        return lifted
 
 
 def make_frustum(image_size: tuple[int, int], depth_bins: tuple[float, float, float]) -> Tensor:
