@@ -17,6 +17,7 @@ from altermoma_ray.tracking.redundancy.records import (
     FINE_TUNED,
     INTACT,
     MASKED,
+    OCCUPIED,
     PRUNED,
     REACTIVATED,
     UNPRUNED,
@@ -115,7 +116,7 @@ def tensors():
     names = [f"{name} ({masked} masked)" for name, masked in ROWS]
     states = (BEFORE, MASKED, REACTIVATED, PRUNED, FINE_TUNED)
     maps = {f"{row}/{state}": torch.rand(4, 4) for row in names for state in states}
-    return {**maps, "boxes": torch.tensor([[1.0, 2, 0, 4, 2, 1.5, 0.3, 0, 0]])}
+    return {**maps, OCCUPIED: torch.eye(4, dtype=torch.bool)}
 
 
 def test_the_page_holds_its_pictures_and_links_to_nothing(tensors):
@@ -129,7 +130,7 @@ def test_the_page_holds_its_pictures_and_links_to_nothing(tensors):
 
 
 def test_features_without_any_activity_still_make_a_page(tensors):
-    empty = {key: torch.zeros_like(tensor) for key, tensor in tensors.items()} | {"boxes": torch.zeros(0, 9)}
+    empty = {key: torch.zeros_like(tensor) for key, tensor in tensors.items()}
     assert "<img" in page(make(), empty, (-2.0, 2.0, -2.0, 2.0))
 
 
