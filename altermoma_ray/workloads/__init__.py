@@ -1,6 +1,6 @@
-"""What is pruned: a model, its task and its data in one object, found by a reference that every process can load.
+"""Workloads: a model to prune, its task and its data in one object, found by a reference which every process can load.
 
-:mod:`altermoma_ray.workloads.protocols` says what a search asks of a model, a task and a data source.
+:mod:`altermoma_ray.workloads.protocols` lists the methods which a search calls on a model, a task and a data source.
 """
 
 from altermoma_ray.workloads.recipe import Recipe, Stage

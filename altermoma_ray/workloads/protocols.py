@@ -1,4 +1,4 @@
-"""The seam between a pruning search and the model, task and data that are pruned.
+"""The seam between a pruning search and a model, its task and its data.
 
 The search asks no more of a model, a task or a data set than these protocols say. A class fulfils a protocol by having
 its attributes and methods; nothing needs to be inherited, and no class is registered anywhere.
@@ -18,7 +18,7 @@ from altermoma_ray.metrics import Metric
 
 @runtime_checkable
 class Batch(Protocol):
-    """N samples, in any form that the model and the task agree on."""
+    """N samples, in any form known to the model and the task."""
 
     def __len__(self) -> int:
         """The number of samples, N."""
@@ -31,7 +31,7 @@ class Batch(Protocol):
 class FusionModel(Protocol):
     """A :class:`torch.nn.Module` with a branch for each modality, whose branches can be masked one by one.
 
-    A model may have more, which is used where it is there:
+    A model may offer more methods; a search uses them where the model has them:
 
     - ``flow(batch)`` for the criterion SynFlow, see :class:`altermoma_ray.pruning.criteria.Problem`;
     - ``features(batch, masked)`` for the redundancy report: maps [N, channel, x, y] of each modality by its name, and
@@ -44,7 +44,7 @@ class FusionModel(Protocol):
     """Names of the modalities, such as ``("lidar", "camera")``, in the order in which they are masked."""
 
     def group_of(self, parameter: str) -> str:
-        """The group of a parameter, by its name: a modality, or ``fusion`` for what all modalities share."""
+        """The group of a parameter, by its name: a modality, or ``fusion`` for a parameter of all modalities."""
 
     def __call__(self, batch: Any, masked: frozenset[str] = frozenset()) -> Any:
         """The model's outputs, as if the branches of ``masked`` modalities gave zeros."""
@@ -60,10 +60,10 @@ class Task(Protocol):
     """
 
     metrics: tuple[Metric, ...]
-    """All that :meth:`evaluate` measures; the first is the default objective."""
+    """All figures of :meth:`evaluate`; the first is the default objective."""
 
     def loss(self, outputs: Any, batch: Any) -> Mapping[str, Tensor]:
-        """Losses of N samples, [N] each; ``total`` is the one that is minimised.
+        """Losses of N samples, [N] each; training minimises ``total``.
 
         A loss of one value for each sample keeps results independent of the number of workers.
         """
@@ -84,17 +84,17 @@ class DataSource(Protocol):
     """
 
     def fingerprint(self, split: Split) -> str:
-        """Text that changes whenever the samples of a split do; what was measured on them is stored under it."""
+        """Text which changes whenever the samples of a split change: scores and metrics are stored under this text."""
 
     def prepare(self) -> None:
-        """Make or check everything that reading needs; called once, before any worker starts.
+        """Make or check everything needed to read samples; called once, before any worker starts.
 
         Raises:
             UserError: the data are missing or broken.
         """
 
     def rows(self, split: Split, part: Part = "all", limit: int | None = None) -> list[int]:
-        """The rows of a split; with ``limit``, a subset spread over them that never changes."""
+        """The rows of a split; with ``limit``, always the same subset, spread over all rows."""
 
     def dataset(self, rows: Sequence[int], *, augment: bool, seed: int) -> Any:
         """A map-style data set of these rows: ``len`` and ``dataset[position]``.

@@ -20,11 +20,11 @@ class Stage(BaseModel):
     learning_rate: float = Field(gt=0)
     """Peak learning rate of AdamW."""
     masked: frozenset[str] = frozenset()
-    """Modalities that are masked, and whose parameters are not trained."""
+    """The masked modalities, whose parameters are not trained."""
     starts_from: dict[str, str] = {}
-    """For each parameter group the earlier stage whose weights it starts from; a group without one starts at random."""
+    """For each parameter group the earlier stage from whose weights the group starts; other groups start at random."""
     auxiliary_loss: float = Field(default=0.0, ge=0)
-    """Weight of the loss that the model's ``auxiliary_loss()`` gives beside the task's; 0 goes without."""
+    """Weight of the loss from the model's ``auxiliary_loss()`` beside the task's loss; 0 goes without."""
 
 
 class Recipe(BaseModel):
@@ -39,14 +39,14 @@ class Recipe(BaseModel):
     batch_size: int = Field(gt=0)
     """Samples of one optimiser step, over all workers."""
     micro_batch_size: int = Field(default=1, gt=0)
-    """Samples of one pass while scoring; fixed, so that scores do not depend on the number of workers."""
+    """Samples of one pass while scoring; fixed, since scores must not depend on the number of workers."""
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
     """Gradients are clipped to this norm."""
     class_balanced: bool = False
     """Whether epochs are drawn by the data source's ``balanced_rows`` instead of every sample once."""
     loader_processes: int = Field(default=0, ge=0)
-    """Processes that load data ahead for each worker; 0 loads in the worker itself."""
+    """Processes to load data ahead for each worker; 0 loads in the worker itself."""
     augment: bool = False
     """Augmentation while the unpruned model is trained; fine-tuning after pruning goes without."""
     stages: tuple[Stage, ...] = ()

@@ -1,6 +1,6 @@
 """References to workloads: the few strings by which every process of a search finds the same model, task and data.
 
-nusc                       one that comes with the project, a module of this folder by its entry in ``NAMED``
+nusc                       a workload of the project, a module of this folder by its entry in ``NAMED``
 my_package.fusion:NAME     an object of a module that can be imported wherever a worker runs
 path/to/fusion.py:NAME     an object of a file; a copy of the file travels through storage
 """
@@ -30,7 +30,7 @@ NAMED = {"nusc": "altermoma_ray.workloads.nusc"}
 
 
 class WorkloadReference(BaseModel):
-    """Where a workload is found, in a form that is saved with a search and sent to its workers.
+    """The place of a workload, in a form to be saved with a search and sent to its workers.
 
     >>> reference = find_workload("nusc", "storage")                       # doctest: +SKIP
     >>> reference.load().name                                               # doctest: +SKIP
@@ -42,9 +42,9 @@ class WorkloadReference(BaseModel):
     name: str
     """``nusc``, ``package.module:NAME`` or ``file.py:NAME``."""
     storage: Place
-    """Local path or URI of the folder that keeps everything derived: index, indicators, trials."""
+    """Local path or URI of the folder for everything derived: index, indicators, trials."""
     options: SerializeAsAny[BaseModel] | None = None
-    """What a named workload was asked for: data set, model."""
+    """The options of a named workload: data set, model."""
     sha256: str | None = None
     """Hash of the file; its copy in storage is read."""
 
@@ -69,7 +69,7 @@ class WorkloadReference(BaseModel):
         return _load(self)
 
     def asked(self) -> dict[str, Any]:
-        """The options that a user can give on the command line, by their names there, with their values."""
+        """The options of the command line, by their names there, with their values."""
         flat: dict[str, Any] = {"dataset": self.name}
         for name, value in dict(self.options or {}).items():
             flat |= dict(value) if isinstance(value, BaseModel) else {name: value}
@@ -77,7 +77,7 @@ class WorkloadReference(BaseModel):
 
 
 def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
-    """The plan of a search as this release writes it; earlier releases knew no workload but the first that is named.
+    """The plan of a search as this release writes it; earlier releases knew the first named workload alone.
 
     Args:
         plan: JSON of a plan.
@@ -89,12 +89,12 @@ def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_workload(name: str, storage: str, **asked: Any) -> WorkloadReference:
-    """The reference of a workload that a command names; nothing big is made or read yet.
+    """The reference of a workload named by a command; nothing big is made or read yet.
 
     Args:
         name: see the module's text.
         storage: folder or URI for everything derived.
-        asked: options of a named workload, by their names on the command line; None stands for one that was not given.
+        asked: options of a named workload, by their names on the command line; None stands for an option not given.
 
     Raises:
         UserError: there is no such workload, an option does not go with it, or storage cannot be written.
@@ -189,6 +189,7 @@ def _import_file(file: Path, digest: str) -> ModuleType:
     name = file.stem
     if not name.isidentifier():
         raise UserError(f"workload file {file} has a name that cannot be a module's; rename it, such as fusion.py")
+    # A second module of the name would replace the first in pickles: the class of a model is found by this name.
     there = sys.modules.get(name)
     if there is not None and getattr(there, "__workload_sha256__", None) == digest:
         return there
@@ -199,6 +200,7 @@ def _import_file(file: Path, digest: str) -> ModuleType:
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     module.__dict__["__workload_sha256__"] = digest
+    # The difference to this set tells which modules the file brings in.
     before = set(sys.modules)
     sys.modules[name] = module
     try:
@@ -213,16 +215,16 @@ def _import_file(file: Path, digest: str) -> ModuleType:
 
 
 def _check_stands_alone(file: Path, imported: Iterable[str]) -> None:
-    """Find out whether a workload's file imports files that lie beside it.
+    """Find out whether a workload's file imports files beside itself.
 
     Workers import a copy of the one file: on another machine, the files beside it are not there.
 
     Args:
         file: of the workload.
-        imported: names of the modules that it brought in, or tried to.
+        imported: names of the modules which the file imported, or tried to import.
 
     Raises:
-        UserError: one of them lies beside it.
+        UserError: a module lies beside the file.
     """
     for name in sorted({*imported} - {file.stem}):
         beside = file.parent / f"{name}.py"
@@ -235,7 +237,7 @@ def _check_stands_alone(file: Path, imported: Iterable[str]) -> None:
 
 
 def _is_installed(name: str, digest: str) -> bool:
-    """Whether a module of that name is found that is not the file itself, as it is in the folder of a command."""
+    """Whether another module of the name is found; the file itself is found too where a command runs in its folder."""
     specification = importlib.util.find_spec(name)
     origin = None if specification is None else specification.origin
     if specification is None:

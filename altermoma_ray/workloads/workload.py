@@ -24,9 +24,9 @@ FUSION = "fusion"
 
 
 class Workload(BaseModel):
-    """All that a search must be told of what it prunes.
+    """A model to prune, its task, its data and its training.
 
-    Put one at the top level of a module of your own and search it by its reference::
+    Put a workload at the top level of a module of your own and search the workload by its reference::
 
         WORKLOAD = Workload(
             name="two-branch", model=TwoBranch, task=Regression(), data=Generated(), recipe=Recipe(batch_size=8)
@@ -38,7 +38,7 @@ class Workload(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     name: str
-    """Name of the model; with ``dataset`` it names the experiment in MLflow."""
+    """Name of the model; together with ``dataset`` the name of the experiment in MLflow."""
     dataset: str = "own"
     """Name of the data set."""
     model: Any
@@ -50,7 +50,7 @@ class Workload(BaseModel):
     recipe: Recipe
     checkpoint: str | None = None
     """Path or URI of the unpruned weights, as ``torch.save(model.state_dict(), file)``, safetensors or we wrote
-    them. None takes the model as it is made."""
+    them. None takes the model as made, without further weights."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Workload:
@@ -63,17 +63,17 @@ class Workload(BaseModel):
 
     @cached_property
     def modalities(self) -> tuple[str, ...]:
-        """The model's modalities, in the order in which they are masked; builds a model to ask it."""
+        """The model's modalities, in the order in which they are masked; builds a model to ask."""
         return modalities_of(self.build())
 
     def build(self, configuration: str | None = None) -> nn.Module:
         """A new model.
 
         Args:
-            configuration: JSON of a configuration that is not this workload's own, from a checkpoint's header.
+            configuration: JSON of another configuration than the workload's own, from a checkpoint's header.
 
         Raises:
-            UserError: it is no fusion model.
+            UserError: the maker gives no fusion model.
         """
         maker = self.model if configuration is None else type(self.model).model_validate_json(configuration)
         model = maker.build() if hasattr(maker, "build") else maker()
@@ -102,7 +102,7 @@ class Workload(BaseModel):
         return load_checkpoint(location, self.build)
 
     def unpruned(self, checkpoint: str | None = None) -> nn.Module:
-        """The model that is to be pruned.
+        """The unpruned model.
 
         Args:
             checkpoint: path or URI of its weights, a file of ours or one of tensors under the model's names; None takes
@@ -133,7 +133,7 @@ def modalities_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def group_function(model: nn.Module) -> Callable[[str], str]:
-    """The function that gives the group of a fusion model's parameter by its name."""
+    """The function from a parameter's name to its group, of a fusion model."""
     return cast(FusionModel, model).group_of
 
 
@@ -142,7 +142,7 @@ def groups_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str,
 
     Args:
         model: asked for the group of each of its parameters.
-        names: of the weights; None takes all that are prunable.
+        names: of the weights; None takes all prunable ones.
 
     Raises:
         UserError: the group of a weight is neither a modality nor ``fusion``.
