@@ -1,4 +1,4 @@
-"""Addresses (URIs) as they may be printed, stored and logged: without the secrets that somebody wrote into them."""
+"""Addresses (URIs) as they may be printed, stored and logged: without the secrets written into them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from urllib.parse import unquote
 
 _SECRET_OPTION = re.compile(r"^[^=]*(pass|pwd|secret|token|key|user|sig)|@|(pwd|password)=", re.IGNORECASE)
-"""An option of an address (``name=value``) that says who somebody is."""
+"""An option of an address (``name=value``) with a secret."""
 
 _IN_TEXT = re.compile(r"""(\S+://\S*?)(['"`,;:.)]*)(?=\s|$)""")
 
 
 def without_credentials(address: str) -> str:
-    """The address without user name, password and options that carry them; text that is no URI stays as it is.
+    """The address without user name, password and options with secrets; other text than a URI stays unchanged.
 
     >>> without_credentials("https://me:secret@tracking.example:5000/mlflow")
     'https://tracking.example:5000/mlflow'

@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors with exit code 2, and quiet, readable progress."""
+"""Shared by the commands: one-line errors with exit code 2, and quiet, readable progress."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 DEFAULT_DATASET = "nusc"
-"""Of a command line that names none."""
+"""The data set of a command line without one."""
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a command's ``main``; a user's mistake becomes one line and exit code 2, an interrupt exit code 130."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what has begun is tidied up
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so everything begun is tidied up
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         main()
     except UserError as error:
         print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
+    except BrokenPipeError:  # the reader of the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed at the end
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which data set a command works on and where it keeps what it makes."""
+    """Options for the data set of a command and for the folder of its results."""
     parser.add_argument(
         "dataset",
         nargs="?",
@@ -67,7 +67,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Options for a data set that is not quite as nuScenes publishes its own: the fields of :class:`Reading`."""
+    """Options for a data set with deviations from a published nuScenes: the fields of :class:`Reading`."""
     parser.add_argument(
         "--skip-invalid", action="store_true", help="leave out boxes and keyframes whose numbers cannot be"
     )
@@ -96,15 +96,15 @@ def _lidar_columns(text: str) -> tuple[str, ...] | None:
 
 
 def reading_of(options: argparse.Namespace) -> Reading:
-    """How the options say that the data set is read."""
+    """The reading of the data set, from the options."""
     return Reading(**{name: getattr(options, name) for name in Reading.model_fields if hasattr(options, name)})
 
 
 def workload_of(options: argparse.Namespace) -> WorkloadReference:
-    """The workload that the options name.
+    """The workload named by the options.
 
     Raises:
-        UserError: there is none of that name, or an option does not go with it.
+        UserError: there is no workload of the name, or an option does not go with the workload.
     """
     from altermoma_ray.workloads.reference import (
         find_workload,  # brings in torch, which a mere leaderboard does without
@@ -118,7 +118,7 @@ def workload_of(options: argparse.Namespace) -> WorkloadReference:
 
 
 def add_storage_option(parser: argparse.ArgumentParser) -> None:
-    """The option that says where results are kept."""
+    """The option for the folder of all results."""
     parser.add_argument(
         "--storage",
         type=_storage,
@@ -128,7 +128,7 @@ def add_storage_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _storage(text: str) -> str:
-    """A place that outlives this process, for argparse: Ray deletes the working directory of a job."""
+    """A place which outlives this process, for argparse: Ray deletes the working directory of a job."""
     if in_submitted_job() and "://" not in text and not Path(text).expanduser().is_absolute():
         raise argparse.ArgumentTypeError(
             f"{text} lies in the job's working directory, which Ray deletes; give an absolute path or a URI, or set "
@@ -138,13 +138,13 @@ def _storage(text: str) -> str:
 
 
 def add_worker_options(parser: argparse.ArgumentParser, *, workers_help: str) -> None:
-    """Options that say how a job is spread over the cluster."""
+    """Options for the spread of a job over the cluster."""
     parser.add_argument("--workers", type=positive_int, help=workers_help)
     parser.add_argument("--gpus-per-worker", type=amount, default=0.0, help="GPUs of each worker (default: 0)")
 
 
 def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:
-    """Options of a ``kind`` of work that is planned once, kept under a name, and can be gone on with."""
+    """Options of a ``kind`` of work which is planned once, kept under a name, and resumed."""
     add_model_options(parser)
     parser.add_argument("--name", help=f"name of the {kind} (default: the next free one)")
     again = parser.add_mutually_exclusive_group()
@@ -164,7 +164,7 @@ def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:
 
 
 def resumes(options: argparse.Namespace, storage: Location) -> bool:
-    """Whether options say to go on with work that storage holds; one line tells what ``--resume-or-start`` does.
+    """Whether the options resume work in storage; one line tells the choice of ``--resume-or-start``.
 
     Raises:
         UserError: ``--resume-or-start`` came without ``--name``.
@@ -183,7 +183,7 @@ def resumes(options: argparse.Namespace, storage: Location) -> bool:
 
 
 def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of a plan, defaults left out, by the options' names.
+    """The options of a plan given on the command line, defaults left out, by their names.
 
     Args:
         parser: of the command.
@@ -209,7 +209,7 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options of all that prunes: the model, how, and where it is logged."""
+    """Options of every pruning command: the model, its weights, the search space, MLflow."""
     parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
     parser.add_argument("--checkpoint", help="weights to prune: our .safetensors, or a released BEVFusion .pth")
     parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
@@ -227,7 +227,7 @@ def positive_int(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A whole number that every random generator takes, for argparse."""
+    """A seed for every random generator, for argparse."""
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number in 0..{2**32 - 1}, but got {text}")
     return int(text)
@@ -247,7 +247,7 @@ def positive(text: str) -> float:
 
 
 def listed(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Values between commas, each as ``read`` takes it and none twice, for argparse."""
+    """Values between commas, each converted by ``read`` and none twice, for argparse."""
 
     def read_all(text: str) -> list[Any]:
         values = [read(part.strip()) for part in text.split(",") if part.strip()]

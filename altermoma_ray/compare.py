@@ -47,7 +47,7 @@ from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 
 def main() -> None:
-    """Parse, plan the grid, run it, write the tables."""
+    """Parse, plan the grid, run its trials, write the tables."""
     parser = _parser()
     options = parser.parse_args()
     storage = Location.parse(options.storage)

@@ -1,4 +1,4 @@
-"""Where progress is printed: stderr, so that stdout carries only the output that a command was asked for."""
+"""Where progress is printed: stderr, since stdout carries the results of a command alone."""
 
 from __future__ import annotations
 

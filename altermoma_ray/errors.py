@@ -1,10 +1,10 @@
-"""The one error that a user sees."""
+"""The one error shown to users."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something the user can mend: one line that says what is wrong, where, and what to do.
+    """Something the user can mend: one line with the fault, its place and the remedy.
 
-    Commands print it without a traceback and exit with code 2 (see :mod:`altermoma_ray.cli`).
+    Commands print the line without a traceback and exit with code 2 (see :mod:`altermoma_ray.cli`).
     """

@@ -11,7 +11,7 @@ from altermoma_ray.storage import Location
 
 
 def main() -> None:
-    """Build the index when it is missing or stale, look at the files that it names, and say what it holds."""
+    """Build the index when it is missing or stale, look at the files named in the index, and tell its content."""
     parser = cli.Parser(prog="python -m altermoma_ray.index", description=__doc__)
     parser.add_argument("dataset", choices=["nusc"], help="the data set: nuScenes, or the synthetic one in its layout")
     parser.add_argument("--dataroot", required=True, help="folder or URI (s3://, gs://) that holds `v1.0-...`")

@@ -14,11 +14,11 @@ from altermoma_ray.tracking.mlflow.store import StrayFiles
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 EARLIER = Figures(metrics=METRICS, groups=("camera", "lidar", "fusion"), modalities=("lidar", "camera"))
-"""What searches of earlier releases were measured by, all of them of one model on one task."""
+"""The figures of searches by earlier releases, which knew one model and one task."""
 
 
 def main() -> None:
-    """Parse, bring in what MLflow lacks if asked to, read the store, print, redraw the picture."""
+    """Parse, bring missing trials into MLflow if asked to, read the store, print, redraw the picture."""
     options = _parser().parse_args()
     storage, name = Location.parse(options.storage), options.name
     if options.sync:

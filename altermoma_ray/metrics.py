@@ -1,4 +1,4 @@
-"""A metric: a figure of a trial by its name, with the direction in which it is better.
+"""A metric: a figure of a trial by its name, with its better direction.
 
 Tasks list their metrics; objectives, leaderboards, pictures and tables take names, titles and directions from there.
 """
@@ -18,7 +18,7 @@ _WITHOUT = "/without-"
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a trial, and which way it is better.
+    """A figure of a trial, and its better direction.
 
     >>> loss = Metric("loss", "validation loss", "minimize")
     >>> loss.gain(0.25)
@@ -41,7 +41,7 @@ class Metric:
         return 1 if self.direction == "maximize" else -1
 
     def gain(self, value: float) -> float:
-        """The value, turned so that more is better; −inf where the value is no finite number."""
+        """The value, turned for more to be better; −inf where the value is no finite number."""
         return self.sign * value if math.isfinite(value) else -math.inf
 
     def without(self, modality: str) -> Metric:
@@ -55,12 +55,12 @@ class Metric:
 
 
 SPARSITY = Metric("sparsity", "sparsity")
-"""The share of weights that is removed: the one metric that every search has."""
+"""The share of removed weights: the one metric of every search."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """All that a search's trials are measured by; kept with the search, so that its leaderboard needs no model.
+    """All metrics of a search's trials; kept with the search, whose leaderboard then needs no model.
 
     >>> metric = Metric("loss", "loss", "minimize")
     >>> figures = Figures(metrics=(metric,), groups=("radar", "fusion"), modalities=("radar",))
@@ -75,11 +75,11 @@ class Figures:
     groups: tuple[str, ...] = ()
     """Parameter groups, whose sparsity is shown."""
     modalities: tuple[str, ...] = ()
-    """Modalities that can be masked."""
+    """Modalities to be masked."""
 
     @property
     def columns(self) -> tuple[Metric, ...]:
-        """The metrics that tables show."""
+        """The metrics with a column in tables."""
         return tuple(metric for metric in self.metrics if metric.is_column)
 
     def led_by(self, metrics: Iterable[Metric]) -> Figures:
@@ -113,14 +113,14 @@ class Figures:
 
     @classmethod
     def from_json(cls, text: str) -> Figures:
-        """Read back what :meth:`to_json` wrote."""
+        """Read the text of :meth:`to_json` back."""
         fields = json.loads(text)
         metrics = tuple(Metric(**metric) for metric in fields["metrics"])
         return cls(metrics=metrics, groups=tuple(fields["groups"]), modalities=tuple(fields["modalities"]))
 
 
 def without_of(names: Iterable[str]) -> tuple[str, ...]:
-    """The modalities that metrics of these names are measured without, each once.
+    """The modalities masked in the measurement of metrics of these names, each once.
 
     >>> without_of(["map", "map/without-camera"])
     ('camera',)

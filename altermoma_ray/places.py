@@ -1,11 +1,11 @@
-"""Addresses in what is stored: relative to the storage folder where they lie in it, so that it can move as a whole.
+"""Addresses in stored files: relative to the storage folder for places inside, so the folder can move as a whole.
 
-In memory an address is whole, as workers need it. It is written, and read back, beside a storage:
+In memory an address is whole, for the workers. An address is written, and read back, beside a storage:
 
     text = plan.model_dump_json(context=kept_in(storage))                    # "checkpoints/0f.safetensors"
     plan = SearchPlan.model_validate_json(text, context=read_from(storage))  # "/data/checkpoints/0f.safetensors"
 
-Releases before this one wrote whole addresses; ``was`` names the storage that they were written for.
+Releases before this one wrote whole addresses; ``was`` names the storage of their time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def read_from(storage: Location, was: str | None = None) -> dict[str, Any]:
     """The context to read a model with.
 
     Args:
-        storage: where it lies now.
-        was: address of the storage that whole addresses were written for, or ``"."``.
+        storage: its present place.
+        was: address of the storage at the time of writing whole addresses, or ``"."``.
     """
     return {"storage": storage, "was": None if was in (None, ".") else was}
 
 
 _SQLITE = "sqlite:///"
-"""Before the path of a database that lies in the storage beside MLflow's own."""
+"""Stands before the path of a database in the storage, beside MLflow's own."""
 
 
 def _read(value: str, info: ValidationInfo) -> str:

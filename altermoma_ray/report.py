@@ -1,4 +1,4 @@
-"""``python -m altermoma_ray.report redundancy nusc``: what a fusion model holds twice, as a page with pictures."""
+"""``python -m altermoma_ray.report redundancy nusc``: the redundancy of a fusion model, as a page with pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from altermoma_ray.tracking.redundancy.page import page
 from altermoma_ray.tracking.redundancy.summary import print_summary
 
 SPARSITY = 0.85
-"""Of the model that the command prunes itself."""
+"""The sparsity of a model pruned by the command itself."""
 
 
 def main() -> None:

@@ -32,11 +32,11 @@ from altermoma_ray.tracking.leaderboard.printing import print_table
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 SPARSITY = 0.85
-"""The total sparsity of a search that is not told another."""
+"""The total sparsity of a search without the option."""
 
 
 def main() -> None:
-    """Parse, plan, search, print the leaderboard; what can be wrong is checked before data are made and Ray starts."""
+    """Parse, plan, search, print the leaderboard; mistakes are found before data are made and Ray starts."""
     parser = _parser()
     options = parser.parse_args()
     storage = Location.parse(options.storage)

@@ -28,14 +28,14 @@ from altermoma_ray.addresses import inside, without_credentials
 from altermoma_ray.errors import UserError
 
 DEFAULT_STORAGE = "storage"
-"""Where commands keep what they make: a folder in the working directory."""
+"""The folder of all results, in the working directory."""
 
 _BUCKETS = ("s3", "gs", "gcs")
 _STALE_CLAIM = 600.0
 """Seconds after which another's claim to a file counts as left behind: two requests lie between claim and file."""
 _CLAIM_TRIES = 10
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
-"""What file systems without hard links answer to one."""
+"""Errors of file systems without hard links."""
 _ONE_PUT = "allow_delayed_open=true"
 """Makes pyarrow write a small S3 object with one request instead of three."""
 _ADDRESS = "check the address and its access"
@@ -50,7 +50,7 @@ _REASONS = {
     "HTTP status 403": "access is denied",
     "NETWORK_CONNECTION": "its server does not answer",
 }
-"""What pyarrow's long messages mean, by a part of them."""
+"""Meanings of pyarrow's long messages, by a part of each."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Location:
             raise UserError(f"cannot open {shown}: {scheme}:// is not known; give a local path, s3:// or gs://")
         if not place or (scheme in _BUCKETS and place.startswith(("/", ":"))):
             raise UserError(f"cannot open {shown}: it names no bucket; give {scheme}://BUCKET/FOLDER")
-        if "#" in text or text.endswith("?"):  # or all that follows would be left out without a word
+        if "#" in text or text.endswith("?"):  # or the rest would be left out without a word
             raise UserError(f"cannot open {text}: in a URI '#' and '?' end the path; write %23 and %3F in their place")
         place = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", place), safe="/%:@+=,[]!$&'()*;~")
         try:
@@ -157,7 +157,7 @@ class Location:
         return inside(str(self), str(folder))
 
     def kept_in(self, folder: Location) -> str:
-        """The address as a file in that folder may name it: relative where it lies there, so that both can move."""
+        """The address for a file in a folder: relative to the folder for places inside, as both can then move."""
         return self.within(folder) or str(self)
 
     def is_same(self, other: Location) -> bool:
@@ -190,7 +190,7 @@ class Location:
             return self.filesystem.get_file_info([self.path])[0]
 
     def listing(self) -> list[fs.FileInfo]:
-        """What lies directly below, sorted by path; empty when the folder is missing. One request for 1000 entries.
+        """The entries directly below, sorted by path; empty when the folder is missing. One request for 1000 entries.
 
         Raises:
             UserError: the file system does not tell.
@@ -227,7 +227,7 @@ class Location:
         return self.read_bytes().decode()
 
     def write_bytes(self, data: bytes) -> None:
-        """Write the whole file or nothing: readers never see a part of it.
+        """Write the whole file or nothing: readers never see a part.
 
         Raises:
             UserError: the place cannot be written.
@@ -250,7 +250,7 @@ class Location:
         self.write_bytes(text.encode())
 
     def write_new(self, data: bytes) -> bool:
-        """Write the whole file where there is none; of several that try at once, one does.
+        """Write the whole file where there is none; of several writers at once, one succeeds.
 
         On a disk that is a hard link to a finished file. A bucket's plain write cannot tell, so each first leaves a
         claim beside the file and then lists the claims; who finds another's draws back, and tries again a little later.
@@ -319,10 +319,10 @@ class Location:
             self.filesystem.create_dir(self.path, recursive=True)
 
     def delete(self) -> None:
-        """Remove a file, or a folder with all it holds; nothing happens when it is missing.
+        """Remove a file, or a folder with its content; nothing happens to a missing one.
 
         Raises:
-            UserError: it cannot be removed.
+            UserError: the place cannot be removed.
         """
         kind = self.info().type
         with self._explained("delete", _ADDRESS):
@@ -333,7 +333,7 @@ class Location:
 
     @contextmanager
     def _explained(self, action: str, remedy: str) -> Iterator[None]:
-        """Turn what a file system raises, but for a missing file to read, into one :class:`UserError`."""
+        """Turn errors of a file system, but for a missing file to read, into one :class:`UserError`."""
         try:
             yield
         except OSError as error:
@@ -343,7 +343,7 @@ class Location:
 
 
 def place_new(partial: Path, target: Path) -> bool:
-    """Give a finished file its name, if that is free; tells whether it was. ``partial`` may be left.
+    """Give a finished file its name, if the name is free; tells whether the name was free. ``partial`` may be left.
 
     Raises:
         OSError: the place cannot be written.
@@ -355,7 +355,7 @@ def place_new(partial: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        try:  # next best: an empty file says that the name is taken, until the finished one replaces it
+        try:  # next best: an empty file takes the name, until the finished one replaces it
             target.open("xb").close()
         except FileExistsError:
             return False

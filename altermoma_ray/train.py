@@ -11,7 +11,7 @@ from altermoma_ray.storage import Location
 
 
 def main() -> None:
-    """Train the recipe's stages in turn; a stage that was finished before is not trained again."""
+    """Train the recipe's stages in turn; a finished stage is not trained again."""
     parser = Parser(prog="altermoma_ray.train", description=__doc__)
     add_data_options(parser)
     add_worker_options(parser, workers_help="Ray Train workers (default: what the cluster holds, at most 8)")
