@@ -108,10 +108,8 @@ def find(
     else:
         root = Location.parse(dataroot)
         check_dataroot(root, version)
-    config = configuration(model or (TOY if dataroot is None else PUBLISHED))
-    if dataroot is None and config.inputs.raster is not None:
-        raise UserError(f"the synthetic nuScenes has no map expansion, which {config.name} needs; give --dataroot")
-    return Options(dataroot=str(root), version=version, model=config.name, reading=reading or AS_PUBLISHED)
+    name = configuration(model or (TOY if dataroot is None else PUBLISHED)).name
+    return Options(dataroot=str(root), version=version, model=name, reading=reading or AS_PUBLISHED)
 
 
 def workload(options: Options, storage: Location) -> Workload:

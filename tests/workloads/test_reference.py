@@ -155,10 +155,3 @@ def test_a_space_beside_a_workload_is_its_own(tmp_path):
     find_workload(reference, str(tmp_path))
     assert load_space(reference).fine_tune_epochs == 4.0
     assert load_space("tests.workloads.two_branch:WORKLOAD") == SearchSpace()
-
-
-def test_map_segmentation_needs_a_data_set_with_maps(tmp_path):
-    with pytest.raises(
-        UserError, match="the synthetic nuScenes has no map expansion, which bevfusion-mit-seg-toy needs"
-    ):
-        find_workload("nusc", str(tmp_path), model="bevfusion-mit-seg-toy")
