@@ -81,6 +81,7 @@ def prepare(folder: Path, environment: dict[str, str] | os._Environ[str]) -> Non
     configuration.write_text(USERS.format(folder=folder, admin=environment.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin")))
     environment["MLFLOW_AUTH_CONFIG_PATH"] = str(configuration)
     environment.setdefault("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{folder}/mlflow.db")
+    environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # a searching team scores no traces
     environment.setdefault("MLFLOW_FLASK_SERVER_SECRET_KEY", secrets.token_hex(32))  # signs forms; may change
     environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

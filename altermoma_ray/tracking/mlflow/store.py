@@ -36,7 +36,7 @@ _SERVER_SCHEMES = ("http", "https")
 _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 EXPERIMENT_PREFIX = "altermoma-"
 """How the names of all experiments of this project begin."""
-_ANSWER_SECONDS = 5
+_ANSWER_SECONDS = 15
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
