@@ -29,8 +29,10 @@ DEFAULT_VERSION = "v1.0-trainval"
 """Of nuScenes, and the only one of the synthetic set."""
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
-SHIPPED = Path(__file__).parents[1] / "models" / "checkpoints" / f"{TOY}.safetensors"
-"""The checkpoint that comes with the project, for the synthetic toy set."""
+_CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
+CHECKPOINTS = {name: _CHECKPOINTS / f"{name}.safetensors" for name in (TOY, TOY_MAP)}
+"""The checkpoints that come with the project, for the synthetic sets, by their models' names."""
+SHIPPED = CHECKPOINTS[TOY]
 
 
 class Options(BaseModel):
@@ -101,21 +103,21 @@ def find(
     """
     storage.check_writable()
     version = version or DEFAULT_VERSION
+    config = configuration(model or (TOY if dataroot is None else PUBLISHED))
     if dataroot is None:
         if version != DEFAULT_VERSION:
             raise UserError(f"the synthetic nuScenes has no version {version!r}; give --dataroot or leave it out")
-        root = synthetic_folder(storage)
+        root = _synthetic_folder(config, storage)
     else:
         root = Location.parse(dataroot)
         check_dataroot(root, version)
-    name = configuration(model or (TOY if dataroot is None else PUBLISHED)).name
-    return Options(dataroot=str(root), version=version, model=name, reading=reading or AS_PUBLISHED)
+    return Options(dataroot=str(root), version=version, model=config.name, reading=reading or AS_PUBLISHED)
 
 
 def workload(options: Options, storage: Location) -> Workload:
     """The workload of a command's options."""
     config = configuration(options.model)
-    is_synthetic = options.dataroot == str(synthetic_folder(storage))
+    is_synthetic = options.dataroot == str(_synthetic_folder(config, storage))
     return BevFusion(
         name=config.name,
         dataset="nuscenes",
@@ -129,8 +131,13 @@ def workload(options: Options, storage: Location) -> Workload:
             inputs=config.inputs,
         ),
         recipe=RECIPES.get(config.name, RECIPES[PUBLISHED]),
-        checkpoint=str(SHIPPED) if is_synthetic and config.name == TOY else None,
+        checkpoint=str(CHECKPOINTS[config.name]) if is_synthetic and config.name in CHECKPOINTS else None,
     )
+
+
+def _synthetic_folder(config: ModelConfig, storage: Location) -> Location:
+    """The synthetic set of a model: to learn the map from, a LiDAR needs a ground whose surfaces differ."""
+    return synthetic_folder(storage, reflective_ground=config.inputs.raster is not None)
 
 
 def _task(config: ModelConfig) -> Task:

@@ -79,14 +79,7 @@ class NuScenes(BaseModel):
         Raises:
             UserError: the data set is missing or broken or lacks what the model is fed, or storage cannot be written.
         """
-        synthetic = synthetic_folder(Location.parse(self.storage))
-        if self.dataroot == str(synthetic) and not matches(synthetic, scenes=None, seed=SYNTHETIC_SEED):
-            console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
-            try:
-                provide(synthetic, seed=SYNTHETIC_SEED)
-            except UserError:
-                if not matches(synthetic, scenes=None, seed=SYNTHETIC_SEED):  # another command was quicker
-                    raise
+        self._make_synthetic()
         console.print(f"[bold]data[/] {self.dataroot} ({self.version})")
         index = self.index(look=self.reading.partial)
         to_train, to_validate = len(self.rows("train")), len(self.rows("validation"))
@@ -98,6 +91,20 @@ class NuScenes(BaseModel):
         if self.inputs is not None and self.inputs.raster is not None:
             check_maps(index.dataroot, index.locations())
         check_files(index.dataroot, *index.sensor_files(), index.reading)
+
+    def _make_synthetic(self) -> None:
+        """Make the synthetic set where the dataroot is its folder, and lacks it."""
+        for reflective_ground in (False, True):
+            folder = synthetic_folder(Location.parse(self.storage), reflective_ground=reflective_ground)
+            wanted = {"seed": SYNTHETIC_SEED, "reflective_ground": reflective_ground}
+            if self.dataroot != str(folder) or matches(folder, **wanted):
+                continue
+            console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
+            try:
+                provide(folder, **wanted)
+            except UserError:
+                if not matches(folder, **wanted):  # another command was quicker
+                    raise
 
     def left_out(self) -> dict[str, int]:
         """How many records of the tables are not in the index, by kind."""
@@ -141,9 +148,14 @@ class NuScenes(BaseModel):
         return collate(samples)
 
 
-def synthetic_folder(storage: Location) -> Location:
-    """Where the synthetic toy set lies: in storage, so that every node reads it."""
-    return storage.join("synthetic-nuscenes")
+def synthetic_folder(storage: Location, *, reflective_ground: bool = False) -> Location:
+    """Where the synthetic toy set lies: in storage, so that every node reads it.
+
+    Args:
+        storage: folder or URI of everything derived.
+        reflective_ground: see :func:`altermoma_ray.data.synthetic.generate`; a set of its own, for map segmentation.
+    """
+    return storage.join("synthetic-nuscenes-map" if reflective_ground else "synthetic-nuscenes")
 
 
 def _open_index(dataroot: str, version: str, storage: str, reading: Reading, *, look: bool = False) -> Index:

@@ -21,6 +21,9 @@ def main() -> None:
     parser.add_argument("--azimuths", type=int, default=480, help="LiDAR returns a ring; default 480")
     parser.add_argument("--cameras", type=int, default=6, help="1 to 12 around the car; default 6, as nuScenes has")
     parser.add_argument("--lidar-channel", default="LIDAR_TOP", help="name of the LiDAR; default LIDAR_TOP")
+    parser.add_argument(
+        "--reflective-ground", action="store_true", help="the LiDAR tells road, walkway, grass and paint apart"
+    )
     options = parser.parse_args()
     generate(**vars(options))
 

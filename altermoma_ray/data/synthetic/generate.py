@@ -42,6 +42,7 @@ def generate(
     azimuths: int = 480,
     cameras: int = len(rig.CAMERAS),
     lidar_channel: str = rig.LIDAR.channel,
+    reflective_ground: bool = False,
 ) -> None:
     """Write a synthetic nuScenes data set, version ``v1.0-trainval``.
 
@@ -57,11 +58,14 @@ def generate(
         azimuths: LiDAR returns a ring.
         cameras: 1 to 12; another number than nuScenes' six are spread around the car and named ``CAM_0`` and so on.
         lidar_channel: name of the LiDAR, which begins with ``LIDAR``.
+        reflective_ground: whether the LiDAR's intensity tells road, walkway, grass and paint apart.
 
     Raises:
         UserError: an argument is out of range, or the folder is taken or cannot be written.
     """
-    parameters = _parameters(scenes, seed, keyframes, sweeps, width, azimuths, cameras, lidar_channel)
+    parameters = _parameters(
+        scenes, seed, keyframes, sweeps, width, azimuths, cameras, lidar_channel, reflective_ground=reflective_ground
+    )
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
     names = _scene_names(parameters.scenes)
@@ -84,8 +88,8 @@ def generate(
         shutil.rmtree(partial_folder, ignore_errors=True)
 
 
-def matches(out: Location | Path, scenes: int | None = None, seed: int = 0) -> bool:
-    """Whether the folder holds what ``generate(out, scenes=scenes, seed=seed)`` would write.
+def matches(out: Location | Path, scenes: int | None = None, seed: int = 0, *, reflective_ground: bool = False) -> bool:
+    """Whether the folder holds what :func:`generate` with the same arguments would write.
 
     Raises:
         UserError: the location cannot be read.
@@ -95,7 +99,7 @@ def matches(out: Location | Path, scenes: int | None = None, seed: int = 0) -> b
         found = json.loads(folder.join(CARD).read_bytes())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return False
-    return bool(found == _card(_parameters(scenes, seed, 2, 2, 400, 480)))
+    return bool(found == _card(_parameters(scenes, seed, 2, 2, 400, 480, reflective_ground=reflective_ground)))
 
 
 def _parameters(
@@ -107,6 +111,8 @@ def _parameters(
     azimuths: int,
     cameras: int = len(rig.CAMERAS),
     lidar_channel: str = rig.LIDAR.channel,
+    *,
+    reflective_ground: bool = False,
 ) -> Parameters:
     scenes = TOY_SCENES if scenes is None else scenes
     limits = {
@@ -134,12 +140,14 @@ def _parameters(
         azimuths=azimuths,
         cameras=cameras,
         lidar_channel=lidar_channel,
+        reflective_ground=reflective_ground,
     )
 
 
 def _card(parameters: Parameters) -> dict[str, object]:
     figures = asdict(parameters)
-    for name in ("cameras", "lidar_channel"):  # named only where they differ: cards of older sets lack them
+    # Named only where they differ, because the cards of older sets lack them.
+    for name in ("cameras", "lidar_channel", "reflective_ground"):
         if figures[name] == getattr(Parameters, name):
             del figures[name]
     return {"generator": "altermoma_ray.data.synthetic", "generator_version": GENERATOR_VERSION, **figures}

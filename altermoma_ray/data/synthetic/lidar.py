@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from altermoma_ray.data.synthetic import rig
+from altermoma_ray.data.synthetic import rig, town
 from altermoma_ray.data.synthetic.raycast import MISS, Placement, Window, cast
 
 BEAMS = 32
@@ -21,6 +21,9 @@ DROP_OUT = 0.05
 GROUND_RETURN = 3.5
 """The ground answers for certain up to this range (m), then ever less as rays graze it: (GROUND_RETURN / range)."""
 GROUND_REFLECTIVITY = 14.0
+"""Of all ground alike, unless a data set asks for the ground's own reflectivities."""
+SURFACE_REFLECTIVITY = {"grass": 35.0, "road": 8.0, "walkway": 22.0, "carpark": 14.0, "white": 120.0, "yellow": 80.0}
+"""Of each surface of the ground; road paint is made to shine."""
 INTENSITY_NOISE = 8.0
 
 
@@ -67,17 +70,29 @@ class Lidar:
         return [(rings, slice(first, last))]
 
 
-def scan(lidar: Lidar, placed: list[Placement], random: np.random.Generator) -> NDArray[np.float32]:
+def scan(
+    lidar: Lidar,
+    placed: list[Placement],
+    random: np.random.Generator,
+    pose: tuple[float, float, float] | None = None,
+) -> NDArray[np.float32]:
     """One turn, as if in an instant: [points, 5] x, y, z (m, LiDAR frame), intensity 0..255, ring.
 
     All draws are made for every ray, met or not, so that the same generator gives the same noise with fewer bodies.
+
+    Args:
+        lidar: the rays.
+        placed: the bodies around the car.
+        random: draws noise and lost returns.
+        pose: x, y (m) and yaw of the car in the global frame, for a ground whose surfaces differ in reflectivity; None
+            gives the ground one reflectivity.
     """
     shape = lidar.ground.shape
     range_noise, intensity_noise = random.standard_normal((2, *shape), np.float32)
     luck = random.random(shape, np.float32)
     hits = cast(lidar, placed)
     on_body = hits.surface != MISS
-    reflectivity = np.full(shape, GROUND_REFLECTIVITY, np.float32)
+    reflectivity = np.full(shape, GROUND_REFLECTIVITY, np.float32) if pose is None else _ground(lidar, pose)
     if placed:
         each = np.repeat([item.body.reflectivity for item in placed], [3 * len(item.body.centres) for item in placed])
         reflectivity[on_body] = each.astype(np.float32)[hits.surface[on_body]]
@@ -90,3 +105,13 @@ def scan(lidar: Lidar, placed: list[Placement], random: np.random.Generator) -> 
     intensity = reflectivity[returned] * np.exp(-length / 100) + INTENSITY_NOISE * intensity_noise[returned]
     # Ego axes (forward, left) to the LiDAR's (right, forward).
     return np.stack([-y, x, z, np.clip(np.round(intensity), 0, 255), rings.astype(np.float32)], 1).astype(np.float32)
+
+
+def _ground(lidar: Lidar, pose: tuple[float, float, float]) -> NDArray[np.float32]:
+    """[ring, azimuth] reflectivity of the bare ground that each ray meets; of a ray that meets none, any."""
+    x, y, yaw = pose
+    length = np.where(np.isfinite(lidar.ground), lidar.ground, 0)
+    ahead, left = (lidar.rays[axis] * length + lidar.origin[axis] for axis in (0, 1))
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    surface = town.ground_at(x + cos * ahead - sin * left, y + sin * ahead + cos * left)
+    return np.array([SURFACE_REFLECTIVITY[name] for name in town.SURFACES], np.float32)[surface]

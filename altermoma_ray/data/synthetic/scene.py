@@ -43,6 +43,8 @@ class Parameters:
     cameras: int = len(rig.CAMERAS)
     """Number of cameras; nuScenes' own rig has six."""
     lidar_channel: str = rig.LIDAR.channel
+    reflective_ground: bool = False
+    """Whether the LiDAR tells road, walkway, grass and paint apart by their reflectivity."""
 
     @property
     def height(self) -> int:
@@ -297,7 +299,8 @@ def _scan(parameters: Parameters, index: int, scene: Scene, number: int) -> NDAr
     """The point cloud of the LiDAR's turn with the given number in :func:`sweep_times`."""
     _, time, _ = sweep_times(parameters)[number]
     _, spinner = _sensors(parameters)
-    return lidar.scan(spinner, _placed(scene, time), _random(parameters, index, "lidar", number))
+    pose = scene.ego.pose(time) if parameters.reflective_ground else None
+    return lidar.scan(spinner, _placed(scene, time), _random(parameters, index, "lidar", number), pose)
 
 
 def _lidar_counts(placed: list[Placement], cloud: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -102,6 +102,13 @@ def _fill(raster: NDArray[np.uint8], area: Rectangle, surface: str) -> None:
     raster[x0:x1, y0:y1] = SURFACES.index(surface)
 
 
+def ground_at(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The look of the ground at global positions x, y (m), as positions in ``SURFACES``; shaped as ``x`` and ``y``."""
+    cells = ground()
+    east, north = (np.floor(axis / CELL).astype(np.int64) % len(cells) for axis in (x, y))
+    return cells[east, north]
+
+
 def surface_at(x: float, y: float) -> str:
     """The name of the ground at a global position."""
     cells = surfaces()

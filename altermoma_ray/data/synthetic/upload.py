@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from rich.progress import track
@@ -15,7 +16,14 @@ from altermoma_ray.storage import Location
 _UPLOADS = 16  # at a time: small files wait for answers more than for bytes
 
 
-def provide(target: Location, *, scenes: int | None = None, seed: int = 0, progress: bool = True) -> None:
+def provide(
+    target: Location,
+    *,
+    scenes: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    reflective_ground: bool = False,
+) -> None:
     """Make the data set of :func:`generate` at a location, so that every node of a cluster can read it there.
 
     A bucket's copy is whole when its card is there, which comes last; one that was interrupted is uploaded again.
@@ -25,16 +33,18 @@ def provide(target: Location, *, scenes: int | None = None, seed: int = 0, progr
         scenes: see :func:`generate`.
         seed: see :func:`generate`.
         progress: show bars on stderr.
+        reflective_ground: see :func:`generate`.
 
     Raises:
         UserError: an argument is out of range, or the location cannot be written.
     """
+    make = partial(generate, scenes=scenes, seed=seed, progress=progress, reflective_ground=reflective_ground)
     if target.is_local:
-        generate(Path(target.path), scenes=scenes, seed=seed, progress=progress)
+        make(Path(target.path))
         return
     with tempfile.TemporaryDirectory(prefix="altermoma-synthetic-") as name:
         made = Path(name, "nuscenes")
-        generate(made, scenes=scenes, seed=seed, progress=progress)
+        make(made)
         files = sorted(file.relative_to(made).as_posix() for file in made.rglob("*") if file.is_file())
         files.remove(CARD)
         with ThreadPoolExecutor(_UPLOADS) as threads:
