@@ -37,6 +37,7 @@ from altermoma_ray.engine.training.loop import (
     synchronise_buffers,
     train_steps,
 )
+from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.events import events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.engine.trials.saved_state import SavedState, all_agree, seeded
@@ -181,7 +182,7 @@ class TrialRunner:
         is_there = earlier is not None and earlier.status != "failed" and has_ended(earlier, trial.until)
         if all_agree(is_there) and is_there:
             return
-        clock = _Clock(earlier)
+        clock = Clock(earlier)
         history: list[Evaluation] = []
         steps = self._steps(trial)
         end = steps if trial.until is None else step_of(self._job.rungs[trial.until], steps)
@@ -232,7 +233,7 @@ class TrialRunner:
         steps: int,
         end: int,
         history: list[Evaluation],
-        clock: _Clock,
+        clock: Clock,
     ) -> Iterator[Evaluation]:
         """Prune θ_init by the plan and train it up to step ``end`` of ``steps``; evaluate at every rung and at the end.
 
@@ -283,7 +284,7 @@ class TrialRunner:
         history: Sequence[Evaluation],
         scores: Weights,
         masks: Masks,
-        clock: _Clock,
+        clock: Clock,
     ) -> None:
         if rank_and_world()[0] != 0:
             return
@@ -380,17 +381,3 @@ def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
         "job": job.model_dump(mode="json", context=kept_in(job.workload.storage_location)),
         "recipe": job.workload.load().recipe.model_dump(mode="json"),
     }
-
-
-class _Clock:
-    """Adds up seconds by kind of work, on top of those of the trial's run to an earlier rung."""
-
-    def __init__(self, earlier: TrialResult | None) -> None:
-        self.started = time.time() if earlier is None else earlier.started
-        self.seconds = {} if earlier is None else dict(earlier.seconds)
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
