@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -60,6 +60,18 @@ class Granularity(ABC):
     {}
     """
 
+    def bound_to(self, model: nn.Module, run: Callable[[nn.Module], Any]) -> Granularity:
+        """The granularity for one model, whose units it may have to find first.
+
+        Args:
+            model: to be pruned; it is left as it was found.
+            run: runs a model on a batch, where that is needed.
+
+        Raises:
+            UserError: the model has no such units.
+        """
+        return self
+
     @abstractmethod
     def select(self, scores: Mapping[str, Tensor], target: Target) -> Masks:
         """Choose the units to prune.
@@ -74,6 +86,10 @@ class Granularity(ABC):
         Raises:
             UserError: the target cannot be met with these scores.
         """
+
+    def held(self, masks: Masks) -> Masks:
+        """The masks to hold while the model is trained: these, and those of parameters that go with their units."""
+        return masks
 
     def plan(self, masks: Masks) -> Plan:
         """What :meth:`finalise` changes about the architecture of a model with these masks; see :data:`Plan`."""

@@ -1,0 +1,181 @@
+"""Choosing channels: the lowest scores go until the target's share of the weights is gone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.channels.couplings import Coupling
+from altermoma_ray.pruning.targets import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How narrow a layer may become.
+
+    >>> Bounds(least=0.25, multiple=8).smallest(64), Bounds().smallest(3)
+    (16, 1)
+
+    Attributes:
+        least: least share of each coupling's channels that stays, in (0, 1].
+        multiple: widths are multiples of this number wherever the unpruned width is.
+    """
+
+    least: float = 0.1
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least <= 1 or self.multiple < 1:
+            raise UserError(
+                f"channel bounds need 0 < least <= 1 and multiple >= 1, but got {self.least}, {self.multiple}"
+            )
+
+    def step(self, coupling: Coupling) -> int:
+        """Widths of a coupling are multiples of this number."""
+        step = math.lcm(self.multiple, coupling.multiple)
+        return step if coupling.channels % step == 0 else coupling.multiple
+
+    def smallest(self, width: int, step: int | None = None) -> int:
+        """The least width of a layer that has ``width`` channels before pruning."""
+        step = self.multiple if step is None else step
+        step = step if width % step == 0 else 1
+        return min(width, step * math.ceil(max(1.0, self.least * width) / step))
+
+
+class _Space:
+    """The channels of a model in the order in which they go, and the weights that are left at any point."""
+
+    def __init__(self, scores: Mapping[str, Tensor], couplings: Sequence[Coupling], bounds: Bounds) -> None:
+        self.couplings, self.bounds = couplings, bounds
+        self.shapes = {name: score.shape for name, score in scores.items()}
+        self.scores = {coupling.name: _channel_scores(scores, coupling) for coupling in couplings}
+        self.order = {name: score.argsort(stable=True) for name, score in self.scores.items()}
+
+    def kept(self, pruned: Mapping[str, int]) -> dict[str, Tensor]:
+        """By coupling, which channels stay when so many of the lowest are to go; widths are rounded up."""
+        kept: dict[str, Tensor] = {}
+        for coupling in self.couplings:
+            width = self.width(coupling, pruned[coupling.name])
+            stays = torch.ones(coupling.channels, dtype=torch.bool)
+            stays[self.order[coupling.name][: coupling.channels - width]] = False
+            kept[coupling.name] = stays
+        return kept
+
+    def width(self, coupling: Coupling, pruned: int) -> int:
+        """Channels that stay of a coupling of which so many are to go."""
+        step = self.bounds.step(coupling)
+        wanted = max(coupling.channels - pruned, self.bounds.smallest(coupling.channels, step))
+        return min(coupling.channels, step * math.ceil(wanted / step))
+
+    def left(self, widths: Mapping[str, int], names: Sequence[str]) -> int:
+        """Weights left of the named tensors."""
+        lost: dict[tuple[str, int], int] = {}
+        for coupling in self.couplings:
+            gone = coupling.channels - widths[coupling.name]
+            for part in coupling.slices:
+                place = (part.tensor, part.dim)
+                lost[place] = lost.get(place, 0) + gone * part.entries.shape[1]
+        return sum(
+            math.prod(size - lost.get((name, dim), 0) for dim, size in enumerate(self.shapes[name])) for name in names
+        )
+
+
+def choose(
+    scores: Mapping[str, Tensor], couplings: Sequence[Coupling], target: Target, bounds: Bounds
+) -> dict[str, Tensor]:
+    """Choose the channels that stay.
+
+    A channel's score is the mean of the scores of all weights it has entries in, so that channels of layers of
+    different widths and kernels compare by what a weight of theirs is worth.
+
+    Args:
+        scores: of every prunable weight, by name.
+        couplings: of the model.
+        target: the share of the weights to prune, of all or of each group.
+        bounds: how narrow a layer may become.
+
+    Returns:
+        By coupling name, [channels] bool: whether the channel stays.
+
+    Raises:
+        UserError: the bounds, or layers whose channels all stay, do not allow the target's sparsity.
+    """
+    space = _Space(scores, couplings, bounds)
+    names = [name for members in target.groups.values() for name in members]
+    if target.ratios is None:
+        members = {coupling.name: coupling for coupling in couplings}
+        pruned = _prune(space, list(members.values()), names, target.sparsity, dict.fromkeys(members, 0), "model")
+        return space.kept(pruned)
+    owner = {name: group for group, members in target.groups.items() for name in members}
+    pruned = {coupling.name: 0 for coupling in couplings}
+    # The inputs of a later group's layers go with an earlier group's channels: what a group has left depends on the
+    # others, a little. Three rounds settle it.
+    for _ in range(3):
+        for group, ratio in target.ratios.items():
+            mine = [one for one in couplings if owner.get(_first_weight(one, owner)) == group]
+            pruned |= _prune(space, mine, target.groups[group], ratio, pruned, f"group {group}")
+    return space.kept(pruned)
+
+
+def _prune(
+    space: _Space,
+    couplings: Sequence[Coupling],
+    names: Sequence[str],
+    sparsity: float,
+    others: Mapping[str, int],
+    where: str,
+) -> dict[str, int]:
+    """How many channels of each coupling go so that the named weights reach a sparsity, one threshold for all.
+
+    The sparsity is met as closely as whole channels allow, from above: at least so much is pruned.
+    """
+    ranked = sorted(
+        (float(score), number, coupling.name)
+        for coupling in couplings
+        for number, score in enumerate(space.scores[coupling.name].sort(stable=True).values)
+    )
+    total = sum(math.prod(space.shapes[name]) for name in names)
+    allowed = total - round(sparsity * total)
+
+    def counts(length: int) -> dict[str, int]:
+        found = dict(others) | {coupling.name: 0 for coupling in couplings}
+        for _, _, name in ranked[:length]:
+            found[name] += 1
+        return found
+
+    def left(length: int) -> int:
+        found = counts(length)
+        return space.left({one.name: space.width(one, found[one.name]) for one in space.couplings}, names)
+
+    low, high = 0, len(ranked)
+    if left(high) > allowed:
+        raise UserError(
+            f"channels of the {where} can go up to a sparsity of {1 - left(high) / total:.3f}, but {sparsity:.3f} is "
+            "asked for: ask for less, or lower the least share of channels that stays"
+        )
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if left(middle) <= allowed else (middle + 1, high)
+    return counts(low)
+
+
+def _channel_scores(scores: Mapping[str, Tensor], coupling: Coupling) -> Tensor:
+    """[channels] float64 mean score over the weights that a channel has entries in."""
+    total = torch.zeros(coupling.channels, dtype=torch.float64)
+    weights = 0
+    for part in coupling.slices:
+        if part.tensor not in scores:
+            continue
+        lines = scores[part.tensor].detach().double().cpu().movedim(part.dim, 0).flatten(1)
+        total += lines.sum(1)[part.entries].sum(1)
+        weights += lines.shape[1] * part.entries.shape[1]
+    return total / max(weights, 1)
+
+
+def _first_weight(coupling: Coupling, known: Mapping[str, str]) -> str:
+    return next((part.tensor for part in coupling.slices if part.tensor in known), "")

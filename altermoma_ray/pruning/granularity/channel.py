@@ -1,0 +1,132 @@
+"""Whole channels: structured pruning, after which a model is smaller and faster on any hardware."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.pruning.channels import Bounds, Coupling, choose, cut, cut_entries, keep_masks, kept_entries, trace
+from altermoma_ray.pruning.channels.checking import check_couplings
+from altermoma_ray.pruning.channels.couplings import kept_channels
+from altermoma_ray.pruning.channels.tracing import Run
+from altermoma_ray.pruning.granularity.granularity import AnyModule, Granularity, Plan
+from altermoma_ray.pruning.masks import Masks
+from altermoma_ray.pruning.targets import Target
+
+NAME = "channel"
+
+
+@dataclass(frozen=True)
+class Channel(Granularity):
+    """Each channel goes or stays with everything that it owns in all layers it runs through.
+
+    The channels of a model are found by :meth:`bound_to`: the model's own ``channel_couplings()`` tells them, or the
+    model is traced. While the model is trained, pruned channels are masked, the weight and bias of their normalisation
+    too; :meth:`finalise` removes them.
+
+    >>> layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> channels = Channel().bound_to(layers, lambda model: model(torch.zeros(1, 4)))
+    >>> scores = {name: weight.abs() for name, weight in layers.named_parameters() if weight.ndim > 1}
+    >>> masks = channels.select(scores, Target(groups={"all": list(scores)}, sparsity=0.5))
+    >>> channels.finalise(layers, masks)
+    Sequential(
+      (0): Linear(in_features=4, out_features=4, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=4, out_features=2, bias=True)
+    )
+
+    Attributes:
+        bounds: how narrow a layer may become.
+        couplings: of the model that the granularity is bound to; empty before.
+        shapes: of that model's parameters and buffers.
+        parameters: names of its parameters.
+    """
+
+    bounds: Bounds = field(default_factory=Bounds)
+    couplings: tuple[Coupling, ...] = field(default=(), repr=False)
+    shapes: Mapping[str, torch.Size] = field(default_factory=dict, repr=False)
+    parameters: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def bound_to(self, model: nn.Module, run: Run) -> Channel:
+        """The channels of a model.
+
+        Args:
+            model: is left as it was found.
+            run: runs a model on a batch; is called only where the model has to be traced.
+
+        Raises:
+            UserError: the model cannot be traced, tracing misreads it, or none of its channels can be removed.
+        """
+        shapes = {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
+        # On a copy: tracing needs gradients of all parameters, and leaves hooks behind where it fails.
+        twin = copy.deepcopy(model).cpu().eval().requires_grad_(True)
+        own = getattr(twin, "channel_couplings", None)
+        if own is not None:
+            couplings = tuple(own())
+        else:
+            couplings = tuple(trace(twin, run))
+            check_couplings(twin, couplings, run)
+        if not couplings:
+            raise UserError(
+                f"{type(model).__name__} has no channel that can be removed: give the model a method "
+                "channel_couplings(), or take granularity 'weight'"
+            )
+        names = frozenset(name for name, _ in model.named_parameters())
+        return replace(self, couplings=couplings, shapes=shapes, parameters=names)
+
+    def select(self, scores: Mapping[str, Tensor], target: Target) -> Masks:
+        """Prune the channels whose weights score lowest on average; see :func:`altermoma_ray.pruning.channels.choose`.
+
+        The sparsity is reached or exceeded, by less than one step of a layer's width.
+        """
+        kept = choose(scores, self._bound(), target, self.bounds)
+        masks = keep_masks({name: score.shape for name, score in scores.items()}, self.couplings, kept)
+        narrowest = [
+            coupling.name
+            for coupling in self.couplings
+            if int(kept[coupling.name].sum())
+            == self.bounds.smallest(coupling.channels, self.bounds.step(coupling))
+            < coupling.channels
+        ]
+        return Masks({name: mask.to(scores[name].device) for name, mask in masks.items()}, narrowest)
+
+    def held(self, masks: Masks) -> Masks:
+        """The masks with those of biases, normalisations and tables that belong to pruned channels."""
+        touched = {part.tensor for coupling in self._bound() for part in coupling.slices} & self.parameters
+        shapes = {name: self.shapes[name] for name in sorted(touched | set(masks))}
+        held = keep_masks(shapes, self.couplings, kept_channels(self.couplings, masks))
+        return Masks(held, masks.floored)
+
+    def plan(self, masks: Masks) -> Plan:
+        """The positions that are kept of every tensor that becomes smaller."""
+        kept = kept_entries(self.shapes, self._bound(), kept_channels(self.couplings, masks))
+        # JSON has no integers as keys.
+        entries = {name: {str(dim): positions for dim, positions in dims.items()} for name, dims in kept.items()}
+        return {"granularity": NAME, "kept": entries} if entries else {}
+
+    def finalise(self, model: AnyModule, masks: Masks) -> AnyModule:
+        """A copy of the model without the pruned channels."""
+        plan = self.plan(masks)
+        return cut(model, plan["kept"]) if plan else model
+
+    def replay(self, model: AnyModule, plan: Plan) -> AnyModule:
+        """Cut a model as the plan says.
+
+        Raises:
+            UserError: the plan is none of channels, or of another model.
+        """
+        if not plan:
+            return model
+        if set(plan) != {"granularity", "kept"} or plan["granularity"] != NAME:
+            raise UserError(f"a channel plan has the keys granularity and kept, but got {', '.join(plan)}")
+        return cut_entries(model, plan["kept"])
+
+    def _bound(self) -> tuple[Coupling, ...]:
+        if not self.couplings:
+            raise UserError("the channel granularity knows no model yet: call bound_to(model, run) first")
+        return self.couplings
