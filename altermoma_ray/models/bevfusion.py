@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
+from altermoma_ray.models.channels import channel_couplings
 from altermoma_ray.models.configurations.config import HeadConfig, ModelConfig
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.decoders.second import BevDecoder
@@ -21,6 +22,7 @@ from altermoma_ray.models.fusers.convolutional import ConvFuser
 from altermoma_ray.models.heads.segmentation import SegmentationHead
 from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.models.synaptic_flow import flow_of
+from altermoma_ray.pruning.channels import Coupling
 
 SENSORS = ("camera", "lidar")
 """Names of the encoders, in the order in which the fuser sees their maps."""
@@ -73,6 +75,10 @@ class FusionModel(nn.Module):
         """
         maps = self._encode(batch, masked)
         return {**dict(zip(SENSORS, maps, strict=True)), "fused": self.fuser(maps)}
+
+    def channel_couplings(self) -> list[Coupling]:
+        """Which channels can be removed, with all that goes with each: :mod:`altermoma_ray.models.channels`."""
+        return channel_couplings(self)
 
     def flow(self, batch: Batch) -> Callable[[nn.Module], Tensor]:
         """The synaptic flow of this model: :func:`altermoma_ray.models.synaptic_flow.flow_of`."""

@@ -30,9 +30,16 @@ class WindowAttention(ShiftedWindowAttention):
     torchvision's own class does not shift where a window covers the whole map.
     """
 
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return int(self.relative_position_bias_table.shape[1])
+
     def forward(self, x: Tensor) -> Tensor:
         """Token map to token map, [M, height, width, C]."""
-        count, height, width, channels = x.shape
+        count, height, width, _ = x.shape
+        # Of its own weights, not of the map: pruning may have removed heads.
+        heads, channels = self.heads, self.proj.in_features
         side, shift = self.window_size[0], self.shift_size[0]
         x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
         rows, columns = x.shape[1] // side, x.shape[2] // side
@@ -40,12 +47,12 @@ class WindowAttention(ShiftedWindowAttention):
             x = x.roll((-shift, -shift), (1, 2))
         # The padding is attended to like any token, as in the published model; it is cut off at the end.
         # q, k, v: [M, windows, heads, tokens of a window, C / heads]
-        qkv = self.qkv(x).view(count, rows, side, columns, side, 3, self.num_heads, channels // self.num_heads)
+        qkv = self.qkv(x).view(count, rows, side, columns, side, 3, heads, channels // heads)
         query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3).unbind(0)
         logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1) + self.get_relative_position_bias()
         if shift:
             logits = logits + shift_mask(rows, columns, side, shift, x.device)
-        x = (logits.softmax(-1) @ value).view(count, rows, columns, self.num_heads, side, side, -1)
+        x = (logits.softmax(-1) @ value).view(count, rows, columns, heads, side, side, -1)
         x = self.proj(x.permute(0, 1, 4, 2, 5, 3, 6).reshape(count, rows * side, columns * side, channels))
         if shift:
             x = x.roll((shift, shift), (1, 2))
@@ -142,7 +149,11 @@ class CameraEncoder(nn.Module):
         self.backbone = SwinBackbone(config)
         self.neck = LssFpn(config)
         self.view_transform = (PlainLss if config.depth_net is None else DepthLss)(config, image_size)
-        self.out_channels = self.view_transform.out_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the BEV map."""
+        return self.view_transform.out_channels
 
     def forward(self, batch: Batch) -> Tensor:
         """A BEV map [N, channels, x, y] of the batch's pictures."""

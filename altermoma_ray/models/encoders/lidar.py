@@ -109,8 +109,14 @@ class SparseEncoder(nn.Module):
             self.stages.append(spconv.SparseSequential(*layers))
         output = StridedConvolution(before, config.channels, (1, 1, 3), (1, 1, 2), (0, 0, 0))
         self.output_conv = _activated(output, momentum)
-        self.out_channels = config.channels * config.output_height(grid[2])
+        self.heights = config.output_height(grid[2])
+        """Z, the layers of voxels that are folded into channels."""
         self.bev_size = (grid[0] // config.stride, grid[1] // config.stride)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the BEV map."""
+        return int(self.output_conv[0].out_channels) * self.heights
 
     def forward(self, features: Tensor, coordinates: Tensor, samples: int) -> Tensor:
         """Voxels to a BEV map [N, channels · Z, x, y].
@@ -158,7 +164,11 @@ class LidarEncoder(nn.Module):
         self.grid = grid
         self.register_buffer("point_scale", torch.tensor(config.point_scale), persistent=False)
         self.backbone = SparseEncoder(config, grid)
-        self.out_channels = self.backbone.out_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the BEV map."""
+        return self.backbone.out_channels
 
     def forward(self, batch: Batch) -> Tensor:
         """A BEV map [N, channels, x, y] of the batch's points."""

@@ -41,8 +41,6 @@ class DepthLss(nn.Module):
         self.register_buffer("grid_cells", torch.tensor(self.grid_shape))
         self.register_buffer("frustum", make_frustum(image_size, config.depth_bins))
         self.bins = len(self.frustum)
-        self.channels = config.channels
-        self.out_channels = config.channels
 
         self._make_lift(config)
         self.downsample = nn.Sequential(
@@ -51,6 +49,16 @@ class DepthLss(nn.Module):
             *convolution(config.channels, config.channels),
         )
         initialise(self)
+
+    @property
+    def channels(self) -> int:
+        """Context channels: those of the lifted map that are no depth bins."""
+        return int(self.lift_net[-1].out_channels) - self.bins
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the BEV map."""
+        return int(self.downsample[-3].out_channels)
 
     def _make_lift(self, config: CameraConfig) -> None:
         """Make the layers that :meth:`_lift` uses."""

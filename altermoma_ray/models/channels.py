@@ -1,0 +1,212 @@
+"""Which channels of a BEVFusion model can be removed, and everything that goes with each.
+
+The model is traced in parts, because Torch-Pruning follows convolutions but not attention, sparse tensors, or the
+product of depths and features in the view transform:
+
+- Swin blocks: whole attention heads and hidden units of the perceptrons, by a rule; the widths of the stages stay;
+- camera neck and lift: traced, up to the depth bins and context channels;
+- context channels and the convolutions after the splat: by a rule and traced; the depth bins are geometry and stay;
+- the LiDAR encoder: traced through its dense twin;
+- fuser, decoder and head: traced; a TransFusion head keeps the width of its queries.
+
+Where two parts meet, the channels of the first go together with input channels of the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformerBlock
+
+from altermoma_ray.models.dense_twin import DenseTwin
+from altermoma_ray.models.encoders.camera import CameraEncoder, WindowAttention
+from altermoma_ray.models.encoders.lidar import LidarEncoder
+from altermoma_ray.models.heads.transfusion import TransFusionHead
+from altermoma_ray.pruning.channels import Coupling, Slice, trace
+
+if TYPE_CHECKING:
+    from altermoma_ray.models.bevfusion import FusionModel
+
+CAMERA, LIDAR = "encoders.camera.", "encoders.lidar.backbone."
+FUSER_INPUT = "fuser.0.weight"
+_READER = "reader.weight"
+SIDE = 8
+"""Cells along each side of the small maps that parts are run on."""
+
+
+def channel_couplings(model: FusionModel) -> list[Coupling]:
+    """The couplings of a model, in the order camera, LiDAR, fuser, decoder, head.
+
+    >>> from altermoma_ray.models.configurations.named import configuration
+    >>> model = configuration("bevfusion-mit-toy").build()
+    >>> couplings = channel_couplings(model)
+    >>> next(one.channels for one in couplings if one.name == "encoders.lidar.backbone.output_conv.0")
+    64
+    """
+    camera, lidar = model.encoders["camera"], model.encoders["lidar"]
+    assert isinstance(camera, CameraEncoder)
+    assert isinstance(lidar, LidarEncoder)
+    return [
+        *_swin(camera),
+        *_lift(camera),
+        *_after_splat(camera),
+        *_lidar(lidar, first=camera.out_channels),
+        *_fused(model),
+        *(_queries(model.head) if isinstance(model.head, TransFusionHead) else []),
+    ]
+
+
+def _swin(camera: CameraEncoder) -> list[Coupling]:
+    found = []
+    for name, block in camera.named_modules(prefix=CAMERA.removesuffix(".")):
+        if not isinstance(block, SwinTransformerBlock):
+            continue
+        attention = block.attn
+        assert isinstance(attention, WindowAttention)
+        found.append(_heads(f"{name}.attn", attention))
+        found.append(_hidden(f"{name}.mlp.0", f"{name}.mlp.3", block.mlp[0].out_features))
+    return found
+
+
+def _heads(name: str, attention: WindowAttention) -> Coupling:
+    """Whole heads: rows of queries, keys and values, columns of the projection and of the table of positions."""
+    heads = attention.heads
+    width = attention.proj.in_features // heads
+    columns = torch.arange(heads * width).view(heads, width)
+    rows = torch.cat([columns + part * heads * width for part in range(3)], dim=1)
+    return Coupling(
+        f"{name}.qkv",
+        (
+            Slice(f"{name}.qkv.weight", 0, rows),
+            Slice(f"{name}.qkv.bias", 0, rows),
+            Slice(f"{name}.proj.weight", 1, columns),
+            Slice(f"{name}.relative_position_bias_table", 1, torch.arange(heads)[:, None]),
+        ),
+    )
+
+
+def _hidden(first: str, second: str, width: int) -> Coupling:
+    """The units between two linear layers, which nothing else reads."""
+    units = torch.arange(width)[:, None]
+    return Coupling(
+        first,
+        (Slice(f"{first}.weight", 0, units), Slice(f"{first}.bias", 0, units), Slice(f"{second}.weight", 1, units)),
+    )
+
+
+class _Lift(nn.Module):
+    """Maps of the backbone and a depth picture to depth logits and context."""
+
+    def __init__(self, camera: CameraEncoder) -> None:
+        super().__init__()
+        self.neck = camera.neck
+        self.view_transform = nn.Module()
+        self.view_transform.lift_net = camera.view_transform.lift_net
+        if hasattr(camera.view_transform, "depth_net"):
+            self.view_transform.depth_net = camera.view_transform.depth_net
+
+    def forward(self, depths: Tensor, *maps: Tensor) -> Tensor:
+        features = [self.neck(maps)]
+        if hasattr(self.view_transform, "depth_net"):
+            features.insert(0, self.view_transform.depth_net(depths))
+        return self.view_transform.lift_net(torch.cat(features, dim=1))
+
+
+def _lift(camera: CameraEncoder) -> list[Coupling]:
+    sizes = range(len(camera.backbone.output_norms))
+    maps = [
+        torch.zeros(1, norm.normalized_shape[0], SIDE >> level, SIDE >> level)
+        for level, norm in zip(sizes, camera.backbone.output_norms, strict=True)
+    ]
+    # The depth net shrinks its picture eightfold, as the backbone does.
+    depths = torch.zeros(1, 1, 8 * SIDE, 8 * SIDE)
+    return trace(_Lift(camera), lambda lift: lift(depths, *maps), prefix=CAMERA)
+
+
+def _after_splat(camera: CameraEncoder) -> list[Coupling]:
+    view = camera.view_transform
+    name = f"{CAMERA}view_transform."
+    last = f"{name}lift_net.{len(view.lift_net) - 1}"
+    context = torch.arange(view.channels)[:, None]
+    slabs = torch.arange(view.grid_shape[2])[None] * view.channels
+    lifted = Coupling(
+        last,
+        (
+            # The depth bins come first; the lowest slab's channels come first on the splatted map.
+            Slice(f"{last}.weight", 0, context + view.bins),
+            Slice(f"{last}.bias", 0, context + view.bins),
+            Slice(f"{name}downsample.0.weight", 1, context + slabs),
+        ),
+    )
+    splatted = torch.zeros(1, view.downsample[0].in_channels, SIDE, SIDE)
+    part = nn.ModuleDict({"downsample": view.downsample, "reader": nn.Conv2d(view.out_channels, 1, 1)})
+    traced = trace(part, lambda one: one["reader"](one["downsample"](splatted)), prefix=name)
+    return [lifted, *(_joined(coupling, name + _READER, first=0) for coupling in traced)]
+
+
+def _lidar(lidar: LidarEncoder, first: int) -> list[Coupling]:
+    encoder = lidar.backbone
+    part = nn.ModuleDict({"twin": DenseTwin(encoder), "reader": nn.Conv2d(encoder.out_channels, 1, 1)})
+    # The smallest grid that no layer shrinks to nothing: the encoder's own height, few cells along x and y.
+    voxels = torch.zeros(1, encoder.input_conv[0].in_channels, 2 * SIDE, 2 * SIDE, encoder.spatial_shape[2])
+    traced = trace(part, lambda one: one["reader"](one["twin"](voxels)))
+    return [_sparse(_joined(coupling, _READER, first)) for coupling in traced]
+
+
+def _sparse(coupling: Coupling) -> Coupling:
+    """A coupling of the twin as one of the sparse encoder, whose kernels are [out, x, y, z, in]."""
+    slices = []
+    for part in coupling.slices:
+        if part.tensor.startswith("twin."):
+            is_kernel = part.dim == 1
+            part = replace(part, tensor=LIDAR + part.tensor.removeprefix("twin."), dim=4 if is_kernel else part.dim)
+        slices.append(part)
+    return Coupling(LIDAR + coupling.name.removeprefix("twin."), tuple(slices))
+
+
+def _joined(coupling: Coupling, reader: str, first: int) -> Coupling:
+    """A coupling whose reader is the fuser, where the map's channels begin with input channel ``first``."""
+    slices = [
+        Slice(FUSER_INPUT, 1, part.entries + first) if part.tensor == reader else part for part in coupling.slices
+    ]
+    return replace(coupling, slices=tuple(slices))
+
+
+class _Fused(nn.Module):
+    """Both sensors' maps to the map of the head's convolutions."""
+
+    def __init__(self, model: FusionModel) -> None:
+        super().__init__()
+        self.fuser, self.decoder, self.head = model.fuser, model.decoder, model.head
+
+    def forward(self, camera: Tensor, lidar: Tensor) -> Tensor:
+        bev = self.decoder(self.fuser([camera, lidar]))
+        if isinstance(self.head, TransFusionHead):
+            return self.head.heatmap_head(self.head.shared_conv(bev))
+        return self.head.classifier(bev)
+
+
+def _fused(model: FusionModel) -> list[Coupling]:
+    maps = [torch.zeros(1, encoder.out_channels, SIDE, SIDE) for encoder in model.encoders.values()]
+    # The shared convolution's channels are the queries', keys' and values' too.
+    return trace(_Fused(model), lambda fused: fused(*maps), fixed=("head.shared_conv",))
+
+
+def _queries(head: TransFusionHead) -> list[Coupling]:
+    positions, queries = torch.zeros(1, 2, SIDE), torch.zeros(1, head.config.hidden, SIDE)
+    found: list[Coupling] = []
+    for layer in range(len(head.decoder)):
+        name = f"head.decoder.{layer}"
+        for position in ("self_posembed", "cross_posembed"):
+            embedding = getattr(head.decoder[layer], position)
+            found += trace(embedding, lambda one: one(positions), prefix=f"{name}.{position}.")
+        found.append(_hidden(f"{name}.linear1", f"{name}.linear2", head.decoder[layer].linear1.out_features))
+        branches: Sequence[tuple[str, nn.Module]] = list(head.prediction_heads[layer].named_children())
+        for branch, convolutions in branches:
+            prefix = f"head.prediction_heads.{layer}.{branch}."
+            found += trace(convolutions, lambda one: one(queries), prefix=prefix)
+    return found

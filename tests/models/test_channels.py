@@ -1,0 +1,166 @@
+"""Channels of BEVFusion models: removed is the same as masked, gradients flow, and a checkpoint holds the plan."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from altermoma_ray.models.bevfusion import SENSORS
+from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
+from altermoma_ray.models.configurations.named import configuration
+from altermoma_ray.pruning import MaskHolder, Target, prunable_weights
+from altermoma_ray.pruning.channels import keep_masks
+from altermoma_ray.pruning.granularity import GRANULARITIES
+from altermoma_ray.storage import Location
+from altermoma_ray.workloads.workload import groups_of
+
+TOYS = ("bevfusion-mit-toy", "bevfusion-mit-seg-toy")
+CHOICES = ("query_labels",)
+
+
+def model_of(name):
+    """A toy whose norms are away from their initial values, so that a forgotten bias shows."""
+    torch.manual_seed(0)
+    model = configuration(name).build().eval()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+    return model
+
+
+def bound(model):
+    return GRANULARITIES["channel"].bound_to(model, lambda _: pytest.fail("the model tells its own channels"))
+
+
+def random_masks(model, channels, share, seed):
+    """Masks by scores drawn at random, which prune about the given share of the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in prunable_weights(model).items()}
+    # Means over a channel of independent draws are all alike: give each channel a worth of its own.
+    for coupling in channels.couplings:
+        worth = torch.rand(coupling.channels, generator=generator)
+        for part in coupling.slices:
+            if part.tensor in scores:
+                for entry in part.entries.unbind(1):
+                    scores[part.tensor].movedim(part.dim, 0)[entry] *= worth.view(
+                        -1, *[1] * (scores[part.tensor].ndim - 1)
+                    )
+    return channels.select(scores, Target(groups=groups_of(model), sparsity=share))
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "seed"),
+    [(TOYS[0], 0.3, 0), (TOYS[0], 0.3, 1), (TOYS[0], 0.5, 2), (TOYS[0], 0.5, 3), (TOYS[1], 0.3, 0), (TOYS[1], 0.5, 1)],
+)
+def test_removed_channels_are_masked_channels(batch, name, share, seed):
+    model = model_of(name)
+    channels = bound(model)
+    masks = random_masks(model, channels, share, seed)
+    assert share <= masks.sparsity() < share + 0.02
+    masked = copy.deepcopy(model)
+    with MaskHolder(masked, channels.held(masks)), torch.no_grad():
+        small = channels.finalise(masked, masks)
+        for away in (frozenset(), *(frozenset({sensor}) for sensor in SENSORS)):
+            # Maps, not proposals: equal heats of two cells may change places by rounding.
+            expected, found = (one.decoder(one.fuser(one._encode(batch, away))) for one in (masked, small))
+            torch.testing.assert_close(small_head(small, found), small_head(masked, expected), rtol=1e-4, atol=1e-4)
+    kept = sum(weight.numel() for weight in prunable_weights(small).values())
+    assert kept == channels.cost(masks).weights_left
+
+
+def small_head(model, bev):
+    outputs = model.head(bev)
+    return outputs["logits"] if "logits" in outputs else outputs["dense_heatmap"]
+
+
+def by_place(outputs):
+    """Outputs whose queries stand by the place of their boxes: equal heats of two cells may be ranked either way."""
+    order = outputs["center"][:, :1].argsort(dim=2)
+    return {
+        key: value if value.ndim == 4 or key in CHOICES else value.gather(2, order.expand(-1, value.shape[1], -1))
+        for key, value in outputs.items()
+    }
+
+
+def test_a_smaller_model_answers_as_the_masked_one_and_learns(batch):
+    model = model_of("bevfusion-mit-toy")
+    channels = bound(model)
+    masks = random_masks(model, channels, 0.5, seed=4)
+    masked = copy.deepcopy(model)
+    with MaskHolder(masked, channels.held(masks)), torch.no_grad():
+        small = channels.finalise(masked, masks)
+        expected, found = masked(batch), small(batch)
+    for key in expected.keys() - set(CHOICES):
+        torch.testing.assert_close(by_place(found)[key], by_place(expected)[key], rtol=1e-4, atol=1e-4)
+    sum(value.float().square().mean() for key, value in small.train()(batch).items() if key not in CHOICES).backward()
+    without = [name for name, parameter in small.named_parameters() if parameter.grad is None]
+    assert not without
+
+
+def test_depth_bins_stage_widths_and_queries_stay():
+    model = model_of("bevfusion-mit-toy")
+    small = bound(model).finalise(model, random_masks(model, bound(model), 0.5, seed=5))
+    view = small.encoders["camera"].view_transform
+    assert view.bins == model.encoders["camera"].view_transform.bins
+    assert view.lift_net[-1].out_channels == view.bins + view.channels
+    for norm, before in zip(
+        small.encoders["camera"].backbone.output_norms, model.encoders["camera"].backbone.output_norms, strict=True
+    ):
+        assert norm.normalized_shape == before.normalized_shape
+    assert small.head.shared_conv.out_channels == model.head.shared_conv.out_channels
+
+
+def test_no_entry_belongs_to_two_couplings():
+    for name in TOYS:
+        model = model_of(name)
+        couplings = bound(model).couplings
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        for dim in range(5):
+            lines = {}
+            for coupling in couplings:
+                for part in coupling.slices:
+                    if part.dim == dim:
+                        taken = lines.setdefault(part.tensor, torch.zeros(shapes[part.tensor][dim], dtype=torch.int64))
+                        taken.index_add_(0, part.entries.flatten(), torch.ones(part.entries.numel(), dtype=torch.int64))
+            assert all(int(line.max()) == 1 for line in lines.values())
+
+
+def test_a_checkpoint_rebuilds_the_smaller_model(batch, tmp_path):
+    model = model_of("bevfusion-mit-toy")
+    channels = bound(model)
+    masks = random_masks(model, channels, 0.5, seed=6)
+    small = channels.finalise(model, masks)
+    place = Location.parse(tmp_path / "model.safetensors")
+    save_checkpoint(place, small, {}, plan=channels.plan(masks))
+    rebuilt, _ = load_checkpoint(place)
+    assert {n: t.shape for n, t in rebuilt.state_dict().items()} == {n: t.shape for n, t in small.state_dict().items()}
+    with torch.no_grad():
+        expected, found = small.eval()(batch), rebuilt(batch)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert place.read_bytes()[:8] != b""
+    assert json.loads(json.dumps(channels.plan(masks)))["granularity"] == "channel"
+
+
+def test_groups_reach_ratios_of_their_own():
+    model = model_of("bevfusion-mit-toy")
+    channels, groups = bound(model), groups_of(model)
+    scores = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
+    ratios = {"camera": 0.5, "lidar": 0.3, "fusion": 0.4}
+    sizes = {group: sum(scores[name].numel() for name in names) for group, names in groups.items()}
+    total = sum(ratios[group] * size for group, size in sizes.items()) / sum(sizes.values())
+    masks = channels.select(scores, Target(groups=groups, sparsity=total, ratios=ratios))
+    for group, ratio in ratios.items():
+        assert ratio - 0.01 <= masks.sparsity(groups[group]) <= ratio + 0.04, group
+    kept = keep_masks(
+        {name: score.shape for name, score in scores.items()},
+        channels.couplings,
+        {coupling.name: torch.ones(coupling.channels, dtype=torch.bool) for coupling in channels.couplings},
+    )
+    assert all(bool(mask.all()) for mask in kept.values())
