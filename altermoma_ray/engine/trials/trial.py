@@ -45,6 +45,7 @@ from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.places import Place, kept_in
 from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, prunable_weights
 from altermoma_ray.pruning.criteria import IndicatorCriterion
+from altermoma_ray.pruning.granularity import Granularity
 from altermoma_ray.pruning.targets import Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
@@ -158,6 +159,7 @@ class TrialRunner:
         self._indicators = lru_cache(maxsize=4)(load_indicators)
         self._scored = lru_cache(maxsize=4)(load_scores)
         self._batches = FineTuningBatches(self._data, self._recipe)
+        self._bound: dict[str, Granularity] = {}
 
     def reference(self) -> dict[str, float]:
         """Metrics of the unpruned model."""
@@ -200,6 +202,18 @@ class TrialRunner:
             if rank_and_world()[0] == 0:
                 record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
 
+    def _units(self, trial: TrialTask) -> Granularity:
+        """The granularity of a trial, bound to this model; finding a model's channels takes a while."""
+        name = trial.setting.granularity
+        if name not in self._bound:
+            sample = self._data.rows("train", limit=1)
+            self._bound[name] = trial.setting.units.bound_to(self._model, lambda model: model(self._sample(sample)))
+        return self._bound[name]
+
+    def _sample(self, rows: Sequence[int]) -> Any:
+        dataset = self._data.dataset(rows, augment=False, seed=0)
+        return self._data.collate([dataset[number] for number in range(len(rows))])
+
     def _steps(self, trial: TrialTask) -> int:
         return max(1, round(self._job.epochs_of(trial) * steps_per_epoch(self._data, self._recipe)))
 
@@ -222,9 +236,8 @@ class TrialRunner:
         schedule = Schedule(kind=setting.schedule, rounds=rounds)
         target = Target(groups=self._groups, sparsity=setting.sparsity, ratios=setting.ratios)
         when = schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))
-        return [
-            (step, setting.units.select(scores, goal)) for step, goal in zip(when, target.rising(schedule), strict=True)
-        ]
+        units = self._units(trial)
+        return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rising(schedule), strict=True)]
 
     def _fine_tune(
         self,
@@ -252,7 +265,8 @@ class TrialRunner:
         batches = seeded(itertools.islice(self._batches(steps, seed), done, None), seed, done)
         events = events_of(plan, self._job.rungs, steps)
         masks = next(event.masks for event in reversed(events) if event.step <= done and event.masks is not None)
-        with MaskHolder(self._model, masks, optimizer) as holder:
+        units = self._units(trial)
+        with MaskHolder(self._model, units.held(masks), optimizer) as holder:
             trained = data_parallel(self._model)
             step = done
             for event in (event for event in events if done < event.step <= end):
@@ -268,7 +282,7 @@ class TrialRunner:
                 step = event.step
                 clock.lap("fine_tune")
                 if event.masks is not None:
-                    holder.update(event.masks)
+                    holder.update(units.held(event.masks))
                 if event.is_evaluated:
                     synchronise_buffers(self._model)
                     metrics = self._evaluate(self._evaluator if step == steps else self._rung_evaluator)
@@ -294,7 +308,7 @@ class TrialRunner:
             "floored_layers": list(masks.floored),
             "process": f"{socket.gethostname()}:{os.getpid()}",
         }
-        units = trial.setting.units
+        units = self._units(trial)
         model, cost = units.finalise(self._model, masks), units.cost(masks)
         save_checkpoint(folder.join("model.safetensors"), model, {"trial": configuration}, plan=units.plan(masks))
         folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
