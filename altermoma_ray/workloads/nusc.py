@@ -226,7 +226,7 @@ RECIPES: dict[str, Recipe] = {
         micro_batch_size=2,
         weight_decay=0.01,
         clip_norm=10.0,
-        stages=_stages(camera=8, lidar=4, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
+        stages=_stages(camera=4, lidar=3, fusion=3, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
     ),
 }
 """Training figures of the named models; a model that has none here trains as the published one."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from shapely import STRtree
 
 from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.errors import UserError
@@ -72,7 +73,7 @@ def draw_rasters(
     patch = (to_global[0, 3], to_global[1, 3], size, size)
     angle = math.degrees(math.atan2(to_global[1, 0], to_global[0, 0]))
     layers = [layer for one in config.classes for layer in _LAYERS.get(one, (one,))]
-    drawn = _open_map(str(dataroot), name).get_map_mask(patch, angle, layers, (config.cells, config.cells))
+    drawn = _open_map(str(dataroot), name).draw(patch, angle, layers, (config.cells, config.cells))
     masks = dict(zip(layers, drawn.astype(bool), strict=True))
     # The devkit's rows are y: transposed, the first axis is x, as in every map of the models.
     rasters = np.stack(
@@ -81,11 +82,58 @@ def draw_rasters(
     return np.ascontiguousarray(rasters[:, ::-1] if mirrored else rasters)
 
 
+class _Map:
+    """A map of the devkit with its records found by place.
+
+    The devkit looks at every record of a layer for every mask: seconds for a real map. A record whose box does not
+    touch the patch leaves no trace in the mask, so that the devkit's own drawing is given the others only.
+    """
+
+    def __init__(self, devkit: Any) -> None:
+        self._devkit = devkit
+        self.extract_polygon = lru_cache(maxsize=None)(devkit.extract_polygon)
+        self.extract_line = lru_cache(maxsize=None)(devkit.extract_line)
+        self._layers: dict[str, tuple[list[dict[str, Any]], STRtree]] = {}
+        self._near: dict[str, list[dict[str, Any]]] = {}
+
+    def draw(self, patch: tuple[float, ...], angle: float, layers: list[str], cells: tuple[int, int]) -> np.ndarray:
+        """The devkit's ``get_map_mask``, [layer, y, x]."""
+        from nuscenes.map_expansion.map_api import NuScenesMapExplorer
+
+        area = NuScenesMapExplorer.get_patch_coord(patch, angle)
+        for layer in layers:
+            records, tree = self._layer(layer)
+            self._near[layer] = [records[number] for number in sorted(tree.query(area))]
+        return NuScenesMapExplorer(self).get_map_mask(patch, angle, layers, cells)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the devkit's drawing reads of a map: the records near the patch, and anything else as it is."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._near[name] if name in self._near else getattr(self._devkit, name)
+
+    def _layer(self, layer: str) -> tuple[list[dict[str, Any]], STRtree]:
+        if layer not in self._layers:
+            records = getattr(self._devkit, layer)
+            if layer in self._devkit.non_geometric_line_layers:
+                shapes = [self.extract_line(record["line_token"]) for record in records]
+            else:
+                if layer == "drivable_area":  # one record for a whole quarter: one for each of its polygons
+                    records = [{"polygon_tokens": [one]} for record in records for one in record["polygon_tokens"]]
+                tokens = [
+                    record["polygon_tokens"][0] if "polygon_tokens" in record else record["polygon_token"]
+                    for record in records
+                ]
+                shapes = [self.extract_polygon(one) for one in tokens]
+            self._layers[layer] = records, STRtree(shapes)
+        return self._layers[layer]
+
+
 @lru_cache(maxsize=8)
-def _open_map(dataroot: str, name: str) -> Any:
+def _open_map(dataroot: str, name: str) -> _Map:
     from nuscenes.map_expansion.map_api import NuScenesMap
 
-    return NuScenesMap(dataroot=str(_local_root(Location.parse(dataroot), name)), map_name=name)
+    return _Map(NuScenesMap(dataroot=str(_local_root(Location.parse(dataroot), name)), map_name=name))
 
 
 def _local_root(dataroot: Location, name: str) -> Path:

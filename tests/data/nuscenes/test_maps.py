@@ -138,3 +138,17 @@ def test_bad_map_expansions_are_named(tmp_path, text, message):
 def test_an_unknown_map_is_named(root):
     with pytest.raises(UserError, match="the tables name the map 'atlantis', but nuScenes has "):
         check_maps(root, ["atlantis"])
+
+
+@pytest.mark.parametrize("degrees", [0, 33, 200])
+def test_records_found_by_place_draw_the_devkit_s_masks(synthetic_root, degrees):
+    from nuscenes.map_expansion.map_api import NuScenesMap
+
+    devkit = NuScenesMap(dataroot=str(synthetic_root), map_name=NAME)
+    layers = ["drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "road_divider", "lane_divider"]
+    for x, y in ((200, 230), (78, 41), (2, 320)):  # the last one at the map's edge
+        found = draw_rasters(Location.parse(synthetic_root), NAME, pose(x, y, degrees), np.eye(4), CONFIG)
+        masks = devkit.get_map_mask((x, y, 50, 50), degrees, layers, (100, 100)).astype(bool)
+        expected = [*masks[:5], masks[5] | masks[6]]
+        assert all(np.array_equal(one, mask.T) for one, mask in zip(found, expected, strict=True))
+        assert found[0].any()
