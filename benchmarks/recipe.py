@@ -18,7 +18,8 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from altermoma_ray.engine.trials.trial import TrialJob, TrialRunner, TrialTask
+from altermoma_ray.engine.trials.job import TrialJob, TrialTask
+from altermoma_ray.engine.trials.trial import TrialRunner
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from altermoma_ray.engine.scoring.requests import ScoreRequest, Wanted
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.engine.space.setting import OWN_FIELDS, parameter_names
-from altermoma_ray.engine.trials.trial import TrialJob, TrialTask
+from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import Place
 from altermoma_ray.pruning import Indicators, Masks, Reactivation, Weights, prunable_weights

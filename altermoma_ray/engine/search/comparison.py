@@ -13,7 +13,7 @@ from typing import Any, get_args
 from altermoma_ray.engine.search.plan import Ablation, SearchPlan
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.space.setting import parameter_names
-from altermoma_ray.engine.trials.trial import TrialTask
+from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import ReactivationGradient
 from altermoma_ray.pruning.criteria import CRITERIA

@@ -14,7 +14,8 @@ from altermoma_ray.engine.search.driver import FILE
 from altermoma_ray.engine.search.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.files import SpaceReference
-from altermoma_ray.engine.trials.trial import TrialJob, TrialTask, read_result
+from altermoma_ray.engine.trials.job import TrialJob, TrialTask
+from altermoma_ray.engine.trials.trial import read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import Figures, without_of
 from altermoma_ray.places import Place, kept_in, read_from

@@ -14,7 +14,7 @@ from altermoma_ray.engine.search.plan import Ablation, SearchPlan, is_taken
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.distinct import number_of_settings
 from altermoma_ray.engine.space.files import reference_to
-from altermoma_ray.engine.trials.trial import TrialTask
+from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import Figures
 from altermoma_ray.models.checkpoint import save_checkpoint

@@ -28,7 +28,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from altermoma_ray.engine.space import PruningSetting, SearchSpace, distinct
-from altermoma_ray.engine.trials.trial import TrialTask, has_ended
+from altermoma_ray.engine.trials.job import TrialTask
+from altermoma_ray.engine.trials.trial import has_ended
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 

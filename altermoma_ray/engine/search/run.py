@@ -34,8 +34,9 @@ from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.planning import begin_search
 from altermoma_ray.engine.search.resuming import on_same_data
 from altermoma_ray.engine.search.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
+from altermoma_ray.engine.trials.job import TrialJob
 from altermoma_ray.engine.trials.trainable import TrialActor, distributed_trial
-from altermoma_ray.engine.trials.trial import TrialJob, TrialRunner, forget_state
+from altermoma_ray.engine.trials.trial import TrialRunner, forget_state
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import SPARSITY
 from altermoma_ray.storage import Location

@@ -13,7 +13,7 @@ from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.proposals import Proposals
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.distinct import key
-from altermoma_ray.engine.trials.trial import TrialTask
+from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.objective import Objective

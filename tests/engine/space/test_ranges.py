@@ -7,7 +7,7 @@ import pytest
 from altermoma_ray.engine.scoring.requests import MaskRequest, ScoreRequest, Wanted
 from altermoma_ray.engine.space import Choice, Fixed, Float, PruningSetting, SearchSpace
 from altermoma_ray.engine.space.distinct import number_of_settings
-from altermoma_ray.engine.trials.trial import TrialTask
+from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import Reactivation
 from altermoma_ray.pruning.criteria import CRITERIA, IMP, ProsPr
