@@ -75,6 +75,7 @@ class ProgressBar:
                 except ray.exceptions.RayError:  # the work itself tells what happened
                     return
                 progress.update(task, completed=int(done), note=note)
-                if not console.is_terminal and int(10 * done / self._total) > tenths:  # a log gets a line now and then
-                    tenths = int(10 * done / self._total)
+                share = int(10 * done / self._total) if self._total else 0
+                if not console.is_terminal and share > tenths:  # a log gets a line now and then
+                    tenths = share
                     console.print(f"  {self._describe}: {int(done)}/{self._total} {note}")

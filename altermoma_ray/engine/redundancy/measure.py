@@ -24,8 +24,7 @@ from altermoma_ray.engine.redundancy.shares import group_figures, layer_figures
 from altermoma_ray.engine.scoring.indicators import load_indicators
 from altermoma_ray.engine.scoring.score import ScoringWorker, score
 from altermoma_ray.engine.training.evaluation import Evaluator
-from altermoma_ray.engine.trials.trial import TrialRunner, read_result
-from altermoma_ray.errors import UserError
+from altermoma_ray.engine.trials.alone import run_alone
 from altermoma_ray.pruning import MaskHolder
 from altermoma_ray.pruning.gradients import evaluation
 from altermoma_ray.pruning.reactivation import reactivated
@@ -59,22 +58,7 @@ def prune_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float
     Raises:
         UserError: the trial failed.
     """
-    result = read_result(job.trial, job.task.number)
-    fresh = result is None or result.status != "finished"
-    if fresh:
-        run_on_workers(
-            _prune,
-            job,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            storage=job.trial.workload.storage_location,
-            describe="pruning",
-            total=1,
-        )
-        result = read_result(job.trial, job.task.number)
-    if result is None or result.status != "finished":
-        raise UserError(f"the model could not be pruned: {result and result.reason}; try another --criterion")
-    return fresh
+    return run_alone(job.trial, job.task, workers=workers, gpus_per_worker=gpus_per_worker)
 
 
 def measure_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> None:
@@ -92,12 +76,6 @@ def measure_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) 
         describe="measuring",
         total=math.ceil(evaluations(modalities) * samples / workload.recipe.batch_size) + steps,
     )
-
-
-def _prune(job: RedundancyJob, reporter: Reporter) -> None:
-    for _ in TrialRunner(job.trial).run(job.task):
-        if rank_and_world()[0] == 0:
-            reporter.advance()
 
 
 def measure_worker(job: RedundancyJob, reporter: Reporter | None = None) -> None:

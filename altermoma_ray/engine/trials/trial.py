@@ -34,6 +34,7 @@ from altermoma_ray.engine.training.loop import (
     synchronise_buffers,
     train_steps,
 )
+from altermoma_ray.engine.training.norms import BATCHES, retake_statistics
 from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.events import events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
@@ -131,7 +132,8 @@ class TrialRunner:
         return self._data.collate([dataset[number] for number in range(len(rows))])
 
     def _steps(self, trial: TrialTask) -> int:
-        return max(1, round(self._job.epochs_of(trial) * steps_per_epoch(self._data, self._recipe)))
+        epochs = self._job.epochs_of(trial)
+        return max(1, round(epochs * steps_per_epoch(self._data, self._recipe))) if epochs > 0 else 0
 
     def _scores(self, trial: TrialTask) -> Weights:
         """Scores of all weights; none where the criterion left masks instead."""
@@ -183,6 +185,10 @@ class TrialRunner:
         masks = next(event.masks for event in reversed(events) if event.step <= done and event.masks is not None)
         units = self._units(trial)
         with MaskHolder(self._model, units.held(masks), optimizer) as holder:
+            if steps == 0:  # without fine-tuning, nothing else brings the norms' statistics up to date
+                retake_statistics(self._model, self._batches(BATCHES, seed))
+                yield Evaluation(step=0, metrics=self._evaluate(self._evaluator))
+                return
             trained = data_parallel(self._model)
             step = done
             for event in (event for event in events if done < event.step <= end):

@@ -1,0 +1,164 @@
+"""``python -m altermoma_ray.prune nusc --out DIR``: prune one checkpoint by one setting, without a search."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from typing import Any
+
+from altermoma_ray.cli import (
+    DEFAULT_DATASET,
+    Parser,
+    add_data_options,
+    add_worker_options,
+    amount,
+    ratio,
+    run,
+    seed,
+    workload_of,
+)
+from altermoma_ray.console import console
+from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.engine.scoring.score import score
+from altermoma_ray.engine.search.plan import SearchPlan
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
+from altermoma_ray.engine.space.files import load_space
+from altermoma_ray.engine.space.setting import OWN_FIELDS, PruningSetting, check_granularity, parameter_names
+from altermoma_ray.engine.trials.alone import run_alone
+from altermoma_ray.engine.trials.job import TrialJob, TrialTask
+from altermoma_ray.engine.trials.trial import read_result
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.counting import Counts, count
+from altermoma_ray.pruning.criteria import CRITERIA
+from altermoma_ray.pruning.granularity import GRANULARITIES
+from altermoma_ray.storage import Location
+from altermoma_ray.workloads.workload import Workload
+
+SPARSITY = 0.5
+
+
+def main() -> None:
+    """Plan, score, prune, measure; mistakes are found before data are made and Ray starts."""
+    options = _parser().parse_args()
+    check_cluster()
+    out = Location.parse(options.out)
+    out.check_writable()
+    try:
+        check_granularity(options.granularity, [options.criterion])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    plan = plan_search(
+        SearchRequest(
+            workload=workload_of(options),
+            checkpoint=options.checkpoint,
+            space=load_space(options.dataset or DEFAULT_DATASET, None),
+            sparsity=options.sparsity,
+            trials=1,
+            seed=options.seed,
+            workers=options.workers or 1,
+            gpus_per_worker=options.gpus_per_worker,
+        )
+    )
+    workload = plan.workload.load()
+    workload.source().prepare()
+    job, task = _trial(plan, options)
+    with ray_session():
+        check_room(plan.workers, plan.gpus_per_worker)
+        wanted = [job.scoring_of(task)]
+        console.print(f"[bold]scoring[/] by {options.criterion}")
+        every = min(worker_slots(plan.gpus_per_worker), 8)
+        computed = score(wanted, workers=every, gpus_per_worker=plan.gpus_per_worker)
+        console.print(f"  {computed} computed, {len(wanted[0]) - computed} from storage")
+        tuned = f", and fine-tuning {options.finetune:g} epochs" if options.finetune else ""
+        console.print(f"[bold]pruning[/] {options.sparsity:.0%} of the weights by {options.granularity}{tuned}")
+        run_alone(job, task, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
+    _write(out, plan, workload, job, task)
+    print(out)
+
+
+def _trial(plan: SearchPlan, options: argparse.Namespace) -> tuple[TrialJob, TrialTask]:
+    """The only trial: the published setting of the space, with the criterion and granularity that were asked for."""
+    published = plan.space.setting(plan.space.published(options.sparsity), plan.sizes, options.sparsity)
+    criterion = CRITERIA[options.criterion]
+    names = (
+        [name for name in OWN_FIELDS if name in parameter_names(criterion)] if criterion.needs == "indicators" else []
+    )
+    own: dict[str, Any] = {name: getattr(criterion, name) for name in names}
+    own |= {"criterion": options.criterion, "granularity": options.granularity, "schedule": "one-shot"}
+    own |= {"scope": "global", "ratios": None}
+    setting = PruningSetting.model_validate({**published.model_dump(), **own})
+    job = plan.trial_job()
+    job = job.model_copy(update={"fine_tune_epochs": options.finetune, "rungs": ()})
+    task = TrialTask(number=0, setting=setting)
+    identity = [job.scoring_of(task).folder().name, setting.model_dump(mode="json"), options.finetune, job.seed]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    return job.model_copy(update={"folder": str(plan.storage.join("prunings", f"{plan.model}-{key}"))}), task
+
+
+def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, task: TrialTask) -> None:
+    """The small model, its plan and its figures, which are written last."""
+    made = job.trial_folder(task.number)
+    result = read_result(job, task.number)
+    assert result is not None
+    before, _ = workload.load(Location.parse(plan.checkpoint))
+    after, _ = workload.load(made.join("model.safetensors"))
+    data = workload.source()
+    rows = data.rows("validation", limit=1)
+    sample = data.collate([data.dataset(rows, augment=False, seed=0)[0]])
+    counted: dict[str, Counts] = {
+        name: count(model, lambda one: one(sample)) for name, model in (("unpruned", before), ("pruned", after))
+    }
+    figures = {
+        "criterion": task.setting.criterion,
+        "granularity": task.setting.granularity,
+        "sparsity": result.sparsity,
+        "metrics": result.metrics,
+        "params": counted["pruned"].parameters,
+        "unpruned_params": counted["unpruned"].parameters,
+        "macs": counted["pruned"].macs,
+        "unpruned_macs": counted["unpruned"].macs,
+        "narrowest_layers": result.configuration["floored_layers"],
+    }
+    widths = {
+        name: [list(tensor.shape), list(after.state_dict()[name].shape)]
+        for name, tensor in before.state_dict().items()
+        if tensor.shape != after.state_dict()[name].shape
+    }
+    out.join("model.safetensors").write_bytes(made.join("model.safetensors").read_bytes())
+    out.join("shapes.json").write_text(json.dumps(widths, indent=1))
+    out.join("figures.json").write_text(json.dumps(figures, indent=1))
+    for metric in (one for one in workload.task.metrics if one.is_column and one.name in result.metrics):
+        console.print(f"  {metric.title} {result.metrics[metric.name]:.3f}")
+    for what in ("params", "macs"):
+        less = 1 - figures[what] / figures[f"unpruned_{what}"]
+        console.print(f"  {what} {figures[what]:,} of {figures[f'unpruned_{what}']:,} (−{less:.1%})")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="altermoma_ray.prune", description=__doc__)
+    add_data_options(parser)
+    parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
+    parser.add_argument("--checkpoint", help="weights to prune: our .safetensors, or a released BEVFusion .pth")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all random draws (default: 0)")
+    add_worker_options(parser, workers_help="Ray Train workers of fine-tuning (default: 1)")
+    parser.add_argument("--out", required=True, help="folder for the pruned model, its shapes and its figures")
+    parser.add_argument(
+        "--sparsity", type=ratio, default=SPARSITY, help=f"share of weights to remove (default: {SPARSITY})"
+    )
+    parser.add_argument(
+        "--granularity", choices=tuple(GRANULARITIES), default="channel", help="what is removed (default: channel)"
+    )
+    parser.add_argument("--criterion", choices=tuple(CRITERIA), default="altermoma", help="prunes (default: altermoma)")
+    parser.add_argument(
+        "--finetune",
+        type=amount,
+        default=0.0,
+        metavar="EPOCHS",
+        help="epochs of training after pruning (default: 0, which only takes the norms' statistics anew)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)
