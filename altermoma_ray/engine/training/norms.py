@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-BATCHES = 32
+BATCHES = 16
 """Training batches that the statistics are taken over."""
 
 

@@ -1,0 +1,48 @@
+"""Trials that remove whole channels: what they train is what they keep, smaller."""
+
+from __future__ import annotations
+
+import pytest
+
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
+from altermoma_ray.engine.space import PruningSetting, SearchSpace
+from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.trials.job import TrialTask
+from altermoma_ray.engine.trials.trial import TrialRunner, read_result
+from altermoma_ray.pruning import prunable_weights
+from altermoma_ray.storage import Location
+
+SPACE = SearchSpace(
+    criteria=("altermoma",), fine_tune_epochs=0.5, rungs=(), scoring_batches=1, granularities=("channel",)
+)
+
+
+@pytest.fixture
+def job(workload, checkpoint):
+    request = SearchRequest(
+        workload=workload, name="channels", checkpoint=str(checkpoint), space=SPACE, sparsity=0.4, trials=2, seed=3
+    )
+    return plan_search(request).trial_job()
+
+
+def setting(**fields):
+    common = {"scope": "global", "sparsity": 0.4, "learning_rate": 1e-3, "criterion": "magnitude"}
+    return PruningSetting(**common, granularity="channel", **fields)
+
+
+@pytest.mark.parametrize(("epochs", "schedule"), [(0.0, "one-shot"), (None, "cubic")])
+def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epochs, schedule):
+    task = TrialTask(number=0, setting=setting(schedule=schedule), fine_tune_epochs=epochs)
+    runner = TrialRunner(job)
+    reports = list(runner.run(task))
+    result = read_result(job, 0)
+    assert result.status == "finished"
+    assert 0.4 <= result.sparsity["total"] < 0.43
+    workload = job.workload.load()
+    small, _ = workload.load(job.trial_folder(0).join("model.safetensors"))
+    whole, _ = workload.load(Location.parse(job.scoring.checkpoint))
+    left = sum(weight.numel() for weight in prunable_weights(small).values())
+    assert left == result.params_left < sum(weight.numel() for weight in prunable_weights(whole).values())
+    data = workload.source()
+    metrics = Evaluator(data, data.rows("validation"), batch_size=2)(small, workload.task_for(small))
+    assert metrics["nds"] == pytest.approx(reports[-1]["nds"], abs=1e-3)
