@@ -2,7 +2,7 @@
 
 A channel is more than a row of one weight. Whatever a convolution's output channel runs into (a normalisation, a sum
 of two branches, the inputs of the next layers) has entries which go with the channel. A :class:`Coupling` lists the
-entries of all channels that can only go together; :func:`trace` finds couplings with Torch-Pruning's dependency graph;
+entries of channels with all their owners; :func:`trace` finds couplings with Torch-Pruning's dependency graph;
 :func:`choose` picks channels by score; :func:`cut` makes a smaller model.
 """
 

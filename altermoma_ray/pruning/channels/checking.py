@@ -19,13 +19,13 @@ TOLERANCE = 1e-3
 
 
 def check_couplings(model: nn.Module, couplings: Sequence[Coupling], run: Run) -> None:
-    """Remove half of the channels by chance, and hold the outputs against those of the masked model.
+    """Remove half of the channels by chance, and hold the outputs against the masked model's.
 
-    Tracing follows the autograd graph and takes any operation that it does not know for one that leaves channels where
-    they are. A wrong guess seldom fails: it cuts the wrong channels without a word.
+    Tracing follows the autograd graph. An unknown operation is taken to leave channels in their places. A wrong guess
+    seldom fails: the wrong channels are cut without a word.
 
     Args:
-        model: in evaluation mode; is left as it was found.
+        model: in evaluation mode; stays unchanged.
         couplings: of the model.
         run: runs a model on some input.
 

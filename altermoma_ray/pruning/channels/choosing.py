@@ -22,7 +22,7 @@ class Bounds:
     (16, 1)
 
     Attributes:
-        least: least share of each coupling's channels that stays, in (0, 1].
+        least: least share of channels kept of each coupling, in (0, 1].
         multiple: widths are multiples of this number wherever the unpruned width is.
     """
 
@@ -41,14 +41,14 @@ class Bounds:
         return step if coupling.channels % step == 0 else coupling.multiple
 
     def smallest(self, width: int, step: int | None = None) -> int:
-        """The least width of a layer that has ``width`` channels before pruning."""
+        """The least width of a layer with ``width`` channels before pruning."""
         step = self.multiple if step is None else step
         step = step if width % step == 0 else 1
         return min(width, step * math.ceil(max(1.0, self.least * width) / step))
 
 
 class _Space:
-    """The channels of a model in the order in which they go, and the weights that are left at any point."""
+    """The channels of a model in the order of pruning, and the weights left at any point."""
 
     def __init__(self, scores: Mapping[str, Tensor], couplings: Sequence[Coupling], bounds: Bounds) -> None:
         self.couplings, self.bounds = couplings, bounds
@@ -67,7 +67,7 @@ class _Space:
         return kept
 
     def width(self, coupling: Coupling, pruned: int) -> int:
-        """Channels that stay of a coupling of which so many are to go."""
+        """Channels kept of a coupling, for a number of channels to prune."""
         step = self.bounds.step(coupling)
         wanted = max(coupling.channels - pruned, self.bounds.smallest(coupling.channels, step))
         return min(coupling.channels, step * math.ceil(wanted / step))
@@ -88,10 +88,10 @@ class _Space:
 def choose(
     scores: Mapping[str, Tensor], couplings: Sequence[Coupling], target: Target, bounds: Bounds
 ) -> dict[str, Tensor]:
-    """Choose the channels that stay.
+    """Choose the channels to keep.
 
-    A channel's score is the mean of the scores of all weights it has entries in, so that channels of layers of
-    different widths and kernels compare by what a weight of theirs is worth.
+    A channel's score is the mean over the scores of all its weights. Channels of layers of different widths and kernels
+    are thus compared by the worth of one weight.
 
     Args:
         scores: of every prunable weight, by name.
@@ -113,8 +113,8 @@ def choose(
         return space.kept(pruned)
     owner = {name: group for group, members in target.groups.items() for name in members}
     pruned = {coupling.name: 0 for coupling in couplings}
-    # The inputs of a later group's layers go with an earlier group's channels: what a group has left depends on the
-    # others, a little. Three rounds settle it.
+    # Inputs of a later group's layers go with an earlier group's channels: the weights left in a group depend on the
+    # other groups a little. Three rounds settle the counts.
     for _ in range(3):
         for group, ratio in target.ratios.items():
             mine = [one for one in couplings if owner.get(_first_weight(one, owner)) == group]
@@ -130,7 +130,7 @@ def _prune(
     others: Mapping[str, int],
     where: str,
 ) -> dict[str, int]:
-    """How many channels of each coupling go so that the named weights reach a sparsity, one threshold for all.
+    """Numbers of channels to prune of each coupling for a sparsity of the named weights, under one threshold.
 
     The sparsity is met as closely as whole channels allow, from above: at least so much is pruned.
     """
@@ -165,7 +165,7 @@ def _prune(
 
 
 def _channel_scores(scores: Mapping[str, Tensor], coupling: Coupling) -> Tensor:
-    """[channels] float64 mean score over the weights that a channel has entries in."""
+    """[channels] float64 mean score over the weights of each channel."""
     total = torch.zeros(coupling.channels, dtype=torch.float64)
     weights = 0
     for part in coupling.slices:

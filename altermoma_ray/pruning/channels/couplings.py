@@ -1,4 +1,4 @@
-"""Couplings: the entries of parameters and buffers that belong to the same channel, and so can only go together."""
+"""Couplings: the entries of parameters and buffers of one channel, which can only go together."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from altermoma_ray.pruning.masks import Masks
 
 @dataclass(frozen=True)
 class Slice:
-    """The entries of one tensor, along one dimension, that belong to the channels of a coupling.
+    """The entries of one tensor, along one dimension, owned by the channels of a coupling.
 
     Attributes:
         tensor: name of a parameter or buffer of the model.
         dim: dimension along which the tensor is cut.
-        entries: [channels, k] int64; row c holds the k positions along ``dim`` that go with channel c.
+        entries: [channels, k] int64; row c holds the k positions of channel c along ``dim``.
     """
 
     tensor: str
@@ -28,7 +28,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Coupling:
-    """Channels of a model, each with everything that goes when the channel goes.
+    """Channels of a model, each with all its entries in all tensors.
 
     >>> rows = torch.arange(4)[:, None]
     >>> coupling = Coupling(
@@ -54,7 +54,7 @@ class Coupling:
         return len(self.slices[0].entries)
 
     def joined(self, *more: Slice) -> Coupling:
-        """The coupling with further slices, for connections that no tracing sees."""
+        """The coupling with further slices, for connections invisible to tracing."""
         return replace(self, slices=(*self.slices, *more))
 
     def limited_to(self, channels: Tensor) -> Coupling:
@@ -89,7 +89,7 @@ def keep_masks(
 
 
 def kept_channels(couplings: Sequence[Coupling], masks: Masks) -> dict[str, Tensor]:
-    """The channels that masks of whole channels keep: the inverse of :func:`keep_masks`.
+    """The channels kept by masks of whole channels: the inverse of :func:`keep_masks`.
 
     A channel is pruned where nothing of its first slice's weight is kept. A kept channel keeps something of every
     slice, because every coupling keeps at least one channel.
@@ -112,7 +112,7 @@ def kept_channels(couplings: Sequence[Coupling], masks: Masks) -> dict[str, Tens
 def kept_entries(
     shapes: Mapping[str, torch.Size], couplings: Iterable[Coupling], kept: Mapping[str, Tensor]
 ) -> dict[str, dict[int, list[int]]]:
-    """The positions that stay, of every tensor and dimension that loses some: a plan which JSON can hold.
+    """The positions kept, for every tensor and dimension with losses: a plan for JSON.
 
     Args:
         shapes: of the model's parameters and buffers.

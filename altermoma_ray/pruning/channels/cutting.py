@@ -1,4 +1,4 @@
-"""Cutting channels out of a model: smaller tensors, and layers that know their new widths."""
+"""Cutting channels out of a model: smaller tensors, and layers with new widths."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from altermoma_ray.errors import UserError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Entries = Mapping[str, Mapping[int, Sequence[int]]]
-"""By tensor name and dimension, the positions that stay."""
+"""By tensor name and dimension, the positions kept."""
 
 
 def cut(model: AnyModule, entries: Entries) -> AnyModule:
     """A smaller copy of a model.
 
     Args:
-        model: is left as it was found.
-        entries: see :data:`Entries`; a tensor that is not named keeps its size.
+        model: stays unchanged.
+        entries: see :data:`Entries`; tensors without an entry keep their size.
 
     Raises:
         UserError: the entries do not fit the model.
@@ -39,7 +39,7 @@ def cut_entries(model: AnyModule, entries: Entries) -> AnyModule:
             raise UserError(f"the channel plan names '{name}', which the model lacks: it was made for another model")
         tensor = tensors[name]
         for dim, positions in dims.items():
-            dim = int(dim)  # JSON has made text of it
+            dim = int(dim)  # JSON turns integer keys into text
             if dim >= tensor.ndim or not positions or not 0 <= min(positions) <= max(positions) < tensor.shape[dim]:
                 raise UserError(
                     f"the channel plan keeps entries of '{name}' that its shape {list(tensor.shape)} lacks: "
@@ -58,7 +58,7 @@ def cut_entries(model: AnyModule, entries: Entries) -> AnyModule:
 
 
 def _tell_widths(module: nn.Module) -> None:
-    """Make a layer's own figures those of its weight; a module with figures of another kind has ``widths_changed``."""
+    """Take a layer's widths from its weight, since PyTorch keeps them as plain numbers too."""
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.num_features = len(weight if weight is not None else module.running_mean)  # type: ignore[arg-type]

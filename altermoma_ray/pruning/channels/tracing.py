@@ -35,9 +35,9 @@ def trace(
 ) -> list[Coupling]:
     """The couplings of a module's layers.
 
-    A coupling is left out, so that its channels all stay, where it reaches a fixed layer, the module's output, or a
-    layer that is no plain convolution, linear layer or batch normalisation. Among the others are grouped convolutions,
-    attention, bare parameters, and layer normalisation, whose mean over fewer channels would be another.
+    A coupling is left out, and all its channels stay, where it reaches a fixed layer, the module's output, or a
+    layer other than a plain convolution, linear layer or batch normalisation. Among the others are grouped
+    convolutions, attention, bare parameters, and layer normalisation, whose mean over fewer channels would be another.
 
     >>> layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> (coupling,) = trace(layers, lambda module: module(torch.zeros(1, 4)))
@@ -47,11 +47,11 @@ def trace(
     Args:
         module: is run once, in evaluation mode; all its parameters need gradients.
         run: runs a module on some input.
-        fixed: layers whose output channels stay, beside those that give the module's outputs.
+        fixed: layers whose output channels stay, beside the layers of the module's outputs.
         prefix: is put before all names, such as ``decoder.``, where the module is a part of a model.
 
     Returns:
-        Couplings that share no entry.
+        Couplings without a common entry.
 
     Raises:
         UserError: the module cannot be traced.
@@ -96,7 +96,7 @@ def _coupling(group: Any, names: dict[nn.Module, str], fixed: Collection[str], p
         for tensor, dim in _tensors(layer, is_out):
             full = f"{prefix}{name}.{tensor}"
             slices[full, dim] = Slice(full, dim, entries)
-    # Channels that no layer reads are outputs of the module.
+    # Channels without a reading layer are outputs of the module.
     return Coupling(prefix + root, tuple(slices.values())) if read else None
 
 
@@ -105,7 +105,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def _tensors(layer: nn.Module, is_out: bool) -> Iterator[tuple[str, int]]:
-    """The tensors of a layer that have entries for its output or input channels, and along which dimension."""
+    """The tensors of a layer with entries for output or input channels, and the dimension of these entries."""
     if isinstance(layer, _LAYERS):
         is_transposed = isinstance(layer, _TRANSPOSED)
         yield "weight", int(is_out == is_transposed)

@@ -23,7 +23,7 @@ NAME = "channel"
 
 @dataclass(frozen=True)
 class Channel(Granularity):
-    """Each channel goes or stays with everything that it owns in all layers it runs through.
+    """Each channel goes or stays with all its weights, in every layer on its way.
 
     The channels of a model are found by :meth:`bound_to`: the model's own ``channel_couplings()`` tells them, or the
     model is traced. While the model is trained, pruned channels are masked, the weight and bias of their normalisation
@@ -42,8 +42,8 @@ class Channel(Granularity):
 
     Attributes:
         bounds: how narrow a layer may become.
-        couplings: of the model that the granularity is bound to; empty before.
-        shapes: of that model's parameters and buffers.
+        couplings: of the model bound to; empty before.
+        shapes: of the model's parameters and buffers.
         parameters: names of its parameters.
     """
 
@@ -56,14 +56,14 @@ class Channel(Granularity):
         """The channels of a model.
 
         Args:
-            model: is left as it was found.
+            model: stays unchanged.
             run: runs a model on a batch; is called only where the model has to be traced.
 
         Raises:
             UserError: the model cannot be traced, tracing misreads it, or none of its channels can be removed.
         """
         shapes = {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
-        # On a copy: tracing needs gradients of all parameters, and leaves hooks behind where it fails.
+        # On a copy: tracing needs gradients of all parameters, and a failure leaves hooks behind.
         twin = copy.deepcopy(model).cpu().eval().requires_grad_(True)
         own = getattr(twin, "channel_couplings", None)
         if own is not None:
@@ -96,14 +96,14 @@ class Channel(Granularity):
         return Masks({name: mask.to(scores[name].device) for name, mask in masks.items()}, narrowest)
 
     def held(self, masks: Masks) -> Masks:
-        """The masks with those of biases, normalisations and tables that belong to pruned channels."""
+        """The masks, with further ones for the biases, normalisations and tables of pruned channels."""
         touched = {part.tensor for coupling in self._bound() for part in coupling.slices} & self.parameters
         shapes = {name: self.shapes[name] for name in sorted(touched | set(masks))}
         held = keep_masks(shapes, self.couplings, kept_channels(self.couplings, masks))
         return Masks(held, masks.floored)
 
     def plan(self, masks: Masks) -> Plan:
-        """The positions that are kept of every tensor that becomes smaller."""
+        """The positions kept, of every tensor with losses."""
         kept = kept_entries(self.shapes, self._bound(), kept_channels(self.couplings, masks))
         # JSON has no integers as keys.
         entries = {name: {str(dim): positions for dim, positions in dims.items()} for name, dims in kept.items()}
