@@ -151,9 +151,9 @@ class GradientBuffer:
 
     While collecting, each parameter's ``grad`` is a view of the buffer, into which autograd adds in place, and a
     parameter beyond the reach of a worker's loss has a gradient of zero there. The gradients of each part of the loss
-    are added to a total in float64, where the order of summation is lost in rounding. The losses lie in the same buffer,
-    so that all workers learn of a failure in the same reduction, and behind them one number a parameter: on how many
-    workers a gradient reached it.
+    are added to a total in float64, where the order of summation is lost in rounding. The losses lie in the same
+    buffer: all workers learn of a failure in the same reduction. Behind the losses lies one number a parameter, the
+    count of workers whose gradients reached it.
     """
 
     def __init__(
