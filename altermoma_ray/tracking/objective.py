@@ -1,6 +1,6 @@
-"""What a search optimises: metrics with a direction, and which trial is the best by them.
+"""The objective of a search: metrics with a direction, and the best trial by these metrics.
 
-A trial's *gains* are its objective's values turned so that more is better; a value that is no finite number (NaN, ±inf)
+A trial's *gains* are its objective's values, turned to make more the better; a value that is not finite (NaN, ±inf)
 or is missing has the gain −inf. A trial with a gain of −inf is shown with its value, but is never promoted, never the
 champion, and Optuna learns nothing from its end.
 """
@@ -19,7 +19,7 @@ from altermoma_ray.tracking.result import TrialResult
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search optimises: one metric, or several for a Pareto search.
+    """The objective of a search: one metric, or several for a Pareto search.
 
     >>> figures = Figures(metrics=(Metric("map", "mAP"),))
     >>> Objective.parse("map,sparsity", figures).is_pareto
@@ -34,7 +34,7 @@ class Objective:
 
         Args:
             text: names of metrics between commas; None stands for the task's first metric.
-            figures: what the search measures.
+            figures: the metrics measured by the search.
 
         Raises:
             UserError: a metric is unknown or named twice.
@@ -80,7 +80,7 @@ class Objective:
         )
 
     def values(self, result: TrialResult, evaluation: int | None = None) -> list[float]:
-        """The objective's values of a trial, at its end or at one of its evaluations; NaN where it has none."""
+        """The objective's values of a trial, at its end or at one of its evaluations; NaN where there are none."""
         metrics = result.metrics if evaluation is None else result.history[evaluation].metrics
         known = {**metrics, SPARSITY.name: result.sparsity.get("total", math.nan)}
         return [known.get(name, math.nan) for name in self.names]
@@ -96,7 +96,7 @@ class Objective:
         the lowest number is taken.
 
         Args:
-            values: the objective's values of each trial; one that is not defined in all of them is left out.
+            values: the objective's values of each trial; a trial without one of them is left out.
 
         Returns:
             The trial's number, or None where no trial is defined.
@@ -118,9 +118,9 @@ class Objective:
 
 
 def knee(points: Mapping[int, tuple[float, ...]]) -> int:
-    """The point of the Pareto front that is nearest to the best value of each coordinate (the *utopia point*).
+    """The point of the Pareto front nearest to the best value of each coordinate (the *utopia point*).
 
-    Each coordinate is scaled so that the front's worst value is 0 and its best is 1; a coordinate in which the front
+    Each coordinate is scaled from 0, the front's worst value, to 1, its best; a coordinate in which the front
     does not differ counts for nothing. Of points at equal distances, as the two of a front of two always are, the one
     of the greater first coordinate is taken, then of the second and so on, then the lowest number.
 
@@ -132,7 +132,7 @@ def knee(points: Mapping[int, tuple[float, ...]]) -> int:
     """
     front: dict[int, tuple[float, ...]] = {}
     for number, point in sorted(points.items(), key=lambda entry: (entry[1], -entry[0]), reverse=True):
-        # Only a point that comes before it in this order can beat it, and of those one on the front does.
+        # Only an earlier point in this order can beat a point, and then one of the front does.
         if not any(all(map(operator.ge, other, point)) for other in front.values()):
             front[number] = point
     ranges = [(min(axis), max(axis)) for axis in zip(*front.values(), strict=True)]
@@ -143,7 +143,7 @@ def knee(points: Mapping[int, tuple[float, ...]]) -> int:
             for value, (low, high) in zip(front[number], ranges, strict=True)
             if high > low
         ]
-        # Rounded, so that distances that are equal in exact arithmetic tie on every machine.
+        # Rounded: distances equal in exact arithmetic then tie on every machine.
         return round(math.hypot(*short), 9), tuple(-value for value in front[number]), number
 
     return min(front, key=order)

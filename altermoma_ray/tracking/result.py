@@ -1,4 +1,4 @@
-"""What a trial leaves behind: the record a worker writes to storage and the driver logs to MLflow."""
+"""The record of a trial, written to storage by a worker and logged to MLflow by the driver."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 Status = Literal["finished", "stopped", "failed"]
-"""``stopped``: early stopping ended the trial; its metrics are those of its last evaluation."""
+"""``stopped``: early stopping ended the trial; its metrics come from its last evaluation."""
 
 
 class _Record(BaseModel):
-    # JSON has no NaN (a TP error of a class without matches is one), so it travels as a string.
+    # JSON has no NaN (a TP error of a class without matches is one): NaN travels as a string.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
@@ -49,19 +49,19 @@ class TrialResult(_Record):
     """0 is the paper's own configuration."""
     status: Status
     reason: str | None = None
-    """Why it failed; required then."""
+    """Reason of a failure; required for a failed trial."""
     params: dict[str, str | float | int | bool | None] = {}
-    """What the search chose."""
+    """The setting chosen by the search."""
     metrics: dict[str, float] = {}
     """The last evaluation: ``map``, ``nds``, ``ap/<class>``, ``tp/<error>``; non-finite where not defined."""
     history: list[Evaluation] = []
     """Evaluations on the way, by step."""
     sparsity: dict[str, float] = {}
-    """Share of prunable weights that are zero: ``total``, and one entry a parameter group."""
+    """Share of zeros among the prunable weights: ``total``, and one entry a parameter group."""
     layer_sparsity: dict[str, float] = {}
     """The same by parameter name."""
     params_left: int | None = None
-    """Prunable weights that are kept."""
+    """Prunable weights kept."""
     params_total: int | None = None
     """Prunable weights in all."""
     configuration: dict[str, Any] = {}

@@ -44,7 +44,7 @@ def comparison_picture(results: Sequence[TrialResult], reference: Mapping[str, f
 
     Args:
         results: all trials of a comparison.
-        reference: metrics of the unpruned model as it came.
+        reference: metrics of the given unpruned model.
         metric: up.
 
     Raises:
@@ -78,11 +78,11 @@ def ablation_picture(
     Trials without a value of the parameter are drawn as a horizontal line.
 
     Args:
-        results: trials that differ in ``axis`` and what lines tell apart only.
+        results: trials with differences only in ``axis`` and in the parameters of the lines.
         axis: the parameter's name; see :data:`LOGARITHMIC`.
-        label: what to call it.
+        label: name of the axis.
         metric: up.
-        reference: metrics of the unpruned model as it came, drawn as a horizontal line.
+        reference: metrics of the given unpruned model, drawn as a horizontal line.
 
     Raises:
         ValueError: a seed occurs twice at one point.
@@ -147,7 +147,7 @@ def _pruned(results: Sequence[TrialResult]) -> list[TrialResult]:
 
 
 def _curve(trials: Sequence[TrialResult], axis: str, metric: Metric) -> Curve:
-    """Estimates by rising value, those without a result left out."""
+    """Estimates by rising value, without those lacking a result."""
     groups = by_value(grouped(trials, (axis,)))
     points = ((key[0], estimate(list(by_seed(group, metric).values()))) for key, group in groups)
     return [(value, point) for value, point in points if point.n]
@@ -190,7 +190,7 @@ def _draw(
 def _references(
     axes: Axes, results: Sequence[TrialResult], reference: Mapping[str, float] | None, metric: Metric
 ) -> None:
-    """Horizontal lines: the unpruned model as it came, and after each length of fine-tuning."""
+    """Horizontal lines: the given unpruned model, and the same after each length of fine-tuning."""
     if reference is not None and metric.name in reference:
         axes.axhline(reference[metric.name], color="tab:gray", linestyle="--", label="unpruned")
     lengths = by_value(grouped([result for result in results if is_unpruned(result)], ("fine_tune_epochs",)))

@@ -26,7 +26,7 @@ AXES = {
     "norms": "normalisation layers while scoring",
     "normalisation": "indicators divided by their sums over",
 }
-"""What an ablation may vary, and how it is called."""
+"""The parameters an ablation may vary, with their titles."""
 GRID = ("reactivation_steps", "reactivation_learning_rate")
 
 

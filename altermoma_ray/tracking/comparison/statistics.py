@@ -3,7 +3,7 @@
 Notation: a figure's values over n seeds are x_1 … x_n, with mean x̄ and standard deviation s (n − 1 degrees of freedom).
 The 95 % interval of the mean is x̄ ± t·s/√n, t being the 0.975 quantile of Student's distribution with n − 1 degrees of
 freedom; one seed has no interval (NaN, printed "–"). Two settings are compared seed by seed, x being the differences:
-what a seed does to both cancels out. Intervals are for one comparison each, not corrected for how many are made.
+the effect of a seed on both cancels out. Intervals are for one comparison each, without correction for their number.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Key = TypeVar("Key", bound=Hashable)
 
 CONFIDENCE = 0.95
 UNPRUNED = "unpruned"
-"""Stands where a criterion does for trials that fine-tune the model as it is."""
+"""Stands in a criterion's place for trials with the model fine-tuned unpruned."""
 SERIES = ("label", "sparsity", "fine_tune_epochs")
-"""Parameters that tell a comparison's settings apart."""
+"""Parameters with differences between a comparison's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Summary:
     """The trials of one setting."""
 
     key: Mapping[str, Value]
-    """The parameters that they share."""
+    """The common parameters."""
     trials: int
     missing: int
     """How many of them have no result: failed, stopped early, or without a finite first metric."""
@@ -74,9 +74,9 @@ class Summary:
     seconds: float
     """Mean time to score; NaN where nothing was scored."""
     to_unpruned: Difference
-    """The first metric less that of the unpruned model as it came, which has no seeds."""
+    """The first metric less the unpruned model's before fine-tuning, which has no seeds."""
     to_fine_tuned: Difference
-    """The first metric less that of the unpruned model after the same fine-tuning, paired by seed."""
+    """The first metric less the unpruned model's after the same fine-tuning, paired by seed."""
 
     @property
     def first(self) -> Estimate:
@@ -101,7 +101,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def by_seed(results: Sequence[TrialResult], metric: Metric) -> dict[Value, float]:
-    """A metric of the trials that ran to their end and have it, by seed.
+    """A metric of the finished trials, by seed, where it was measured.
 
     Raises:
         ValueError: two of them have the same seed, so they are of different settings.
@@ -126,7 +126,7 @@ def has_result(result: TrialResult, metric: Metric) -> bool:
 
 
 def paired_difference(a: Sequence[TrialResult], b: Sequence[TrialResult], metric: Metric) -> Difference:
-    """``a`` less ``b``, over the seeds that both have a result of.
+    """``a`` less ``b``, over the seeds with a result of both.
 
     Raises:
         ValueError: a seed occurs twice in one of them.
@@ -139,7 +139,7 @@ def paired_difference(a: Sequence[TrialResult], b: Sequence[TrialResult], metric
 def find_best(
     settings: Mapping[Key, Sequence[TrialResult]], metric: Metric
 ) -> tuple[Key | None, list[tuple[Key, Difference]]]:
-    """The setting of the best mean, and the best one's difference to each other that is not distinguishable from it.
+    """The setting of the best mean, and its difference to each other setting within the statistical uncertainty.
 
     (None, []) when none has a result.
     """
@@ -160,13 +160,13 @@ def grouped(results: Sequence[TrialResult], by: Sequence[str]) -> dict[tuple[Val
 
 
 def parameter(result: TrialResult, name: str) -> Value:
-    """A trial's parameter, None where it has none; its ``label`` is its criterion unless it says another one."""
+    """A trial's parameter, None where there is none; ``label`` is the criterion unless another label is given."""
     value = result.params.get(name)
     return result.params.get("criterion") if value is None and name == "label" else value
 
 
 def only_varying(results: Sequence[TrialResult], axes: Sequence[str], base: Mapping[str, Value]) -> Trials:
-    """The trials that agree with ``base`` in all of its parameters but ``axes``, and all unpruned ones."""
+    """The trials in agreement with ``base`` in all parameters but ``axes``, and all unpruned ones."""
     fixed = {name: value for name, value in base.items() if name not in axes}
     return [
         result
@@ -176,7 +176,7 @@ def only_varying(results: Sequence[TrialResult], axes: Sequence[str], base: Mapp
 
 
 def is_unpruned(result: TrialResult) -> bool:
-    """Whether the trial fine-tuned the model as it is."""
+    """Whether the trial fine-tuned the unpruned model."""
     return result.params.get("criterion") == UNPRUNED
 
 
@@ -190,12 +190,12 @@ def summarise(
 
     Args:
         results: all trials of a comparison.
-        reference: metrics of the unpruned model as it came.
+        reference: metrics of the given unpruned model.
         metrics: to summarise, at least one; the first one is compared.
-        by: parameters that tell settings apart.
+        by: parameters with differences between settings.
 
     Raises:
-        ValueError: a seed occurs twice in a group; ``by`` leaves out what tells its trials apart.
+        ValueError: a seed occurs twice in a group; ``by`` lacks a parameter with differences there.
     """
     return [
         _summary(dict(zip(by, key, strict=True)), trials, same_fine_tuning(results, trials), reference, metrics)
@@ -204,7 +204,7 @@ def summarise(
 
 
 def same_fine_tuning(results: Sequence[TrialResult], trials: Sequence[TrialResult]) -> Trials:
-    """Those ``results`` that fine-tune the unpruned model for as long as ``trials`` do."""
+    """The ``results`` of the unpruned model with the same length of fine-tuning as ``trials``."""
     lengths = {trial.params.get("fine_tune_epochs") for trial in trials}
     return [result for result in results if is_unpruned(result) and result.params.get("fine_tune_epochs") in lengths]
 
@@ -240,7 +240,7 @@ def by_value(groups: Mapping[tuple[Value, ...], Trials]) -> list[tuple[tuple[Val
 
 
 def ordered(values: Iterable[Value]) -> list[Value]:
-    """Distinct values: None, then numbers rising, then text as it first came."""
+    """Distinct values: None, then numbers rising, then texts in the order of appearance."""
     return sorted(dict.fromkeys(values), key=_order)
 
 

@@ -53,9 +53,9 @@ def comparison_markdown(
     """A section for each length of fine-tuning: a metric by criterion and sparsity, then all figures for each sparsity.
 
     Args:
-        results: all trials of a comparison, the unpruned ones and those that failed among them.
-        reference: metrics of the unpruned model as it came.
-        metrics: to tell, at least one; the first one decides what is best.
+        results: all trials of a comparison, unpruned and failed ones too.
+        reference: metrics of the given unpruned model.
+        metrics: to tell, at least one; the best trial is best in the first one.
 
     Raises:
         ValueError: a seed occurs twice in one setting.
@@ -85,12 +85,12 @@ def ablation_markdown(
     """The first metric by the values of one parameter; a column for each criterion, sparsity and length of fine-tuning.
 
     Args:
-        results: trials that differ in ``axis`` and what columns tell apart only, see
+        results: trials with differences only in ``axis`` and in the parameters of the columns, see
             :func:`altermoma_ray.tracking.comparison.statistics.only_varying`; unpruned ones are stated above the table.
         axis: the parameter's name.
-        label: what to call it.
+        label: name of the axis.
         metrics: see :func:`comparison_markdown`.
-        reference: metrics of the unpruned model as it came, to be stated too.
+        reference: metrics of the given unpruned model, stated too.
 
     Raises:
         ValueError: a seed occurs twice in a cell.
@@ -116,7 +116,7 @@ def grid_markdown(
 ) -> str:
     """The first metric by two parameters, rows and columns; a table for each criterion, sparsity and fine-tuning.
 
-    Arguments and errors are those of :func:`ablation_markdown`.
+    Arguments and errors as in :func:`ablation_markdown`.
     """
     pruned = [result for result in results if not is_unpruned(result)]
     first = metrics[0]
@@ -140,7 +140,7 @@ def grid_markdown(
 
 
 def comparison_csv(results: Sequence[TrialResult], figures: Figures) -> str:
-    """A header and a line for each trial; empty where it has no such figure, and for a failed trial's metrics."""
+    """A header and a line for each trial; empty for a missing figure, and for a failed trial's metrics."""
     columns: dict[str, Callable[[TrialResult], object]] = {
         "trial": lambda trial: trial.number,
         "status": lambda trial: trial.status,
@@ -172,7 +172,7 @@ def _sparsity(trial: TrialResult, group: str) -> float | None:
 def _means(
     pruned: Sequence[TrialResult], axis: tuple[str], label: str, series: tuple[str, ...], metric: Metric
 ) -> list[str]:
-    """A table of a metric, ``axis`` down and ``series`` across, and what is best in each of its columns."""
+    """A table of a metric, ``axis`` down and ``series`` across, and the best value of each column."""
     columns = dict(by_value(grouped(pruned, series)))
     titles = {key: series_text(series, key, columns) for key in columns}
     cells = {key: grouped(trials, axis) for key, trials in columns.items()}
@@ -219,7 +219,7 @@ def _details(summaries: Sequence[Summary], metrics: Sequence[Metric]) -> str:
 
 
 def _unpruned(results: Sequence[TrialResult], reference: Mapping[str, float] | None, metrics: Sequence[Metric]) -> str:
-    """What the unpruned model reaches, as it came and after the same fine-tuning."""
+    """The unpruned model's metrics, as given and after the same fine-tuning."""
     lines = []
     if reference is not None:
         given = [f"{metric.title} {score_text(reference.get(metric.name, math.nan))}" for metric in metrics]
@@ -243,7 +243,7 @@ def _verdict(where: str, settings: Mapping[str, Sequence[TrialResult]], metric: 
 
 
 def _missing(results: Sequence[TrialResult], metric: Metric) -> str:
-    """Each trial without a result, and why it has none."""
+    """Each trial without a result, and the reason."""
     lines = []
     for trial in results:
         if not has_result(trial, metric):

@@ -13,7 +13,7 @@ NAMES |= {"synflow": "SynFlow", "prospr": "ProsPr"}
 
 
 def figure_text(figure: Estimate | Difference) -> str:
-    """A mean with the half-width of its interval; "–" stands for what too few seeds leave unknown.
+    """A mean with the half-width of its interval; "–" stands for a figure unknown for lack of seeds.
 
     >>> figure_text(Estimate(mean=0.8421, deviation=0.01, half_width=0.0061, n=3))
     '.842 ± .006'
@@ -63,7 +63,7 @@ def text(name: str, value: Value) -> str:
 
 
 def series_text(names: Sequence[str], key: Sequence[Value], keys: Iterable[Sequence[Value]] = ()) -> str:
-    """A setting in words; how long it is fine-tuned only where ``keys``, all settings shown, differ in that.
+    """A setting in words; with the length of fine-tuning only where ``keys``, all settings shown, differ in it.
 
     >>> series_text(("label", "sparsity", "fine_tune_epochs"), ("snip", 0.9, 0.2))
     'SNIP, 90 %'

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 TRIAL_TAG = "altermoma.trial"
 STATUS_TAG = "altermoma.status"
 CHAMPION_TAG = "altermoma.champion"
-"""On a search's run: its champion's run id. On the champion's run: the version that it is registered as."""
+"""On a search's run: its champion's run id. On the champion's run: its registered version."""
 RULE_TAG = "altermoma.champion_rule"
 """On a search's run: how its champion was chosen, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One trial; None where it has no such figure (a failed trial has none)."""
+    """One trial; None stands for a missing figure (a failed trial has none)."""
 
     rank: int
     trial: int
@@ -33,7 +33,7 @@ class Row:
     metrics: Mapping[str, float | None]
     """Figures by the names of their metrics; the task's first metric comes first."""
     sparsity: Mapping[str, float | None]
-    """Share of weights that is removed: ``total``, and one entry a parameter group."""
+    """Share of weights removed: ``total``, and one entry a parameter group."""
     params_left: int | None
     delta: float | None
     """The first metric's figure less the unpruned model's."""
@@ -70,13 +70,13 @@ class Champion:
     trial: int
     run_id: str
     version: str
-    """Of the registered model, such as ``version 1``."""
+    """Of the registered model, for example ``version 1``."""
     rule: str
     """How the trial was chosen, in words."""
 
 
 def champion_of(search: Run, trials: Sequence[Run]) -> Champion | None:
-    """The registered champion of a search; None where it has none, or its run was deleted."""
+    """The registered champion of a search; None where there is none, or its run was deleted."""
     run_id = search.data.tags.get(CHAMPION_TAG, "")
     tags = {str(run.info.run_id): run.data.tags for run in trials}.get(run_id)
     if tags is None:
@@ -96,15 +96,15 @@ def metric_key(metric: Metric) -> str:
 def rank_runs(
     runs: Sequence[Run], *, objective: Sequence[Metric], figures: Figures, reference: Mapping[str, float]
 ) -> list[Row]:
-    """Order trial runs, the best objective first, then by number: finished ones, those stopped early, failed ones.
+    """Order trial runs, the best objective first, then by number: finished, stopped early, failed.
 
     A stopped trial's last evaluation was an intermediate one, which compares with no final one. Runs without a finite
     objective come last.
 
     Args:
-        runs: child runs that were logged completely.
-        objective: the metrics that were optimised; the first one orders the rows.
-        figures: what the search measured.
+        runs: completely logged child runs.
+        objective: the optimised metrics; the first one orders the rows.
+        figures: the metrics measured by the search.
         reference: the unpruned model's metrics.
     """
     metric = objective[0]
@@ -120,7 +120,7 @@ def rank_runs(
 
 
 def columns_of(figures: Figures, objective: Sequence[Metric]) -> list[Metric]:
-    """The metrics that a leaderboard shows beside the sparsity: the task's columns, and what is optimised."""
+    """The metrics beside the sparsity on a leaderboard: the task's columns, and the objective."""
     return [metric for metric in dict.fromkeys((*figures.columns, *objective)) if metric != SPARSITY]
 
 
@@ -144,7 +144,7 @@ def column_names(figures: Figures, objective: Sequence[Metric]) -> list[str]:
 
 
 def _row(rank: int, run: Run, shown: Sequence[Metric], groups: Sequence[str], reference: Mapping[str, float]) -> Row:
-    # A failed trial may have logged evaluations before it failed: they are no result.
+    # A failed trial may have logged evaluations before its failure: they are no result.
     metrics = {} if _failed(run) else run.data.metrics
     found = {metric.name: finite(metrics, metric.name) for metric in shown}
     name = next(iter(found), "")
@@ -166,6 +166,6 @@ def _failed(run: Run) -> bool:
 
 
 def finite(metrics: Mapping[str, float], key: str) -> float | None:
-    """A run's metric; None where it has none or not a finite one: MLflow keeps ±inf as the greatest number there is."""
+    """A run's metric; None where there is none or not a finite one: MLflow keeps ±inf as the greatest float."""
     value = metrics.get(key, math.nan)
     return value if abs(value) < sys.float_info.max else None

@@ -22,7 +22,7 @@ _WIDE = Console(width=1000)
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[str], champion: Champion | None = None) -> None:
-    """A table in which every figure is whole; an asterisk marks the champion, a line below tells about it."""
+    """A table without cut figures; an asterisk marks the champion, described in a line below."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         table.add_column(re.sub(r"_|/(?=without-)|(?<=without)-", "\n", name), justify="right", no_wrap=True)

@@ -1,12 +1,12 @@
-"""The files of a trial's run, laid out in a folder that is then logged at once.
+"""The files of a trial's run, laid out in a folder, which is then logged at once.
 
     configuration.json  layer_sparsity.json  histogram.json  histogram.png
     model/              the pruned model for ``mlflow.pytorch.load_model``
-    and whatever the trial hands over as it is (model.safetensors, masks.safetensors)
+    and the trial's own files, unchanged (model.safetensors, masks.safetensors)
 
 ``mlflow.pytorch`` offers two formats. Its ``pt2`` traces the model and takes tensors only, so neither sparse
-convolutions nor our batches pass; the other is a pickle. It is written with the plain ``pickle`` module, so it holds
-tensors and names of importable classes, never code. Loading any pickle runs what it names: load models only from a
+convolutions nor our batches pass; the other is a pickle. The plain ``pickle`` module writes it, so the file
+holds tensors and names of importable classes, never code. Loading any pickle runs its names: load models only from a
 store you trust, and where you do not, take ``model.safetensors``, as this project's own commands always do.
 """
 
@@ -32,7 +32,7 @@ MODEL_FOLDER = "model"
 
 
 def write_result(folder: Path, result: TrialResult) -> None:
-    """Write what the result holds beyond parameters and metrics."""
+    """Write the parts of a result beyond parameters and metrics."""
     record = json.loads(result.to_json())
     for name in ("configuration", "layer_sparsity", "histogram"):
         if record[name]:
@@ -48,7 +48,7 @@ def write_files(folder: Path, files: Mapping[str, Location | bytes]) -> None:
 
 
 def write_model(folder: Path, model: nn.Module, run_id: str) -> None:
-    """Write the model in MLflow's PyTorch format; its class must be importable where it is loaded."""
+    """Write the model in MLflow's PyTorch format; the loading process must be able to import the model's class."""
     import mlflow
     from mlflow.models import Model
 

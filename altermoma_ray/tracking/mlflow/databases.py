@@ -1,6 +1,6 @@
-"""MLflow's databases: their addresses, a new SQLite file, and whether the tables are those of the MLflow that runs.
+"""MLflow's databases: their addresses, a new SQLite file, and whether the tables are the running MLflow's.
 
-MLflow makes tables in any database that lacks some of its own, and so would upgrade an older one, or add to a
+MLflow makes tables in any database without some of its own, and so would upgrade an older one, or add to a
 stranger's, without a word. Here the tables are looked at before MLflow gets to see them.
 """
 
@@ -27,11 +27,11 @@ _REMEDIES = {
     "leaderboard NAME --sync",
     "not a database": "it is another kind of file; correct the folder or --tracking-uri",
 }
-"""What to do about what SQLite says, by a part of it."""
+"""Advice for a message of SQLite, by a part of the message."""
 
 
 class TrackingError(UserError):
-    """The tracking store did not answer or refused; what was to be logged can be logged later."""
+    """The tracking store did not answer or refused; logging can be repeated later."""
 
 
 def sqlite_uri(file: str | Path) -> str:
@@ -48,7 +48,7 @@ def sqlite_uri(file: str | Path) -> str:
         return f"sqlite:///{path}"
     import sqlalchemy
 
-    # Behind sqlite:/// itself MLflow takes the quoted path for the real one, and makes that folder.
+    # Behind sqlite:/// itself MLflow takes the quoted path for the real one, and makes a folder of this name.
     uri = f"sqlite+pysqlite:///{quote(path)}"
     if sqlalchemy.make_url(uri).database == path:
         return uri
@@ -58,10 +58,10 @@ def sqlite_uri(file: str | Path) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file that a ``sqlite:`` address names; None for a database in memory, or one with options of SQLite's own.
+    """The file named by a ``sqlite:`` address; None for a database in memory, or one with options of SQLite's own.
 
     Raises:
-        UserError: the address is no good, or names another file than it seems to.
+        UserError: the address is wrong, or names another file than its text suggests.
     """
     import sqlalchemy
 
@@ -82,7 +82,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def create_sqlite(file: Path) -> None:
-    """Make a SQLite file with MLflow's tables, whole or not at all; another that comes first is left as it is.
+    """Make a SQLite file with MLflow's tables, whole or not at all; a file made meanwhile by another process stays.
 
     Raises:
         UserError: the place cannot be written.
@@ -108,8 +108,8 @@ def check_database(uri: str) -> None:
     """Find out with little patience whether a database answers, and whether MLflow may use it.
 
     Raises:
-        TrackingError: it does not answer.
-        UserError: its tables are not those of the MLflow that runs.
+        TrackingError: the database does not answer.
+        UserError: the tables belong to another version of MLflow.
     """
     import sqlalchemy
 
@@ -124,7 +124,7 @@ def check_database(uri: str) -> None:
         raise TrackingError(
             f"cannot open database {shown}: {reason}; {remedy(reason, 'correct the folder or --tracking-uri')}"
         ) from error
-    if tables - {"alembic_version"} or revisions:  # else it is empty, and MLflow makes its tables
+    if tables - {"alembic_version"} or revisions:  # an empty database gets its tables from MLflow
         _check_tables(shown, tables, revisions)
 
 
@@ -161,7 +161,7 @@ def _check_tables(shown: str, tables: set[str], revisions: list[str]) -> None:
 
 
 def remedy(reason: str, otherwise: str) -> str:
-    """What to do about an error of a database."""
+    """Advice for an error of a database."""
     return next((advice for part, advice in _REMEDIES.items() if part in reason), otherwise)
 
 

@@ -1,4 +1,4 @@
-"""What was deleted in MLflow, which hides deleted experiments and runs and keeps their names taken until ``gc``."""
+"""Deletions in MLflow, which hides deleted experiments and runs and keeps their names taken until ``gc``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_active(store: Store, experiment: Experiment) -> None:
     """Find out whether an experiment takes runs.
 
     Raises:
-        UserError: the experiment was deleted; says how to restore it.
+        UserError: the experiment was deleted; the message tells the way to restore it.
     """
     if experiment.lifecycle_stage != "deleted":
         return
@@ -33,16 +33,16 @@ def check_active(store: Store, experiment: Experiment) -> None:
 
 
 def check_not_deleted(store: Store, prefix: str, tag: str, name: str | None) -> None:
-    """Find out whether a search that is not to be found was deleted, alone or with its experiment.
+    """Find out whether a missing search was deleted, alone or with its experiment.
 
     Args:
-        store: where it is looked for.
+        store: the store without the search.
         prefix: how the names of our experiments begin.
         tag: of a search's run, holds the search's name.
         name: of the search; None stands for any.
 
     Raises:
-        UserError: the search was deleted; says how to restore it.
+        UserError: the search was deleted; the message tells the way to restore it.
     """
     from mlflow.entities import ViewType
 

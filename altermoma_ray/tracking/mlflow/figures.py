@@ -1,4 +1,4 @@
-"""A trial as MLflow keeps it: its figures, and whether its run is complete."""
+"""A trial in MLflow's terms: its figures, and whether its run is complete."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LONGEST_VALUE = 5000  # characters of a parameter or tag
 
 
 def as_text(value: object) -> str:
-    """A parameter's value as MLflow keeps it."""
+    """A parameter's value in MLflow's form."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text[:LONGEST_VALUE]
 
 
 def trial_metrics(result: TrialResult) -> list[Metric]:
-    """Evaluations by step, the final one at the last step in place of that step's own, then what has no steps."""
+    """Evaluations by step, the final one in place of the last step's own, then figures without a step."""
     from mlflow.entities import Metric
 
     last = max((evaluation.step for evaluation in result.history), default=0)
@@ -37,6 +37,6 @@ def trial_metrics(result: TrialResult) -> list[Metric]:
 
 
 def is_complete(run: Run, ended: Status | None) -> bool:
-    """Whether a trial's run was logged to its end, and tells what the trial ended as (None: whatever it tells)."""
+    """Whether a trial's run was logged to its end, with the given status of the trial (None: any status)."""
     status = cast(Status, run.data.tags.get(STATUS_TAG))
     return run.info.status == RUN_STATUS.get(status) and ended in (None, status)

@@ -1,7 +1,7 @@
 """Searches as MLflow has them: found by name, their trials ranked, their champions.
 
 experiment   altermoma-<dataset>-<model>
-parent run   the search, with what it measures and optimises in its tags
+parent run   the search, its metrics and objective in its tags
 child run    a trial
 """
 
@@ -45,7 +45,7 @@ class SearchReader:
 
     Args:
         store: where MLflow keeps them.
-        earlier: what searches of earlier releases were measured by, whose runs do not say it.
+        earlier: metrics of searches by earlier releases, whose runs lack this information.
     """
 
     def __init__(self, store: Store, earlier: Figures = UNKNOWN) -> None:
@@ -62,20 +62,20 @@ class SearchReader:
             tracking_uri: of the store.
             storage: see :func:`open_store`.
             create: see :func:`open_store`.
-            earlier: what searches of earlier releases were measured by, whose runs do not say it.
+            earlier: metrics of searches by earlier releases, whose runs lack this information.
         """
         return cls(open_store(tracking_uri, storage, create=create), earlier)
 
     @property
     def store(self) -> Store:
-        """Where it logs to."""
+        """Address of the store."""
         return self._store
 
     def find_search(self, name: str | None = None) -> str:
         """The parent run id of a search, of the latest one by default.
 
         Raises:
-            UserError: there is no such search, or it was deleted; names those there are.
+            UserError: there is no search of this name, or it was deleted; the message names the others.
         """
         with self._store.reported():
             found = self._find(name)
@@ -91,7 +91,7 @@ class SearchReader:
         """The completely logged trials of a search (None: the latest), best first, failed ones last.
 
         Raises:
-            UserError: there is no such search.
+            UserError: there is no search of this name.
         """
         return self._rows(self.find_search(name))
 
@@ -99,7 +99,7 @@ class SearchReader:
         """The names of a leaderboard's columns (None: of the latest search), also before any trial was logged.
 
         Raises:
-            UserError: there is no such search.
+            UserError: there is no search of this name.
         """
         parent = self.find_search(name)
         with self._store.reported():
@@ -107,10 +107,10 @@ class SearchReader:
         return column_names(self._figures(search), self._objective(search))
 
     def champion(self, name: str | None = None) -> Champion | None:
-        """The registered champion of a search (None: of the latest); None where it has none, or its run was deleted.
+        """The registered champion of a search (None: of the latest); None where there is none, or its run was deleted.
 
         Raises:
-            UserError: there is no such search.
+            UserError: there is no search of this name.
         """
         parent = self.find_search(name)
         with self._store.reported():
@@ -126,12 +126,12 @@ class SearchReader:
         return rank_runs(logged, objective=objective, figures=figures, reference=reference_of(search))
 
     def _figures(self, search: Run) -> Figures:
-        """What a search's trials are measured by."""
+        """The metrics of a search's trials."""
         text = search.data.tags.get(FIGURES_TAG)
         return self._earlier if text is None else Figures.from_json(text)
 
     def _objective(self, search: Run) -> tuple[Metric, ...]:
-        """The metrics that a search optimises; one that nothing is known of is taken to be better when it is higher."""
+        """The metrics a search optimises; an unknown metric counts as better when higher."""
         figures = self._figures(search)
         names = search.data.tags[OBJECTIVE_TAG].split(",")
         return tuple(figures.find(name) or Metric(name, name) for name in names)
@@ -164,7 +164,7 @@ class SearchReader:
         return self._runs([parent.info.experiment_id], condition)
 
     def _runs(self, experiment_ids: list[str], condition: str) -> list[Run]:
-        """All runs that meet a condition, page by page."""
+        """All runs under a condition, page by page."""
         runs: list[Run] = []
         token: str | None = ""
         while experiment_ids and token is not None:

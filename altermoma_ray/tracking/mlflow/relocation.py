@@ -1,4 +1,4 @@
-"""A storage that moved: MLflow keeps whole addresses of files in its database, which are brought up to date here.
+"""After a storage moved: MLflow keeps whole addresses of files in its database, which are brought up to date here.
 
 Files of an experiment lie in ``<storage>/mlartifacts/<experiment>/<run>/``. A database may serve several storages, so
 an experiment of another place, X, is taken for one of this storage, Y, that moved
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 ARTIFACTS = "mlartifacts"
-"""The folder in a storage that holds the files of its runs."""
+"""The folder in a storage for the files of its runs."""
 _COLUMNS = (
     ("runs", "run_uuid", "artifact_uri"),
     ("logged_models", "model_id", "artifact_location"),
     ("model_versions", "source", "source"),
     ("model_versions", "storage_location", "storage_location"),
 )
-"""Table, key and column of all addresses of files that are below an experiment's."""
+"""Table, key and column of all addresses of files below an experiment's."""
 
 
 def follow(uri: str, storage: Location, *, prefix: str, file: Path | None) -> dict[str, str]:
-    """Bring a database's addresses up to date with a storage that moved.
+    """Bring a database's addresses up to date after its storage moved.
 
     Args:
         uri: of the database.
-        storage: where it lies now.
+        storage: its present place.
         prefix: how the names of our experiments begin.
-        file: the database's own, where it is SQLite.
+        file: the database's own, for SQLite.
 
     Returns:
-        Experiments whose files lie elsewhere and must not be added to, by name, and what to do.
+        Experiments with files elsewhere, closed to new runs, by name, with advice.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database cannot be read or written.
@@ -86,7 +86,7 @@ def is_gone(home: Location) -> bool:
 
 
 class _Moved:
-    """An experiment whose files are, by the database, in another storage than the one that is open."""
+    """An experiment with its files, by the database, in another storage than the open one."""
 
     def __init__(
         self, connection: Connection, number: str, name: str, location: str, home: Location, storage: Location
@@ -158,7 +158,7 @@ def _experiments(connection: Connection, prefix: str) -> Iterator[tuple[str, str
 
 
 def _forget_places() -> None:
-    """Let MLflow look up again where files of runs lie, which it remembers for as long as a process lives."""
+    """Let MLflow look up the places of runs' files again, remembered otherwise for the life of a process."""
     from mlflow.tracking._tracking_service import utils
 
     getattr(utils, "_artifact_repos_cache", {}).clear()
@@ -167,5 +167,5 @@ def _forget_places() -> None:
 def _names(folder: Location) -> set[str]:
     try:
         return {child.name for child in folder.children()}
-    except UserError:  # a bucket that is there no more
+    except UserError:  # a bucket gone meanwhile
         return set()

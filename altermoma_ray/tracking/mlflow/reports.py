@@ -26,18 +26,18 @@ class ReportTracker(Tracker):
         params: Mapping[str, object],
         metrics: Mapping[str, float],
     ) -> str:
-        """Log a report as a run, in place of an older one of that name; returns the run id.
+        """Log a report as a run, in place of an older one of the same name; returns the run id.
 
         Args:
             name: of the run.
             dataset: names, with ``model``, the experiment.
             model: see ``dataset``.
             files: artifacts by name.
-            params: what the report was made with.
+            params: the report's settings.
             metrics: its main figures.
 
         Raises:
-            TrackingError: the store did not take it.
+            TrackingError: the store did not take the report.
         """
         from mlflow.entities import Metric
 

@@ -1,6 +1,6 @@
 """Reach an MLflow store quickly and quietly, or say in one line why not.
 
-MLflow retries for minutes a server or database that does not answer. Here one short attempt is made first, and the
+MLflow retries for minutes while a server or database does not answer. Here one short attempt is made first, and the
 later requests of this process are retried for seconds only (the environment's own ``MLFLOW_*`` settings win).
 """
 
@@ -53,7 +53,7 @@ class StrayFiles(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """An MLflow store that answered when it was opened."""
+    """An open MLflow store, which has answered once."""
 
     client: MlflowClient
     uri: str
@@ -67,14 +67,14 @@ class Store:
         """Find out whether an experiment's files may be added to where they lie.
 
         Raises:
-            StrayFiles: they are those of another storage, or of one that moved.
+            StrayFiles: the files belong to another storage, or to a moved one.
         """
         name = experiment.name
         reason = self.strays.get(name)
         if reason is not None:
             raise StrayFiles(f"the files of {name} are out of place: {reason} --tracking-uri")
         home = home_of(name, experiment.artifact_location) if self.artifacts is None else None
-        if home is not None and is_gone(home):  # the server passes on an address that it was given without it
+        if home is not None and is_gone(home):  # the server was given an address without it
             raise StrayFiles(
                 f"the files of {name} lay in {home}, which is not there; if that storage moved, first run "
                 "python -m altermoma_ray.leaderboard --storage FOLDER on the server's machine, without --tracking-uri"
@@ -86,7 +86,7 @@ class Store:
         return without_credentials(self.uri)
 
     def trouble(self) -> str | None:
-        """Why the store does not answer now, told within seconds; None when it does."""
+        """Reason for the store's silence, told within seconds; None for an answer."""
         try:
             _check(self.uri)
         except UserError as error:
@@ -95,7 +95,7 @@ class Store:
 
     @contextmanager
     def reported(self) -> Iterator[None]:
-        """Turn what MLflow raises into one :class:`TrackingError`."""
+        """Turn any error of MLflow into one :class:`TrackingError`."""
         import sqlalchemy
         from mlflow.exceptions import MlflowException
 
@@ -112,11 +112,11 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
 
     Args:
         tracking_uri: ``http(s)://`` of a server or an SQLAlchemy URI of a database.
-        storage: folder of the default database and of the artifacts that no server keeps.
-        create: make the SQLite file when it is missing.
+        storage: folder of the default database and of artifacts without a server.
+        create: make a missing SQLite file.
 
     Raises:
-        UserError: there is no store, it does not answer, or it refuses the credentials.
+        UserError: there is no store, no answer, or the credentials are refused.
     """
     if tracking_uri is None:
         if not storage.is_local:
@@ -157,7 +157,7 @@ def default_uri(storage: Location) -> str:
 
 
 def kept_uri(tracking_uri: str | None, storage: Location) -> str | None:
-    """A store's address as a search's plan keeps it: good in any folder, without credentials; None for the default."""
+    """A store's address in a search's plan: good in any folder, without credentials; None for the default."""
     if tracking_uri is not None and tracking_uri.startswith("sqlite:") and "?" not in tracking_uri:
         file = sqlite_file(tracking_uri)
         if file is not None and storage.is_local and Location.parse(file).is_same(storage.join("mlflow.db")):
@@ -189,14 +189,14 @@ def _artifacts(storage: Location) -> Location:
 
 
 def _quieten() -> None:
-    """Import MLflow so that neither its logs nor its progress bars reach the terminal."""
+    """Import MLflow, its logs and progress bars kept off the terminal."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401  (it sets its own log levels when first imported)
+    import mlflow  # noqa: F401  (the first import sets its log levels)
 
     for logger in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints what it raises, too
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints its errors, too
 
 
 def _check(uri: str) -> None:

@@ -5,7 +5,7 @@
     child run    a trial: parameters, metrics by step, sparsities, files, the pruned model
     registry     altermoma-<dataset>-<model>, each search's best as a version, the newest with alias ``champion``
 
-Every call may be repeated: what is there already is neither logged nor registered twice.
+Every call may be repeated: nothing is logged or registered twice.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Tracker(SearchReader):
         """Find out whether a new search may have this name.
 
         Raises:
-            UserError: it is taken or has odd characters.
+            UserError: the name is taken or has odd characters.
         """
         check_name(name)
         if not self.is_free(name):
@@ -108,17 +108,17 @@ class Tracker(SearchReader):
         params: Mapping[str, object],
         resume: bool = False,
     ) -> str:
-        """Make the search's parent run, or find it again; returns its run id.
+        """Make the search's parent run, or find the earlier one; returns its run id.
 
         Args:
             name: unique in the store.
             dataset: names, with ``model``, the experiment and the registered model.
             model: see ``dataset``.
-            figures: what its trials are measured by.
-            objective: metrics that it optimises, the first of ``figures`` by default; the first one orders the
+            figures: the metrics of its trials.
+            objective: its optimised metrics, the first of ``figures`` by default; the first one orders the
                 leaderboard.
-            params: the search's options; on ``resume`` those of its first start stay.
-            resume: go on with the search of this name, or start it when there is none.
+            params: the search's options; on ``resume`` the options of its first start stay.
+            resume: go on with the search of this name, or start a new one where there is none.
 
         Raises:
             UserError: the name is taken (and not ``resume``), belongs to another model, or has odd characters.
@@ -171,12 +171,12 @@ class Tracker(SearchReader):
 
         Args:
             parent: the search's run id.
-            result: what the trial left behind.
+            result: the trial's record.
             artifacts: files to keep with the run, by name.
-            model: builds the pruned model, when it has to be logged; None when there is none.
+            model: builds the pruned model for logging; None where there is none.
 
         Raises:
-            TrackingError: the store did not take it; call again later.
+            TrackingError: the store did not take the trial; call again later.
         """
         with self._store.reported():
             search = self._client.get_run(parent)
@@ -204,13 +204,13 @@ class Tracker(SearchReader):
         return run_id
 
     def sweep(self, parent: str, ended: Mapping[int, Status]) -> dict[int, str]:
-        """Leave one complete run of each trial and delete all others; returns the run ids that are left, by trial.
+        """Leave one complete run of each trial and delete all others; returns the ids of these runs, by trial.
 
-        A server that dies between making a run and answering is asked again: a second run stays, unfinished.
+        A server may die between making a run and answering; the repeated request leaves a second, unfinished run.
 
         Args:
             parent: the search's run id.
-            ended: how each trial ended; a run that says something else is not complete.
+            ended: the status of each trial; a run with another status is not complete.
         """
         left: dict[int, str] = {}
         with self._store.reported():
@@ -234,7 +234,7 @@ class Tracker(SearchReader):
         Args:
             parent: the search's run id.
             run_id: the trial's.
-            rule: how it was chosen, in words; kept with the search's run and as the version's description.
+            rule: the reason for the choice, in words; kept with the search's run and as the version's description.
         """
         from mlflow.exceptions import MlflowException
 
@@ -297,13 +297,13 @@ class Tracker(SearchReader):
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                experiment = self._client.get_experiment_by_name(name)  # another search made it just now
+                experiment = self._client.get_experiment_by_name(name)  # made by another search just now
         check_active(self._store, experiment)
         self._store.check_place(experiment)
         return str(experiment.experiment_id)
 
     def _only(self, twins: Sequence[Run]) -> Run:
-        """The run of a search, its trials' parent, out of those that a repeated request made; deletes the others."""
+        """The run of a search, its trials' parent, out of several made by repeated requests; deletes the others."""
         if len(twins) == 1:
             return twins[0]
         found = next((run for run in twins if self._trials(run)), twins[0])

@@ -1,7 +1,7 @@
-"""A search's leaderboard as a saved view of MLflow's page: its trials, best first, with the columns that matter.
+"""A search's leaderboard as a saved view of MLflow's page: its trials, best first, with the important columns.
 
 MLflow keeps saved views as tags of the experiment. They are listed under *Views* above the table of runs, and have
-an address of their own. Releases of MLflow that know no saved views ignore the tag.
+an address of their own. Releases of MLflow without saved views ignore the tag.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _TAGS = (CHAMPION_TAG, STATUS_TAG)
 
 
 def saved_view(name: str, parent: str, objective: Sequence[Metric], figures: Figures) -> tuple[str, str]:
-    """Key and value of the experiment's tag that holds a search's view.
+    """Key and value of the experiment's tag for a search's view.
 
     Args:
         name: of the search.
         parent: its run id.
-        objective: the metrics that it optimises; the first one orders the rows.
-        figures: what it measures.
+        objective: its optimised metrics; the first one orders the rows.
+        figures: its measured metrics.
     """
     shown = (*objective, *columns_of(figures, objective), SPARSITY)
     metrics = dict.fromkeys([*map(metric_key, shown), *(f"sparsity/{group}" for group in figures.groups)])

@@ -21,7 +21,7 @@ def page(report: RedundancyReport, tensors: Mapping[str, Tensor], extent: tuple[
 
     Args:
         report: the figures.
-        tensors: ‖F‖ [X, Y] by ``<row>/<state>``, and ``occupied`` [X, Y], its cells that an object covers.
+        tensors: ‖F‖ [X, Y] by ``<row>/<state>``, and ``occupied`` [X, Y], its cells under an object.
         extent: x0, x1, y0, y1 (m) of the BEV maps.
     """
     from jinja2 import Environment, StrictUndefined

@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 MOST_BARS = 14
 """Layers of a group in the picture of shares; the table has them all."""
 MOST_NAMES = 120
-"""Layers that the map of sparsities still names."""
+"""Largest number of layers with names on the map of sparsities."""
 LONGEST_NAME = 40
 """Characters of a layer's name in a picture."""
 _CHANGE = "change"
@@ -36,7 +36,7 @@ _DECI, _RERI = "tab:blue", "tab:orange"
 
 
 def shares_picture(report: RedundancyReport) -> bytes:
-    """A panel a group: DeCI and ReRI share of the layers that hold most of either, fusion-redundant ones in red."""
+    """A panel a group: DeCI and ReRI share of the layers with most of either, fusion-redundant ones in red."""
     chosen, names = (
         {},
         short_names({group.name: [x.name for x in report.layers_of(group.name)] for group in report.groups}),
@@ -124,12 +124,12 @@ def sensors_picture(report: RedundancyReport) -> bytes:
 def features_picture(
     rows: Sequence[str], pictures: Mapping[str, Array], occupied: Array, extent: tuple[float, float, float, float]
 ) -> bytes:
-    """Norms of BEV maps: a row a map, a column a state, one colour scale a row; what reactivation changed beside them.
+    """Norms of BEV maps: a row a map, a column a state, one colour scale a row; the change by reactivation beside them.
 
     Args:
         rows: names of the rows.
         pictures: [X, Y] norms over channels, by ``<row>/<state>``.
-        occupied: [X, Y] bool, the cells of the sample that an object covers; they are outlined.
+        occupied: [X, Y] bool, the cells of the sample under an object; outlined.
         extent: x0, x1, y0, y1 (m) of the maps.
     """
     columns = (BEFORE, MASKED, REACTIVATED, _CHANGE, PRUNED, FINE_TUNED)
@@ -161,7 +161,7 @@ def features_picture(
 
 
 def short_names(groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Names without what all of their group begin with, without ``weight``, and cut at the front where too long.
+    """Names without the common beginning of their group, without ``weight``, and cut at the front where too long.
 
     >>> short_names({"lidar": ["encoders.lidar.input.weight", "encoders.lidar.output.0.weight"]})
     {'encoders.lidar.input.weight': 'input', 'encoders.lidar.output.0.weight': 'output.0'}

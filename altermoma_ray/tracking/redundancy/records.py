@@ -1,10 +1,10 @@
-"""What a redundancy report says, as records: written by a worker to storage, read by whoever draws the page.
+"""The records of a redundancy report: written to storage by a worker, read for drawing the page.
 
 Notation::
 
-    d_l   DeCI share: a layer's DeCI, summed over its weights, over that of its group
+    d_l   DeCI share: a layer's DeCI, summed over its weights, over its group's sum
     r_l   ReRI share: the same of ReRI; for the fusion the mean over the two masking passes, as in AlterEva (Eq. 13)
-    w_l   weight share: a layer's weights over those of its group
+    w_l   weight share: a layer's weights over its group's
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pydantic import BaseModel, ConfigDict
 REDUNDANT_RATIO = 1.5
 """A layer is called fusion-redundant when its ReRI share is at least this many times its DeCI share, ..."""
 REDUNDANT_SHARE = 0.01
-"""... and at least this much of its group's ReRI, so that layers that hold nothing of either are left out."""
+"""... and at least this much of its group's ReRI: layers with next to nothing of either are left out."""
 
 UNPRUNED, REACTIVATED, PRUNED, FINE_TUNED = "unpruned", "reactivated", "pruned", "fine-tuned"
-"""States that are evaluated."""
+"""The evaluated states."""
 BEFORE, MASKED = "before masking", "masked"
 """States of features, beside the last three."""
 OCCUPIED = "occupied"
-"""Name of the tensor of the cells that an object covers, beside the feature pictures."""
+"""Name of the tensor of the cells under an object, beside the feature pictures."""
 INTACT = "none"
 """No sensor is lost."""
 THIS_MODEL = "this pruned model"
@@ -47,7 +47,7 @@ class LayerFigures(_Record):
 
     @property
     def ratio(self) -> float:
-        """r_l / d_l; infinite where a layer holds ReRI and no DeCI, 0 where it holds neither."""
+        """r_l / d_l; infinite for a layer with ReRI and no DeCI, 0 for one with neither."""
         if self.deci_share > 0:
             return self.reri_share / self.deci_share
         return float("inf") if self.reri_share > 0 else 0.0
@@ -64,24 +64,24 @@ class GroupFigures(_Record):
     name: str
     weights: int
     deci: float
-    """Sum of DeCI as it is, before it is normalised."""
+    """Sum of DeCI before normalisation."""
     reri: dict[str, float]
     """Sum of ReRI by masked modality."""
     spearman: float | None
     """Rank correlation of DeCI and ReRI over all weights of the group."""
     pass_spearman: float | None
-    """Rank correlation of the ReRI of two masking passes; None in a group that only one pass scores."""
+    """Rank correlation of the ReRI of two masking passes; None in a group scored by one pass only."""
     overlap: float
     """Jaccard index of the highest weights by DeCI and by ReRI, as many of each as the group keeps."""
     overlap_by_chance: float
     shift: float
-    """½ Σ |r_l − d_l|: the part of ReRI that lies in other layers than DeCI does; 0 where both say the same."""
+    """½ Σ |r_l − d_l|: the part of ReRI in other layers than DeCI; 0 for equal shares."""
     ranks: list[list[float]]
     """How dense the weights lie by rank: rows ReRI, columns DeCI, both from low to high; 1 is an even spread."""
 
 
 class Removal(_Record):
-    """What one criterion removes at the report's sparsity."""
+    """The weights removed by one criterion at the report's sparsity."""
 
     criterion: str
     sparsity: dict[str, float]
@@ -89,7 +89,7 @@ class Removal(_Record):
     layers: dict[str, float]
     """Sparsity by layer."""
     overlap: dict[str, float]
-    """Jaccard index with the weights that each criterion keeps."""
+    """Jaccard index with the weights kept by each criterion."""
     overlap_removed: dict[str, float]
     """The same of the weights removed."""
 
@@ -99,7 +99,7 @@ class SensorFigures(_Record):
 
     state: str
     lost: str
-    """The sensor that is switched off, or ``none``."""
+    """The sensor switched off, or ``none``."""
     figures: dict[str, float]
     """By the names of the report's metrics."""
 
@@ -110,10 +110,10 @@ class FeatureFigures(_Record):
     map: str
     """A modality, or ``fused``."""
     masked: str
-    """The modality that is masked in the states ``masked`` and ``reactivated`` of this row."""
+    """The masked modality in the states ``masked`` and ``reactivated`` of this row."""
     state: str
     contrast: float
-    """Mean norm over channels of the cells that an object covers, over that of all others."""
+    """Mean norm over channels of the cells under an object, over the mean of all others."""
     likeness: float
     """Cosine similarity with the same map before masking, all samples together."""
 
@@ -139,20 +139,20 @@ class RedundancyReport(_Record):
     checkpoint: str
     dataroot: str
     criterion: str
-    """What pruned the model, or the folder it came from."""
+    """The criterion of the pruned model, or its folder."""
     sparsity: float
     seed: int
     reactivation_steps: int
     reactivation_learning_rate: float
     scoring_batches: int
     fine_tune_steps: int | None
-    """None where the pruned model came from a folder that does not say it."""
+    """None for a pruned model from a folder without this information."""
     validation_samples: int
     feature_samples: int
     sample: str
     """Token of the keyframe in the pictures."""
     titles: dict[str, str]
-    """The metrics that are measured, by name, as they are called; the first one is told in sentences."""
+    """Titles of the measured metrics by name; the first one is told in sentences."""
     sign: int
     """1 where a greater value of the first metric is better, else -1."""
     groups: list[GroupFigures]
@@ -172,11 +172,11 @@ class RedundancyReport(_Record):
 
     @property
     def title(self) -> str:
-        """The first metric, as it is called."""
+        """Title of the first metric."""
         return next(iter(self.titles.values()))
 
     def first(self, state: str, lost: str) -> float:
-        """The first metric of one state with one sensor lost; NaN where it was not measured."""
+        """The first metric of one state with one sensor lost; NaN where not measured."""
         entry = self.sensor(state, lost)
         return float("nan") if entry is None else next(iter(entry.figures.values()))
 
@@ -185,7 +185,7 @@ class RedundancyReport(_Record):
         return next(entry for entry in self.features if (entry.row, entry.state) == (row, state))
 
     def states(self) -> list[str]:
-        """The states that were evaluated, in their order."""
+        """The evaluated states, in their order."""
         return list(dict.fromkeys(entry.state for entry in self.sensors))
 
     def metrics(self) -> dict[str, float]:

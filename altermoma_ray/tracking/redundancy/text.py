@@ -1,4 +1,4 @@
-"""What a redundancy report's figures say, in sentences that are made from them."""
+"""The figures of a redundancy report in sentences."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _strength(correlation: float) -> str:
 
 
 def definition() -> str:
-    """What the report calls fusion-redundant."""
+    """The report's meaning of fusion-redundant."""
     return (
         f"A layer is called fusion-redundant when its share of the group's ReRI is at least {REDUNDANT_RATIO:g} times "
         f"its share of the group's DeCI, and at least {REDUNDANT_SHARE:.0%}. Shares add up to 100 % in both, so some "
@@ -72,7 +72,7 @@ def definition() -> str:
 
 
 def removal_text(report: RedundancyReport) -> list[str]:
-    """What the criteria agree on."""
+    """The agreement of the criteria."""
     criteria = [removal for removal in report.removals if removal.criterion != THIS_MODEL]
     pairs = [
         (one.overlap[other.criterion], one.criterion, other.criterion)
@@ -101,7 +101,7 @@ def removal_text(report: RedundancyReport) -> list[str]:
 
 
 def sensors_text(report: RedundancyReport) -> list[str]:
-    """What a lost sensor costs, what reactivation gives back, and what pruning did to both."""
+    """The cost of a lost sensor, the gain by reactivation, and the effect of pruning on both."""
     lines = []
     intact, title, sign = report.first(UNPRUNED, INTACT), report.title, report.sign
     lost = [sensor for sensor in dict.fromkeys(entry.lost for entry in report.sensors) if sensor != INTACT]
@@ -139,7 +139,7 @@ def _recovery(loss: float, change: float) -> str:
 
 
 def features_text(report: RedundancyReport, rows: Sequence[str]) -> list[str]:
-    """What reactivation and pruning do to the features of each row."""
+    """The effect of reactivation and pruning on the features of each row."""
     lines = []
     for row in rows:
         found = {state: report.feature(row, state) for state in (BEFORE, MASKED, REACTIVATED, PRUNED, FINE_TUNED)}
