@@ -1,4 +1,4 @@
-"""What every granularity must do, whatever its units are."""
+"""The contract suite of granularities: exact or near sparsities, nested masks, finalised models of equal outputs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class GranularityContract:
     >>> TestMyGranularity().test_a_finalised_model_computes_the_same()
 
     Attributes:
-        granularity: to be tested.
-        tolerance: how far the number of weights left may be from the target's, as a fraction of all weights; 0 where
-            single weights can be counted off.
+        granularity: the tested granularity.
+        tolerance: largest distance of the number of kept weights from the target's number, as a fraction of all
+            weights. A tolerance of 0 fits single weights; whole channels need more.
     """
 
     granularity: Granularity
@@ -44,6 +44,7 @@ class GranularityContract:
             assert mask.dtype == torch.bool
             assert mask.shape == problem.model.get_parameter(name).shape
             assert masks.kept([name]) >= 1, name
+        # Units of many weights cannot meet a count exactly; the criteria's suite has no tolerance.
         assert abs(masks.kept() - (total - round(sparsity * total))) <= self.tolerance * total
 
     def test_ratios_are_met_in_every_group(self) -> None:
@@ -56,7 +57,8 @@ class GranularityContract:
             assert abs(masks.kept(problem.groups[group]) - wanted) <= self.tolerance * size
 
     def test_a_higher_sparsity_prunes_a_superset(self) -> None:
-        """Schedules raise the sparsity while a model is trained; a weight that came back would start from zero."""
+        """Schedules raise the sparsity while a model is trained; a weight coming back would start from zero."""
+        # Nested: no weight is kept at the higher sparsity and pruned at the lower one.
         for less, more in pairwise(self._select(sparsity) for sparsity in (0.3, 0.6, 0.9)):
             assert all(bool((less[name] | ~more[name]).all()) for name in less)
 
@@ -75,11 +77,12 @@ class GranularityContract:
 
     def test_a_plan_is_json_and_names_its_granularity(self) -> None:
         plan = self.granularity.plan(self._select(0.6))
+        # Checkpoints hold the plan as JSON; tuples and integer keys would come back as lists and text.
         assert json.loads(json.dumps(plan)) == plan
         assert not plan or isinstance(plan["granularity"], str)
 
     def test_a_finalised_model_computes_the_same(self) -> None:
-        """And the model that was trained under masks is left as it was found."""
+        """The model trained under masks is left unchanged."""
         model, masks = self._trained()
         batch, before = small_batches(1)[0], copied(model.state_dict())
         expected = model(*batch[:2])
@@ -91,6 +94,7 @@ class GranularityContract:
         model, masks = self._trained()
         final = self.granularity.finalise(model, masks)
         rebuilt = self.granularity.replay(small_model(), json.loads(json.dumps(self.granularity.plan(masks))))
+        # The load is strict: shapes and names of the rebuilt model must be those of the finalised one.
         rebuilt.load_state_dict(final.state_dict())
         batch = small_batches(1)[0]
         assert not differences(rebuilt.eval()(*batch[:2]), final.eval()(*batch[:2]))
@@ -100,6 +104,7 @@ class GranularityContract:
 
     def _trained(self) -> tuple[TwoBranch, Masks]:
         """A model after two steps of training under masks, in evaluation mode."""
+        # Momentum moves a weight even at a gradient of zero; the masks must hold against the optimizer's state, too.
         model, masks = small_model().train(), self._select(0.6)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         with MaskHolder(model, masks, optimizer) as holder:
@@ -112,7 +117,12 @@ class GranularityContract:
 
 
 def scores() -> dict[str, torch.Tensor]:
-    """Positive scores of all prunable weights, no two the same."""
+    """Positive scores of all prunable weights, no two the same.
+
+    Example:
+        >>> min(float(score.min()) for score in scores().values()) >= 0.1
+        True
+    """
     model, names = small_model(), small_problem().names
     generator = torch.Generator().manual_seed(5)
     return {
