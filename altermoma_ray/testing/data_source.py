@@ -38,7 +38,7 @@ class DataSourceContract:
         data = self._data()
         for split in get_args(Split):
             fingerprint = data.fingerprint(split)
-            # Every worker of a search prepares the data; only the first one may write anything.
+            # A resumed search prepares the data again; a second preparation must not change them.
             data.prepare()
             assert isinstance(fingerprint, str), f"the fingerprint of {split} must be text, but is {fingerprint!r}"
             assert fingerprint, f"the fingerprint of {split} is empty"
