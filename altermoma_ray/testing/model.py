@@ -145,7 +145,7 @@ def total_of(outputs: Any) -> torch.Tensor:
     """The sum of squares over all outputs with a gradient.
 
     Example:
-        >>> float(total_of({"boxes": torch.tensor([1.0, 2.0], requires_grad=True), "rows": torch.tensor([7.0])}))
+        >>> total_of({"boxes": torch.tensor([1.0, 2.0], requires_grad=True), "rows": torch.tensor([7.0])}).item()
         5.0
     """
     # An output without a gradient, an index for instance, would be an error in ``backward``.
