@@ -104,7 +104,7 @@ def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any], told: Mapping[st
             # The plan holds the number of different settings where they are fewer than the trials asked for.
             same = number_of_settings(plan.space, plan.sizes, plan.drawn_sparsity, value) == plan.trials
         elif isinstance(value, list):
-            # The order of criteria or sparsities on the command line changes no trial.
+            # Another order of criteria or sparsities asks for the same trials.
             same = set(planned[option]) == set(value)
         else:
             same = planned[option] == value
