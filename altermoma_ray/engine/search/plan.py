@@ -29,10 +29,12 @@ Ablation = Literal["beta", "residual", "reactivation"]
 
 
 class SearchPlan(BaseModel):
-    """All decisions made before a search starts; saved, and read back by ``--resume``::
+    """All decisions made before a search starts; saved, and read back by ``--resume``.
 
-    plan = SearchPlan.load(Location.parse("storage"), "nusc-1")
-    plan.results()
+    Example::
+
+        plan = SearchPlan.load(Location.parse("storage"), "nusc-1")
+        plan.results()
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,6 +132,10 @@ class SearchPlan(BaseModel):
     @classmethod
     def load(cls, storage: Location, name: str) -> SearchPlan:
         """Read the plan of a search back, also from storage moved since.
+
+        Args:
+            storage: the storage of the search, at its present place.
+            name: name of the search.
 
         Raises:
             UserError: no search has the name, or the plan's file is broken.
