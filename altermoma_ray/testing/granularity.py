@@ -27,8 +27,8 @@ class GranularityContract:
 
     Attributes:
         granularity: the tested granularity.
-        tolerance: largest distance of the number of kept weights from the target's number, as a fraction of all
-            weights. A tolerance of 0 fits single weights; whole channels need more.
+        tolerance: how far the number of weights left may be from the target's, as a fraction of all weights; 0 where
+            single weights can be counted off.
     """
 
     granularity: Granularity
@@ -57,8 +57,7 @@ class GranularityContract:
             assert abs(masks.kept(problem.groups[group]) - wanted) <= self.tolerance * size
 
     def test_a_higher_sparsity_prunes_a_superset(self) -> None:
-        """Schedules raise the sparsity while a model is trained; a weight coming back would start from zero."""
-        # Nested: no weight is kept at the higher sparsity and pruned at the lower one.
+        """Schedules raise the sparsity while a model is trained; a weight that came back would start from zero."""
         for less, more in pairwise(self._select(sparsity) for sparsity in (0.3, 0.6, 0.9)):
             assert all(bool((less[name] | ~more[name]).all()) for name in less)
 
@@ -77,8 +76,8 @@ class GranularityContract:
 
     def test_a_plan_is_json_and_names_its_granularity(self) -> None:
         plan = self.granularity.plan(self._select(0.6))
-        # Checkpoints hold the plan as JSON; tuples and integer keys would come back as lists and text.
         assert json.loads(json.dumps(plan)) == plan
+        # An empty plan changes no architecture; a checkpoint with one is loaded without any granularity.
         assert not plan or isinstance(plan["granularity"], str)
 
     def test_a_finalised_model_computes_the_same(self) -> None:
@@ -94,8 +93,8 @@ class GranularityContract:
         model, masks = self._trained()
         final = self.granularity.finalise(model, masks)
         rebuilt = self.granularity.replay(small_model(), json.loads(json.dumps(self.granularity.plan(masks))))
-        # The load is strict: shapes and names of the rebuilt model must be those of the finalised one.
         rebuilt.load_state_dict(final.state_dict())
+        # The load is strict: at this point, shapes and names of the two models are equal.
         batch = small_batches(1)[0]
         assert not differences(rebuilt.eval()(*batch[:2]), final.eval()(*batch[:2]))
 
@@ -104,7 +103,6 @@ class GranularityContract:
 
     def _trained(self) -> tuple[TwoBranch, Masks]:
         """A model after two steps of training under masks, in evaluation mode."""
-        # Momentum moves a weight even at a gradient of zero; the masks must hold against the optimizer's state, too.
         model, masks = small_model().train(), self._select(0.6)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         with MaskHolder(model, masks, optimizer) as holder:
@@ -112,6 +110,7 @@ class GranularityContract:
                 optimizer.zero_grad()
                 (model(image, points) - target).square().mean().backward()
                 optimizer.step()
+                # Momentum moves a weight even at a gradient of zero; the masks are therefore applied again.
                 holder.after_step()
         return model.eval(), masks
 

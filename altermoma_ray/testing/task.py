@@ -91,7 +91,7 @@ class TaskContract:
         total = self.make_task().loss(model(batch), batch)["total"]
         assert total.requires_grad, "no gradient leads from `total` to the model; it must not be detached"
         total.mean().backward()
-        # A group without any gradient cannot be fine-tuned, and criteria score each of its weights 0.
+        # A group without any gradient cannot be fine-tuned; gradient criteria score its weights 0.
         assert isinstance(model, nn.Module)
         groups = {
             model.group_of(name) for name, one in model.named_parameters() if one.grad is not None and one.grad.any()

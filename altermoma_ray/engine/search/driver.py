@@ -1,4 +1,4 @@
-"""The process that drives a search: one at a time, so that no trial is run or logged twice."""
+"""The driving process of a search: one process at a time, to run and log no trial twice."""
 
 from __future__ import annotations
 

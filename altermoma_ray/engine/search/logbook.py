@@ -29,6 +29,10 @@ _PAUSE = 30.0
 class OnlyInStorage(TrackingError):
     """MLflow lacks a part of an ended search; ``leaderboard --sync`` logs the missing part.
 
+    The message names the command::
+
+        1 trial of search 'nusc-1' is only in storage (...); when MLflow works again, run: python -m ... --sync
+
     Args:
         plan: the plan of the search.
         tracker: MLflow's side of the search.
@@ -77,7 +81,7 @@ class Logbook:
         """The metrics in a trial's line; the line has the sparsity in any case."""
         self._parent: str | None = None
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()
-        # A daemon: a request without an answer must not keep the process alive after an error.
+        # A daemon: an interrupt during a long request must be able to end the process.
         self._thread = threading.Thread(target=self._log_all, name="mlflow", daemon=True)
         self._runs: dict[int, str] = {}
         self._finished: dict[int, list[float]] = {}

@@ -118,7 +118,7 @@ class SearchPlan(BaseModel):
         Returns:
             Whether the name was free; otherwise nothing is saved.
         """
-        # The listing finds searches whose plan is lost. The new file decides between two that begin together.
+        # The listing finds searches whose plan is lost. The new file decides between two beginning together.
         return not is_taken(self.folder) and self._file.write_new(self._text().encode())
 
     @property
@@ -147,7 +147,7 @@ class SearchPlan(BaseModel):
             plan = upgraded(plan)
             if "lag" in plan:  # the lookahead in plans of earlier releases
                 plan["lookahead"] = plan.pop("lag")
-            was = plan["workload"]["storage"]  # earlier releases wrote whole places, from this storage on
+            was = plan["workload"]["storage"]  # earlier releases wrote whole addresses below this storage
             if plan.get("space_reference"):
                 plan["space"] = SpaceReference.model_validate(plan["space_reference"]).load(name)
             return cls.model_validate(plan, context=read_from(storage, was))

@@ -39,7 +39,15 @@ _ATTEMPTS = 100
 
 
 class Proposer(Protocol):
-    """A source of trials: :class:`Grid` or :class:`Proposals`."""
+    """A source of trials: :class:`Grid` or :class:`Proposals`.
+
+    Its user asks for segments and hands results back, in any order::
+
+        while not proposer.exhausted:
+            if (task := proposer.next()) is not None:
+                start(task)
+            proposer.complete(next_result())
+    """
 
     @property
     def exhausted(self) -> bool:

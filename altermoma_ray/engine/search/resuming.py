@@ -32,7 +32,7 @@ def resume_search(
         name: name of the search; None for the latest one.
         asked: options given again by the user, by the names of :func:`plan_search`.
         compares: whether a comparison is meant.
-        told: reads from a plan those options of its command which are no fields of the plan.
+        told: reads the options of the command without a field in the plan, from the plan's trials.
 
     Raises:
         UserError: no search has the name, the search is of the other kind, another process drives the search, or an

@@ -82,7 +82,7 @@ class ProposalSearcher(Searcher):
         self._on_end(ended)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its search algorithm to restore it; this one starts again from storage instead.
+        # Tune pickles its search algorithm to restore it; our search starts again from storage instead.
         return {}
 
     def save(self, checkpoint_path: str) -> None:

@@ -33,7 +33,7 @@ def stored_plan(storage: Location, name: str | None) -> SearchPlan:
     Raises:
         UserError: no search has the name, or the storage holds none.
     """
-    # A search which died while it began may have left a folder without a plan.
+    # A search which died at its beginning may have left a folder without a plan.
     names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
     if not names:
         raise UserError(f"no search in {storage}; give --storage the folder that the search used")
@@ -77,6 +77,11 @@ def sync(plan: SearchPlan, tracker: Tracker) -> int:
 
 def log_report(plan: SearchPlan, tracker: Tracker, run_id: str) -> None:
     """Log a comparison's tables and pictures; a search has none.
+
+    Args:
+        plan: the plan of the comparison.
+        tracker: MLflow's side of the comparison.
+        run_id: identifier of the comparison's run in MLflow.
 
     Raises:
         OnlyInStorage: MLflow did not take the files.

@@ -133,7 +133,7 @@ def _import_file(file: Path) -> ModuleType:
         specification.loader.exec_module(module)
     except ValidationError as error:
         del sys.modules[name]
-        remedy = "" if error.errors()[0]["type"] == "value_error" else "; mend the file"  # ours say what to do
+        remedy = "" if error.errors()[0]["type"] == "value_error" else "; mend the file"  # our own errors name a remedy
         raise UserError(f"search space {file}: {reason(error)}{remedy}") from None
     except Exception as error:
         del sys.modules[name]

@@ -95,7 +95,7 @@ class SuggestedSpace(SearchSpace):
     0.8
     """
 
-    # A private attribute: pydantic compares it, but neither saves nor validates it.
+    # A private attribute: pydantic compares, but neither saves nor validates the function.
     _function: Suggest = PrivateAttr()
 
     @classmethod
@@ -119,7 +119,7 @@ class SuggestedSpace(SearchSpace):
             raise UserError(f"suggest must take (trial, workload), but {error}; mend its arguments") from None
         if space is not None and type(space).suggest is not SearchSpace.suggest:
             raise UserError("both SPACE and the file have a suggest; leave one out")
-        # Only the fields set by the user, so that ``model_fields_set`` still tells them from defaults: ``wanted`` asks.
+        # Only the fields set by the user, for ``wanted``, which reads ``model_fields_set`` to tell them from defaults.
         given = {} if space is None else {name: getattr(space, name) for name in space.model_fields_set}
         made = cls.model_validate({name: value for name, value in given.items() if name in SearchSpace.model_fields})
         made._function = function
@@ -184,7 +184,7 @@ class SuggestedSpace(SearchSpace):
 
 def _told(error: Exception) -> str:
     """An exception in one line."""
-    if isinstance(error, UserError):  # these say what to do
+    if isinstance(error, UserError):  # its text names a remedy
         return f"suggest: {error}"
     said = reason(error) if isinstance(error, ValueError) else str(error)
     return f"suggest raised {type(error).__name__}: {' '.join(said.split())}; mend the file"
@@ -202,7 +202,16 @@ def _setting(returned: Any, sparsity: float | None) -> PruningSetting:
 
 
 def _check_totals(setting: PruningSetting, sizes: Mapping[str, int], sparsity: float | None) -> None:
-    """Find out whether a setting removes what is asked for, and its ratios what it says."""
+    """Check the sparsity of a setting against the search's, and the ratios against the sparsity.
+
+    Args:
+        setting: a setting made by the user's function.
+        sizes: number of prunable weights in each group.
+        sparsity: the total sparsity asked for by the search, or None.
+
+    Raises:
+        ValueError: the sparsity is another one, or the ratios remove another fraction of all weights.
+    """
     if sparsity is not None and abs(setting.sparsity - sparsity) > 1e-9:
         raise ValueError(
             f"its sparsity is {setting.sparsity}, but the search asks for {sparsity}; take workload.sparsity"
