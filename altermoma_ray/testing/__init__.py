@@ -1,4 +1,4 @@
-"""Contract suites: what every criterion, granularity, model, task and data source must do, as tests to inherit.
+"""Contract suites: the duties of every criterion, granularity, model, task and data source, as tests to inherit.
 
 A class of your own passes its contract when the tests of a subclass pass in your test suite; nothing else is needed:
 
@@ -34,12 +34,14 @@ _ROOMS = {
     "WorkloadContract": "workload",
 }
 
-if "pytest" in sys.modules:  # before the suites are imported, so that their failed assertions show values
+# Pytest rewrites a module's assertions only at its import. The suites are therefore registered before their first
+# import; otherwise a failed assertion would not show its values.
+if "pytest" in sys.modules:
     sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{name}" for name in (*_ROOMS.values(), "values")))
 
 
 def __getattr__(name: str) -> Any:
-    """Import a suite when it is asked for: a machine that only runs searches has no pytest."""
+    """Import a suite at its first use: a machine which only runs searches has no pytest."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)

@@ -1,4 +1,4 @@
-"""What every criterion must do, whatever it computes."""
+"""The contract suite of criteria: exact sparsities, untouched models, equal masks on one worker and on two."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class CriterionContract:
     ...     criterion = Magnitude()
     >>> TestMyCriterion().test_the_same_again_gives_the_same()
 
-    A criterion that scores once (a :class:`altermoma_ray.pruning.ScoreCriterion`) is also asked for nested masks.
+    The masks of a criterion which scores once (a :class:`altermoma_ray.pruning.ScoreCriterion`) must also be nested:
+    a higher sparsity prunes a superset.
 
     Attributes:
-        criterion: to be tested. One with few rounds and steps keeps the tests short.
-        is_random: whether the criterion draws at random, so that another seed of the problem gives other masks.
+        criterion: the tested criterion. Few rounds and steps keep the tests short.
+        is_random: whether the criterion draws at random; another seed of the problem must then give other masks.
     """
 
     criterion: Criterion
@@ -41,6 +42,7 @@ class CriterionContract:
 
     @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.83, 0.95])
     def test_a_total_sparsity_is_met_exactly(self, sparsity: float) -> None:
+        # Single precision, as on a real machine: the count must be exact however the scores are rounded.
         problem = small_problem(torch.float32)
         masks = self.criterion.masks(problem, overall(problem, sparsity))
         total = sum(sizes_of(problem).values())
@@ -64,12 +66,14 @@ class CriterionContract:
         assert set(scores) == set(problem.names)
         masks = [overall(problem, sparsity).masks(scores) for sparsity in (0.3, 0.6, 0.9)]
         for less, more in pairwise(masks):
+            # Nested: no weight is kept at the higher sparsity and pruned at the lower one.
             assert all(bool((less[name] | ~more[name]).all()) for name in problem.names)
         assert_same(self.criterion.masks(problem, overall(problem, 0.6)), masks[1])
 
     def test_the_same_again_gives_the_same(self) -> None:
         first, second = small_problem(torch.float32), small_problem(torch.float32)
         expected = self.criterion.masks(first, overall(first))
+        # The same problem again finds state left in the problem; a second problem finds state left in the criterion.
         assert_same(self.criterion.masks(first, overall(first)), expected)
         assert_same(self.criterion.masks(second, overall(second)), expected)
 
@@ -88,7 +92,8 @@ class CriterionContract:
         assert_complete(problem, masks)
 
     def test_the_model_is_left_as_it_was_found_after_an_error(self) -> None:
-        """One sample and the flow are not finite; only a criterion that reads neither may go through with it."""
+        """One sample and the flow are not finite; only a criterion reading neither of them may finish."""
+        # The sample is in the third batch: the error comes when a criterion is already at work on the model.
         problem = small_problem()
         problem.training_batches[2][2][0] = torch.nan
         problem.batches[2][2][0] = torch.nan
@@ -116,17 +121,18 @@ class CriterionContract:
         problem = small_problem()
         masks = self.criterion.masks(with_a_faint_layer(problem), overall(problem, 0.97))
         assert_complete(problem, masks)
+        # A floored layer keeps one weight only because a layer without any would cut the network.
         for name in masks.floored:
             assert masks.kept([name]) == 1
 
 
 def overall(problem: Problem, sparsity: float = 0.8) -> Target:
-    """One threshold for all weights."""
+    """The target of one total sparsity, with one threshold for all weights."""
     return Target(groups=problem.groups, sparsity=sparsity)
 
 
 def by_group(problem: Problem, sparsity: float = 0.8) -> Target:
-    """A ratio for each group."""
+    """The target of one total sparsity, with a ratio for each group from unequal preferences."""
     ratios = solve_ratios(sizes_of(problem), sparsity, {"camera": 0.0, "lidar": 0.7, "fusion": 1.2})
     return Target(groups=problem.groups, sparsity=sparsity, ratios=ratios)
 
@@ -139,7 +145,7 @@ def assert_same(found: Masks, expected: Masks) -> None:
 
 
 def assert_complete(problem: Problem, masks: Masks) -> None:
-    """Check that there is a boolean mask for every prunable weight, and that none is empty."""
+    """Check the masks of a problem: one boolean mask for each prunable weight, and none empty."""
     assert set(masks) == set(problem.names)
     for name, mask in masks.items():
         assert mask.dtype == torch.bool
@@ -148,16 +154,17 @@ def assert_complete(problem: Problem, masks: Masks) -> None:
 
 
 def with_a_faint_layer(problem: Problem) -> Problem:
-    """Make the weights of one layer, ``fusion.2.weight``, so small that magnitude would empty the layer."""
+    """Shrink the weights of the layer ``fusion.2.weight``, until magnitude alone would empty the layer."""
     with torch.no_grad():
         problem.model.get_parameter("fusion.2.weight").mul_(1e-9)
     return problem
 
 
 def disturbed(problem: Problem) -> TwoBranch:
-    """Bring the problem's model into a state that no criterion would make by itself."""
+    """Bring the problem's model into a state which no criterion makes by itself."""
     model = problem.model
     assert isinstance(model, TwoBranch)
+    # Each line below disagrees with a blanket restore: "all in training mode", "all need gradients", "no gradients".
     model.train()
     model.lidar.eval()
     model.camera[0].bias.requires_grad_(False)
@@ -167,19 +174,29 @@ def disturbed(problem: Problem) -> TwoBranch:
 
 
 def state_of(model: nn.Module) -> tuple[Any, ...]:
-    """All of a model that a criterion might leave changed, its tensors copied."""
+    """Everything about a model which a criterion might change by accident; the tensors are copies.
+
+    Example:
+        >>> tensors, *others = state_of(nn.Linear(2, 1))
+        >>> sorted(tensors)
+        ['bias', 'weight']
+        >>> len(others)
+        5
+    """
     return (
         {key: value.clone() for key, value in model.state_dict().items()},
+        # The addresses: an optimizer made before the criterion ran still holds the old tensors.
         {name: parameter.data_ptr() for name, parameter in model.named_parameters()},
         [parameter.requires_grad for parameter in model.parameters()],
         [module.training for module in model.modules()],
+        # PyTorch has no public way to count the hooks of a module or a parameter.
         [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
         [len(parameter._backward_hooks or {}) for parameter in model.parameters()],
     )
 
 
 def assert_untouched(model: nn.Module, state: tuple[Any, ...]) -> None:
-    """Check that a :func:`disturbed` model is as :func:`state_of` found it."""
+    """Check a :func:`disturbed` model against the ``state`` which :func:`state_of` read before."""
     tensors, *others = state_of(model)
     assert others == list(state[1:])
     for key, value in state[0].items():
@@ -190,7 +207,13 @@ def assert_untouched(model: nn.Module, state: tuple[Any, ...]) -> None:
 
 
 def reads_data(criterion: Criterion) -> bool:
-    """Whether a criterion calls the problem's loss or its flow; found out by watching."""
+    """Whether a criterion calls the problem's loss or its flow, as watched on a small problem.
+
+    Example:
+        >>> from altermoma_ray.pruning.criteria import Magnitude, Snip
+        >>> reads_data(Magnitude()), reads_data(Snip())
+        (False, True)
+    """
     problem, calls = small_problem(), []
 
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -206,7 +229,19 @@ def reads_data(criterion: Criterion) -> bool:
 
 
 def on_two_workers(criterion: Criterion, target_of: Callable[[Problem], Target]) -> list[Masks]:
-    """Each worker in a thread: its own model, its parts of every batch, and a sum that waits for both."""
+    """The masks found by two workers, each in a thread with its own model and its own parts of every batch.
+
+    Args:
+        criterion: the criterion to run.
+        target_of: makes the target from a worker's problem.
+
+    Returns:
+        The masks of both workers.
+
+    Raises:
+        AssertionError: a worker failed, or waited in vain for the other one.
+    """
+    # The time limit turns an unequal number of sums, a deadlock on real workers, into an error.
     barrier = threading.Barrier(2, timeout=60)
     posted: list[list[Tensor]] = [[], []]
     results: list[Masks | None] = [None, None]
@@ -215,8 +250,10 @@ def on_two_workers(criterion: Criterion, target_of: Callable[[Problem], Target])
         def reduce(tensors: list[Tensor]) -> None:
             posted[rank] = [tensor.clone() for tensor in tensors]
             barrier.wait()
+            # Both workers add in the order of the ranks: floating-point sums depend on the order.
             for index, tensor in enumerate(tensors):
                 tensor.copy_(posted[0][index] + posted[1][index])
+            # Without a second barrier, a fast worker would post its next tensors while the other one still reads.
             barrier.wait()
 
         problem = problems[rank]

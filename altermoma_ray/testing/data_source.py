@@ -1,4 +1,4 @@
-"""What every data source must do: the same rows and samples again, in whichever process they are read."""
+"""The contract suite of data sources: the same rows and samples again, in any process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEW = 3
 class DataSourceContract:
     """Tests of a :class:`altermoma_ray.workloads.protocols.DataSource`.
 
-    Subclass it in a test module, with a method that makes the data source::
+    Subclass it in a test module, with a method making the data source::
 
         class TestMyData(DataSourceContract):
             def make_data(self):
@@ -27,13 +27,18 @@ class DataSourceContract:
     """
 
     def make_data(self) -> DataSource:
-        """A data source of the same samples in every call; a few samples are enough."""
+        """A data source of the same samples in every call; a few samples are enough.
+
+        Raises:
+            NotImplementedError: the subclass does not define the method.
+        """
         raise NotImplementedError("give the data source: def make_data(self)")
 
     def test_it_can_be_prepared_again(self) -> None:
         data = self._data()
         for split in get_args(Split):
             fingerprint = data.fingerprint(split)
+            # A resumed search prepares the data again; a second preparation must not change them.
             data.prepare()
             assert isinstance(fingerprint, str), f"the fingerprint of {split} must be text, but is {fingerprint!r}"
             assert fingerprint, f"the fingerprint of {split} is empty"
@@ -42,6 +47,7 @@ class DataSourceContract:
 
     def test_it_travels_to_other_processes(self) -> None:
         data = self._data()
+        # Ray moves arguments to other processes by pickling.
         there = pickle.loads(pickle.dumps(data))
         assert there.fingerprint("train") == data.fingerprint("train"), "its copy has another fingerprint"
         assert there.rows("train") == data.rows("train"), "its copy has other rows"
@@ -70,6 +76,7 @@ class DataSourceContract:
         data = self._data()
         for split in get_args(Split):
             rows = data.rows(split)
+            # Scores at a limit are compared over trials and days; the subset must never be drawn anew.
             few = data.rows(split, limit=FEW)
             assert 0 < len(few) <= FEW, f"a limit of {FEW} gives {len(few)} rows of {split}"
             assert [row for row in rows if row in few] == few, "the rows of a subset must be in the order of all rows"
@@ -86,6 +93,7 @@ class DataSourceContract:
             assert not differences(first, second), "a sample that is read again is another one"
 
     def test_evaluation_draws_nothing(self) -> None:
+        # Rows of the training split: an augmentation left on shows in them.
         rows = self._data().rows("train", limit=FEW)
         samples = [self._samples(rows, augment=False, seed=seed) for seed in (0, 1)]
         assert not differences(*samples), "samples depend on the seed although they are not augmented"
@@ -93,6 +101,7 @@ class DataSourceContract:
     def test_samples_can_be_read_alone_and_in_any_order(self) -> None:
         data = self._data()
         rows = data.rows("validation", limit=FEW)
+        # Workers split the rows among themselves; the sample of a row must not depend on its neighbours.
         alone = [data.dataset([row], augment=False, seed=0)[0] for row in reversed(rows)]
         same = not differences(alone[::-1], self._samples(rows, augment=False, seed=0))
         assert same, "a sample depends on the samples that are read with it"
@@ -102,6 +111,7 @@ class DataSourceContract:
         dataset = data.dataset(data.rows("train", limit=FEW), augment=True, seed=0)
         if not hasattr(dataset, "set_epoch"):
             raise SkipTest("the data set takes no epochs")
+        # A resumed training goes straight to its epoch, without the epochs before.
         dataset.set_epoch(1)
         first = dataset[0]
         dataset.set_epoch(2)

@@ -1,4 +1,4 @@
-"""What every granularity must do, whatever its units are."""
+"""The contract suite of granularities: exact or near sparsities, nested masks, finalised models of equal outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GranularityContract:
     >>> TestMyGranularity().test_a_finalised_model_computes_the_same()
 
     Attributes:
-        granularity: to be tested.
+        granularity: the tested granularity.
         tolerance: how far the number of weights left may be from the target's, as a fraction of all weights; 0 where
             single weights can be counted off.
         highest: no higher sparsity is asked for; units that must stay keep their weights.
@@ -47,6 +47,7 @@ class GranularityContract:
             assert mask.dtype == torch.bool
             assert mask.shape == problem.model.get_parameter(name).shape
             assert masks.kept([name]) >= 1, name
+        # Units of many weights cannot meet a count exactly; the criteria's suite has no tolerance.
         assert abs(masks.kept() - (total - round(sparsity * total))) <= self.tolerance * total
 
     def test_ratios_are_met_in_every_group(self) -> None:
@@ -80,10 +81,11 @@ class GranularityContract:
     def test_a_plan_is_json_and_names_its_granularity(self) -> None:
         plan = self._bound.plan(self._select(min(0.6, self.highest)))
         assert json.loads(json.dumps(plan)) == plan
+        # An empty plan changes no architecture; a checkpoint with one is loaded without any granularity.
         assert not plan or isinstance(plan["granularity"], str)
 
     def test_a_finalised_model_computes_the_same(self) -> None:
-        """And the model that was trained under masks is left as it was found."""
+        """The model trained under masks is left unchanged."""
         model, masks = self._trained()
         batch, before = small_batches(1)[0], copied(model.state_dict())
         expected = model(*batch[:2])
@@ -96,6 +98,7 @@ class GranularityContract:
         final = self._bound.finalise(model, masks)
         rebuilt = self.granularity.replay(small_model(), json.loads(json.dumps(self._bound.plan(masks))))
         rebuilt.load_state_dict(final.state_dict())
+        # The load is strict: at this point, shapes and names of the two models are equal.
         batch = small_batches(1)[0]
         assert not differences(rebuilt.eval()(*batch[:2]), final.eval()(*batch[:2]))
 
@@ -116,12 +119,18 @@ class GranularityContract:
                 optimizer.zero_grad()
                 (model(image, points) - target).square().mean().backward()
                 optimizer.step()
+                # Momentum moves a weight even at a gradient of zero; the masks are therefore applied again.
                 holder.after_step()
         return model.eval(), masks
 
 
 def scores() -> dict[str, torch.Tensor]:
-    """Positive scores of all prunable weights, no two the same."""
+    """Positive scores of all prunable weights, no two the same.
+
+    Example:
+        >>> min(float(score.min()) for score in scores().values()) >= 0.1
+        True
+    """
     model, names = small_model(), small_problem().names
     generator = torch.Generator().manual_seed(5)
     return {

@@ -1,4 +1,4 @@
-"""What every fusion model must do: branches that can be masked, parameters that are sorted into groups."""
+"""The contract suite of fusion models: branches to mask, and parameters sorted into groups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from altermoma_ray.workloads.workload import FUSION
 class ModelContract:
     """Tests of a :class:`altermoma_ray.workloads.protocols.FusionModel`.
 
-    Subclass it in a test module, with methods that make the model and a batch::
+    Subclass it in a test module, with methods making the model and a batch::
 
         class TestMyModel(ModelContract):
             def make_model(self):
@@ -30,16 +30,25 @@ class ModelContract:
     """
 
     def make_model(self) -> FusionModel:
-        """A new model on the CPU; small ones keep the tests short."""
+        """A new model on the CPU, with equal architecture in every call; a small one keeps the tests short.
+
+        Raises:
+            NotImplementedError: the subclass does not define the method.
+        """
         raise NotImplementedError("give the model: def make_model(self)")
 
     def make_batch(self) -> Batch:
-        """A batch of two samples or more; equal in every call."""
+        """A batch of two samples or more, equal in every call.
+
+        Raises:
+            NotImplementedError: the subclass does not define the method.
+        """
         raise NotImplementedError("give a batch of two samples or more: def make_batch(self)")
 
     def test_it_is_a_module_with_all_that_a_fusion_model_has(self) -> None:
         model = self.make_model()
         assert isinstance(model, nn.Module), f"the model is a {type(model).__name__}, no torch.nn.Module"
+        # A protocol is checked by the names of attributes only; the tests below check their values.
         assert isinstance(model, FusionModel), "the model lacks `modalities` or `group_of`"
         named = f"`modalities` is {tuple(model.modalities)}"
         assert len(model.modalities) >= 2, f"{named}, but fusion needs two"
@@ -60,6 +69,7 @@ class ModelContract:
 
     def test_the_same_again_gives_the_same_and_leaves_the_model(self) -> None:
         model = self._model()
+        # Running means of batch norm are the usual state to change in a forward pass.
         before = copied(module(model).state_dict())
         with torch.no_grad():
             first, second = model(self.make_batch()), model(self.make_batch())
@@ -83,6 +93,8 @@ class ModelContract:
                 parameters = dict(module(model).named_parameters())
                 own = [parameter for name, parameter in parameters.items() if model.group_of(name) == modality]
                 kept = [parameter.clone() for parameter in own]
+                # The branch's parameters move. Masked outputs must not follow; unmasked ones must, or else a branch
+                # without any effect would pass.
                 for parameter in own:
                     parameter.add_(0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
                 moved, moved_masked = copied(model(self.make_batch())), copied(model(self.make_batch(), mask))
@@ -95,6 +107,7 @@ class ModelContract:
     def test_a_masked_branch_gets_no_gradient(self) -> None:
         model = self._model()
         for modality in model.modalities:
+            # Gradients of the modality before would be taken for new ones.
             module(model).zero_grad(set_to_none=True)
             total_of(model(self.make_batch(), frozenset({modality}))).backward()
             reached = [
@@ -107,6 +120,7 @@ class ModelContract:
     def test_weights_can_be_put_into_another_model(self) -> None:
         first, second = self._model(), self._model()
         module(second).load_state_dict(module(first).state_dict())
+        # State outside parameters and buffers, a plain tensor for instance, is lost in a checkpoint and shows here.
         with torch.no_grad():
             same = not differences(first(self.make_batch()), second(self.make_batch()))
         assert same, "a model with the same parameters and buffers computes something else"
@@ -118,11 +132,21 @@ class ModelContract:
 
 
 def module(model: FusionModel) -> nn.Module:
-    """The model as the module that it must be."""
+    """A model as the ``torch.nn.Module`` which every fusion model must be.
+
+    Raises:
+        AssertionError: the model is no module.
+    """
     assert isinstance(model, nn.Module)
     return model
 
 
 def total_of(outputs: Any) -> torch.Tensor:
-    """A sum over all outputs that gradients lead to."""
+    """The sum of squares over all outputs with a gradient.
+
+    Example:
+        >>> total_of({"boxes": torch.tensor([1.0, 2.0], requires_grad=True), "rows": torch.tensor([7.0])}).item()
+        5.0
+    """
+    # An output without a gradient, an index for instance, would be an error in ``backward``.
     return torch.stack([tensor.square().sum() for tensor in tensors_of(outputs).values() if tensor.requires_grad]).sum()

@@ -1,4 +1,4 @@
-"""What every task must do: losses of single samples, predictions by sample, and the metrics that it lists."""
+"""The contract suite of tasks: losses of single samples, predictions by sample, and exactly the listed metrics."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SAMPLES = 3
 
 
 class TaskContract:
-    """Tests of a :class:`altermoma_ray.workloads.protocols.Task`, with a model and a data source that go with it.
+    """Tests of a :class:`altermoma_ray.workloads.protocols.Task`, with a model and a data source of the same kind.
 
-    Subclass it in a test module, with methods that make the three::
+    Subclass it in a test module, with methods making the task, the model and the data source::
 
         class TestMyTask(TaskContract):
             def make_task(self):
@@ -37,21 +37,33 @@ class TaskContract:
     True
 
     Attributes:
-        tolerance: relative and absolute difference up to which two losses are the same but for rounding.
+        tolerance: largest difference of two equal losses after rounding, relative and absolute.
     """
 
     tolerance: float = 1e-4
 
     def make_task(self) -> Task:
-        """The task."""
+        """The task under test.
+
+        Raises:
+            NotImplementedError: the subclass does not define the method.
+        """
         raise NotImplementedError("give the task: def make_task(self)")
 
     def make_model(self) -> FusionModel:
-        """A new model on the CPU whose outputs the task reads."""
+        """A new model on the CPU, whose outputs the task reads.
+
+        Raises:
+            NotImplementedError: the subclass does not define the method.
+        """
         raise NotImplementedError("give a model: def make_model(self)")
 
     def make_data(self) -> DataSource:
-        """A data source whose batches the model and the task read; a few samples are enough."""
+        """A data source, whose batches the model and the task read; a few samples are enough.
+
+        Raises:
+            NotImplementedError: the subclass does not define the method.
+        """
         raise NotImplementedError("give a data source: def make_data(self)")
 
     def test_metrics_are_named_once_each(self) -> None:
@@ -79,6 +91,7 @@ class TaskContract:
         total = self.make_task().loss(model(batch), batch)["total"]
         assert total.requires_grad, "no gradient leads from `total` to the model; it must not be detached"
         total.mean().backward()
+        # A group without any gradient cannot be fine-tuned; gradient criteria score its weights 0.
         assert isinstance(model, nn.Module)
         groups = {
             model.group_of(name) for name, one in model.named_parameters() if one.grad is not None and one.grad.any()
@@ -87,13 +100,14 @@ class TaskContract:
             assert group in groups, f"no gradient of the total loss leads to a parameter of group {group}"
 
     def test_losses_of_a_batch_are_those_of_its_samples_alone(self) -> None:
-        """So that a search does not depend on how many workers share a batch."""
+        """Results of a search do not depend on the number of workers sharing a batch."""
         model, data, task = self._model(), self._data(), self.make_task()
         samples = self._to_learn_from(data)
         with torch.no_grad():
             whole = self._losses(model, task, data.collate(samples))
             alone = [self._losses(model, task, data.collate([sample])) for sample in samples]
         for name, loss in whole.items():
+            # A mean over the batch, or a division by its number of boxes, shows as another loss here.
             parts = torch.cat([one[name] for one in alone])
             told = f"loss {name} is {parts.tolist()} of samples alone, {loss.tolist()} of the same samples together"
             assert not differences(parts, loss, tolerance=self.tolerance), told
@@ -108,6 +122,7 @@ class TaskContract:
         assert all(isinstance(name, str) for name in together), f"samples need names as text, but got {list(together)}"
         names = [name for one in alone for name in one]
         assert names == list(together), f"samples are named {names} alone and {list(together)} together"
+        # Workers send their predictions to each other: a tensor on a GPU would fill the memory of the receiver's GPU.
         for tensor in tensors_of(together).values():
             assert tensor.device.type == "cpu", f"a prediction is on {tensor.device}, not on the CPU"
             assert not tensor.requires_grad, "a prediction still has its gradient's graph; detach it"
@@ -118,7 +133,7 @@ class TaskContract:
         assert not differences(copy, together), "predictions change when they are pickled"
 
     def test_exactly_the_listed_metrics_are_evaluated(self) -> None:
-        """From the predictions for all rows, in any order; a metric without a value is NaN, but it is there."""
+        """Metrics come from the predictions of all rows, in any order; a metric without a value is NaN, not absent."""
         model, data, task = self._model(), self._data(), self.make_task()
         rows = data.rows("validation", limit=SAMPLES)
         dataset = data.dataset(rows, augment=False, seed=0)
@@ -134,10 +149,12 @@ class TaskContract:
         assert not surprising, f"`evaluate` gives {', '.join(surprising)}, which `metrics` does not list"
         for name, value in metrics.items():
             assert isinstance(value, float), f"metric {name} must be a float, but is a {type(value).__name__}"
+        # Optuna takes a NaN for a failed trial; the default objective must therefore be finite.
         value = metrics[listed[0]]
         assert math.isfinite(value), f"metric {listed[0]}, the default objective, must be a number, but is {value}"
         again = task.evaluate(dict(reversed(predictions.items())), data, rows)
         for name in listed:
+            # NaN is the only value unequal to itself: two NaN are the same metric without a value.
             same = math.isclose(again[name], metrics[name], rel_tol=1e-6) or again[name] != again[name]
             assert same, f"metric {name} depends on the order of the predictions"
 

@@ -1,4 +1,4 @@
-"""Values of any shape that tests compare: tensors in dictionaries, sequences and dataclasses."""
+"""Comparison of nested values: tensors in dictionaries, sequences and dataclasses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The parts of a value that hold no others, each with its path.
+    """The innermost parts of a value, each with its path.
 
     >>> list(leaves({"box": [1, 2.5], "name": "car"}))
     [('.box.0', 1), ('.box.1', 2.5), ('.name', 'car')]
@@ -21,6 +21,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         parts = list(value.items())
     elif is_dataclass(value) and not isinstance(value, type):
         parts = [(field.name, getattr(value, field.name)) for field in fields(value)]
+    # Text is a sequence of texts, which are sequences again: without the exception, the walk would never end.
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         parts = list(enumerate(value))
     else:
@@ -36,7 +37,12 @@ def tensors_of(value: Any) -> dict[str, Tensor]:
 
 
 def differences(first: Any, second: Any, *, tolerance: float = 0.0) -> list[str]:
-    """Paths at which two values differ; tensors may differ by ``tolerance``, relative and absolute.
+    """The paths of all parts in which two values differ.
+
+    Args:
+        first: one value.
+        second: the other value.
+        tolerance: largest difference of equal tensors, relative and absolute.
 
     >>> differences({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([1.0, 2.5])})
     ['.a']
@@ -50,7 +56,7 @@ def differences(first: Any, second: Any, *, tolerance: float = 0.0) -> list[str]
 
 
 def copied(value: Any) -> dict[str, Tensor]:
-    """Copies of the tensors in a value, by their paths: what it was, whatever happens to it later."""
+    """Copies of the tensors in a value, by their paths; later changes of the value leave the copies alone."""
     return {path: tensor.detach().clone() for path, tensor in tensors_of(value).items()}
 
 
@@ -58,6 +64,7 @@ def _same(first: Any, second: Any, tolerance: float) -> bool:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         if first.shape != second.shape or first.dtype != second.dtype:
             return False
+        # Lost gradients and metrics without a value are NaN on both sides, which is no difference here.
         return torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
     if isinstance(first, np.ndarray):
         return bool(np.array_equal(first, second))

@@ -1,4 +1,4 @@
-"""What a whole workload must do: its data source, its model and its task, each by its own suite, on its own samples."""
+"""The contract suite of a whole workload: the suites of its data source, model and task, on its own samples."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from altermoma_ray.workloads.protocols import Batch, DataSource, FusionModel, Ta
 from altermoma_ray.workloads.workload import Workload
 
 PARTS = {"data source": DataSourceContract, "model": ModelContract, "task": TaskContract}
-"""The suites of a workload's parts, in the order in which they are run: a model needs data, a task needs both."""
+"""The suites of a workload's parts, in their order of running: a model needs data, a task needs both."""
 _OTHERS = re.compile(r"site-packages|altermoma_ray/(testing|workloads)/|<frozen")
-"""Files that are not the user's, by a part of their names."""
+"""A pattern for the names of files outside the user's code."""
 
 
 class WorkloadContract(DataSourceContract, ModelContract, TaskContract):
-    """Tests of a :class:`altermoma_ray.workloads.Workload`: those of its three parts.
+    """Tests of a :class:`altermoma_ray.workloads.Workload`: the tests of its three parts.
 
     Subclass it in a test module and name the workload::
 
@@ -35,7 +35,7 @@ class WorkloadContract(DataSourceContract, ModelContract, TaskContract):
     True
 
     Attributes:
-        workload: to be tested.
+        workload: the tested workload.
         checkpoint: path or URI of the unpruned weights; None takes the workload's own.
     """
 
@@ -65,6 +65,7 @@ class WorkloadContract(DataSourceContract, ModelContract, TaskContract):
         assert self.workload is not None, "name the workload: workload = WORKLOAD"
         return self.workload
 
+    # Real data sets and models can take minutes to load: unlike the suites of the parts, this one loads them once.
     @cached_property
     def _prepared(self) -> DataSource:
         data = self._named.source()
@@ -80,24 +81,30 @@ class WorkloadContract(DataSourceContract, ModelContract, TaskContract):
 
 
 def check_workload(workload: Workload, told: Callable[[str], None], checkpoint: str | None = None) -> None:
-    """Run the suites of a workload's parts, without pytest, up to the first test that fails.
+    """Run the suites of a workload's parts, without pytest, up to the first failing test.
+
+    Example::
+
+        check_workload(WORKLOAD, print)
 
     Args:
-        workload: to be checked.
-        told: is called with a line for each part, and one for each requirement that the part meets.
+        workload: the workload to check.
+        told: called with a line for each part, and with a line for each requirement met by the part.
         checkpoint: path or URI of the unpruned weights; None takes the workload's own.
 
     Raises:
-        UserError: a part does not do what a search needs.
+        UserError: a part does not meet a requirement.
     """
     suite = WorkloadContract()
     suite.workload, suite.checkpoint = workload, checkpoint
     for part, contract in PARTS.items():
         told(part)
+        # ``vars`` keeps the order of the source, in which simple requirements come first; ``dir`` would sort by name.
         for name in vars(contract):
             if not name.startswith("test_"):
                 continue
             requirement = name.removeprefix("test_").replace("_", " ")
+            # ``SkipTest`` is the only way to skip which both pytest and the standard library know.
             try:
                 getattr(suite, name)()
             except SkipTest as reason:
@@ -111,11 +118,12 @@ def check_workload(workload: Workload, told: Callable[[str], None], checkpoint: 
 
 
 def _reason(error: Exception, requirement: str) -> str:
-    """A failure in words: the suite's own, or the error of the user's code with its place there."""
+    """A failure in words: the message of the suite, or the error of the user's code with its file and line."""
     said = (str(error).splitlines() or [""])[0]
     if isinstance(error, AssertionError):
         return said or f"it does not hold that {requirement}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _OTHERS.search(frame.filename)]
+    # The last frame of the user's own code: the innermost frame is usually deep inside a library.
     place = (own or frames)[-1]
     return f"{type(error).__name__}: {said} ({place.filename}, line {place.lineno}) where {requirement}"

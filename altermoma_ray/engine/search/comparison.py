@@ -1,8 +1,8 @@
-"""Which trials a comparison of criteria, or an ablation of one, is made of.
+"""The trials of a comparison of criteria, or of an ablation of one criterion.
 
-A comparison is a search whose trials are settled beforehand: the same checkpoint, the same data in the same order, the
-same fine-tuning, one global threshold; only what is compared differs. A seed draws both the scoring data and the order
-of fine-tuning, so trials of one seed are pairs.
+A comparison is a search whose trials are settled beforehand. The checkpoint, the data and their order, the fine-tuning
+and the single global threshold are the same in all trials; only the compared part differs. A seed draws both the
+scoring data and the order of fine-tuning, so trials of one seed are pairs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,16 @@ _SEARCH_LABEL = "search "
 
 
 def criteria_settings(space: SearchSpace, criteria: Sequence[str], sparsities: Sequence[float]) -> list[PruningSetting]:
-    """Every criterion at every sparsity, and the unpruned model.
+    """The settings of every criterion at every sparsity, and of the unpruned model, which comes first.
+
+    Example:
+        >>> [setting.criterion for setting in criteria_settings(SearchSpace(), ["snip", "deci"], [0.9])]
+        ['unpruned', 'snip', 'deci']
+
+    Args:
+        space: gives the learning rate, the number of scoring batches and the paper's reactivation.
+        criteria: names of the criteria to compare.
+        sparsities: total sparsities.
 
     Raises:
         UserError: a criterion is unknown.
@@ -52,7 +61,17 @@ def criteria_settings(space: SearchSpace, criteria: Sequence[str], sparsities: S
 
 
 def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequence[float]) -> list[PruningSetting]:
-    """AlterMOMA with one of its parts varied, the others as published; each distinct setting once."""
+    """The settings of AlterMOMA with one part varied and the others as published; each distinct setting once.
+
+    Example:
+        >>> len(ablation_settings(SearchSpace(), "beta", [0.9])) == 1 + len(BETAS)
+        True
+
+    Args:
+        space: gives the learning rate, the number of scoring batches and the paper's reactivation.
+        ablation: the part to vary.
+        sparsities: total sparsities.
+    """
     assert ablation in get_args(Ablation)
     published = _fields(space, "altermoma")
     if ablation == "beta":
@@ -62,6 +81,7 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
     else:
         varied = [{"reactivation_steps": steps} for steps in STEPS]
         varied += [{"reactivation_learning_rate": rate} for rate in LEARNING_RATES]
+        # Learning rates twice: a rate too low for the published B may well do for the longest reactivation.
         varied += [{"reactivation_steps": max(STEPS), "reactivation_learning_rate": rate} for rate in LEARNING_RATES]
         varied += [{"reactivation_gradient": gradient} for gradient in get_args(ReactivationGradient)]
         varied += [{"scoring_batches": batches} for batches in SCORING_BATCHES]
@@ -72,26 +92,32 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
         for change in varied
     ]
     unpruned = _setting(space, criterion=UNPRUNED, sparsity=0.0)
+    # The published value of a part is in each list of values: the setting of all published parts comes up repeatedly.
     return list({setting.model_dump_json(): setting for setting in (unpruned, *settings)}.values())
 
 
 def published_parts(space: SearchSpace) -> dict[str, str | float | int | bool | None]:
-    """The published value of everything that an ablation varies."""
+    """The published value of each part varied by an ablation.
+
+    >>> published_parts(SearchSpace())["beta"]
+    1.0
+    """
     setting = _setting(space, criterion="altermoma", sparsity=0.0, **_fields(space, "altermoma"))
     names = ("beta", "scoring_batches", "norms", "normalisation", *_REACTIVATION)
     return {name: getattr(setting, name) for name in names}
 
 
 def champion_setting(plan: SearchPlan) -> PruningSetting:
-    """What the best trial of a search did.
+    """The setting of a search's best trial.
 
     Raises:
-        UserError: none of its trials has run to its end, or has an objective that is a finite number.
+        UserError: no trial has run to its end, or no finished trial has a finite objective.
     """
     objective = plan.optimised
     finished = {result.number: result for result in plan.results() if result.status == "finished"}
     if not finished:
         raise UserError(f"search {plan.name!r} has no finished trial to compare; --resume it first")
+    # Trials which stopped at a rung are left out: their metrics are of other samples and a shorter fine-tuning.
     best = objective.best({number: objective.values(result) for number, result in finished.items()})
     if best is None:
         raise UserError(
@@ -102,12 +128,17 @@ def champion_setting(plan: SearchPlan) -> PruningSetting:
 
 
 def search_label(name: str) -> str:
-    """What a comparison calls the best trial of a search."""
+    """The label for the best trial of a search in a comparison.
+
+    >>> search_label("nusc-1")
+    'search nusc-1'
+    """
     return f"{_SEARCH_LABEL}{name}"
 
 
 def compared(plan: SearchPlan) -> dict[str, Any]:
-    """What a comparison was started with, by those options of its command that are no field of its plan."""
+    """The options of a comparison's command which are no field of its plan, as read from the trials of the plan."""
+    # Dictionaries in place of sets: they keep the order of the command, in which a refusal names the values.
     own = [task for task in plan.grid if task.label is None and task.setting.criterion != UNPRUNED]
     labels = dict.fromkeys(task.label for task in plan.grid if task.label is not None)
     return {
@@ -121,7 +152,8 @@ def compared(plan: SearchPlan) -> dict[str, Any]:
 
 
 def offered_criteria(workload: WorkloadReference) -> list[str]:
-    """All criteria that a workload's model can be scored by."""
+    """The names of all criteria able to score a workload's model."""
+    # Only a built model tells of a method ``flow``; the weights do not matter, and none are loaded.
     has_flow = hasattr(workload.load().build(), "flow")
     return [name for name, criterion in CRITERIA.items() if has_flow or not criterion.needs_flow]
 
@@ -129,13 +161,14 @@ def offered_criteria(workload: WorkloadReference) -> list[str]:
 def grid(
     settings: Mapping[str, Sequence[PruningSetting]], *, seeds: Sequence[int], budgets: Sequence[float]
 ) -> list[TrialTask]:
-    """One trial for every setting, seed and length of fine-tuning; those of one seed follow each other.
+    """One trial for every setting, seed and length of fine-tuning; trials of one seed follow each other.
 
     Args:
         settings: by label; the label ``""`` stands for each setting's own criterion.
-        seeds: of the trials.
+        seeds: seeds of the trials.
         budgets: lengths of fine-tuning in epochs.
     """
+    # Seeds are the outermost loop: a comparison stopped early has all settings of its first seeds, which are pairs.
     wanted = [
         {"setting": setting, "seed": seed, "fine_tune_epochs": epochs, "label": label or None}
         for seed in seeds
@@ -147,10 +180,11 @@ def grid(
 
 
 def _fields(space: SearchSpace, criterion: str) -> dict[str, Any]:
-    """What a criterion that reads a reactivation needs beside its name: its β, and the paper's reactivation.
+    """The fields of a criterion which reads a reactivation: its β, and the paper's reactivation.
 
-    A criterion that is registered with a reactivation of its own keeps that.
+    A criterion registered with a reactivation of its own keeps its own.
     """
+    # The sparsity is of no importance here: it only completes the draws.
     registered, published = CRITERIA[criterion], space.published(0.5)
     if registered.needs != "indicators" or registered.reads is None:
         return {}

@@ -1,4 +1,4 @@
-"""What a search tells while it runs: lines on the terminal, and runs in MLflow that are logged beside the trials."""
+"""The reports of a running search: lines on the terminal, and runs in MLflow, logged beside the trials."""
 
 from __future__ import annotations
 
@@ -23,15 +23,27 @@ from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 
 _PAUSE = 30.0
-"""Seconds after which MLflow is asked again when it did not take a trial; until then trials only queue up."""
+"""Seconds from a trial refused by MLflow to the next try; until then trials only queue up."""
 
 
 class OnlyInStorage(TrackingError):
-    """MLflow lacks a part of a search that has ended; ``leaderboard --sync`` brings it in."""
+    """MLflow lacks a part of an ended search; ``leaderboard --sync`` logs the missing part.
+
+    The message names the command::
+
+        1 trial of search 'nusc-1' is only in storage (...); when MLflow works again, run: python -m ... --sync
+
+    Args:
+        plan: the plan of the search.
+        tracker: MLflow's side of the search.
+        trials: number of missing trials; 0 where only the end of the search is missing.
+        error: the refusal by MLflow.
+    """
 
     def __init__(self, plan: SearchPlan, tracker: Tracker, trials: int, error: TrackingError) -> None:
         self.plan = plan
         storage, store = plan.storage, tracker.store
+        # The message ends in the whole command: a person reads it hours later, perhaps in another shell.
         line = ["python", "-m", "altermoma_ray.leaderboard", plan.name, "--sync", "--storage", str(storage)]
         if store.uri != default_uri(storage):
             line += ["--tracking-uri", store.name]
@@ -44,16 +56,21 @@ class OnlyInStorage(TrackingError):
 
 
 class Logbook:
-    """Follows the trials of one search.
+    """Follows the trials of one search::
 
-    MLflow is written by a thread of its own, so that neither trials nor Tune wait for it. What MLflow does not take
-    stays in storage and is tried again, at last by :meth:`close`. A trial that stopped at a rung may still be promoted:
-    it is logged by :meth:`close` alone.
+        with Logbook(plan, tracker, resume=False) as logbook:
+            logbook.start([])
+            logbook.trial_ended(result)
+            logbook.close([result], reference=None)
+
+    A thread of its own writes to MLflow: neither trials nor Tune wait for MLflow. A trial refused by MLflow stays in
+    storage and is tried again, at last by :meth:`close`. A trial stopped at a rung may still be promoted, and is
+    therefore logged by :meth:`close` alone.
 
     Args:
-        plan: of the search.
-        tracker: where it is logged.
-        resume: go on with the search's run in MLflow, should there be one.
+        plan: the plan of the search.
+        tracker: MLflow's side of the search.
+        resume: whether to go on with the search's run in MLflow, if there is one.
     """
 
     def __init__(self, plan: SearchPlan, tracker: Tracker, *, resume: bool) -> None:
@@ -61,9 +78,10 @@ class Logbook:
         self._job, self._objective = plan.trial_job(), plan.optimised
         shown = [metric for metric in self._objective.metrics if metric != SPARSITY]
         self._shown = Objective(tuple(shown) or plan.figures.metrics[:1])
-        """What a trial's line tells beside the sparsity."""
+        """The metrics in a trial's line; the line has the sparsity in any case."""
         self._parent: str | None = None
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()
+        # A daemon: an interrupt during a long request must be able to end the process.
         self._thread = threading.Thread(target=self._log_all, name="mlflow", daemon=True)
         self._runs: dict[int, str] = {}
         self._finished: dict[int, list[float]] = {}
@@ -73,6 +91,7 @@ class Logbook:
         self._started = time.monotonic()
 
     def __enter__(self) -> Logbook:
+        # Opened here, for a first message before hours of trials; a search runs without MLflow all the same.
         try:
             self._open()
         except TrackingError as error:
@@ -83,38 +102,44 @@ class Logbook:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:  # stopped: what MLflow has not got yet is in storage, and --resume logs it
+        if kind is not None:  # stopped: the queued trials are in storage, and --resume logs them
             with self._queue.mutex:
                 self._queue.queue.clear()
         self._finish_queue()
         if kind is not None and not isinstance(error, OnlyInStorage) and self._parent is not None:
+            # An error here would hide the one which stopped the search.
             with contextlib.suppress(TrackingError):
                 self._tracker.finish_search(self._parent, "stopped")
 
     def start(self, known: Sequence[TrialResult]) -> None:
-        """The trials begin; ``known`` ended in an earlier run of this search."""
+        """Begin with the trials.
+
+        Args:
+            known: results from earlier runs of this search.
+        """
         for result in known:
             self._take(result)
+        # The time left is estimated from the trials of this run alone.
         self._known = len(known)
         self._started = time.monotonic()
         done = f", {len(known)} of them ended before" if known else ""
         console.print(f"[bold]trials[/] {self._plan.trials}{done}")
 
     def trial_ended(self, result: TrialResult) -> None:
-        """Print a trial's line and hand it to MLflow; called again when the trial was promoted and ends later."""
+        """Print a trial's line and hand the trial to MLflow; called again at a later end of a promoted trial."""
         self._take(result)
         console.print(f"  {self._line(result)}")
 
     def close(self, results: Sequence[TrialResult], reference: dict[str, float] | None, *, whole: bool = True) -> int:
-        """Log what is still missing, register the champion and end the search's run.
+        """Log the missing trials, register the champion and end the search's run.
 
         Args:
-            results: of all trials that ended.
-            reference: metrics of the unpruned model; None where they are not known.
-            whole: whether the search ran to its end; one that did not has no champion yet.
+            results: results of all ended trials.
+            reference: metrics of the unpruned model; None where they are unknown.
+            whole: whether the search ran to its end; an unfinished search has no champion yet.
 
         Returns:
-            How many trials were logged.
+            The number of logged trials.
 
         Raises:
             OnlyInStorage: MLflow did not take everything.
@@ -124,15 +149,17 @@ class Logbook:
         missing = {result.number: result for result in results if result.number not in self._runs}
         try:
             parent = self._open()
+            # MLflow itself is asked for its runs: a request without an answer may have logged a trial all the same.
             self._runs = self._tracker.sweep(parent, ended)
             missing = {result.number: result for result in results if result.number not in self._runs}
             logged = len(missing)
             self._log_missing(missing)
+            # A second sweep removes runs made twice: by a request tried again, after its answer was lost.
             if logged:
                 self._runs = self._tracker.sweep(parent, ended)
             if reference is not None:
                 self._tracker.log_reference(parent, reference)
-            if whole and results and not self._plan.grid:  # a comparison measures; it has no model to ship
+            if whole and results and not self._plan.grid:  # comparisons ship no model
                 self._choose_champion(parent, results)
             self._tracker.finish_search(parent, "finished" if whole else "stopped")
         except TrackingError as error:
@@ -141,14 +168,15 @@ class Logbook:
 
     @property
     def run_id(self) -> str:
-        """The search's run in MLflow, which :meth:`close` has ended."""
+        """The identifier of the search's run in MLflow; for use after :meth:`close`."""
         assert self._parent is not None
         return self._parent
 
     def _open(self) -> str:
-        """Make the search's run in MLflow, or find it."""
+        """Make or find the search's run in MLflow."""
         if self._parent is None:
-            resume, self._resume = self._resume, True  # the request that gets no answer may make it all the same
+            # A request without an answer may have made the run: later calls look for a run first.
+            resume, self._resume = self._resume, True
             self._parent = self._tracker.start_search(
                 self._plan.name,
                 dataset=self._plan.dataset,
@@ -179,7 +207,7 @@ class Logbook:
             )
 
     def _finish_queue(self) -> None:
-        self._queue.put(None)
+        self._queue.put(None)  # the end of the queue; the thread takes the trials before it first
         if self._thread.is_alive():
             self._thread.join()
 
@@ -199,7 +227,7 @@ class Logbook:
         number = self._objective.best(self._finished)
         best = "" if number is None else f" | best {self._objective.text(self._finished[number])} (trial {number})"
         passed, ended = time.monotonic() - self._started, len(self._ended)
-        to_do = self._plan.trials - ended  # how many are promoted then, nobody knows
+        to_do = self._plan.trials - ended  # the number of later promotions is unknown
         left = f" | {_duration(passed / max(1, ended - self._known) * to_do)} left" if to_do else ""
         return f"trial {result.number} ({ended} of {self._plan.trials}) {outcome}{best}{left}"
 
@@ -213,7 +241,7 @@ class Logbook:
                 try:
                     self._log(result)
                 except UserError as error:
-                    waiting[number] = result  # behind the others, for it may be the only one that is not taken
+                    waiting[number] = result  # behind the others: MLflow may refuse this one trial only
                     next_try = time.monotonic() + _PAUSE
                     self._tell(f"trial {number}", error)
                     break
@@ -223,7 +251,7 @@ class Logbook:
         console.print(f"  [yellow]MLflow[/] did not take {what}, tried again later: {escape(reason)}")
 
     def _log_missing(self, missing: dict[int, TrialResult]) -> None:
-        """Log the trials, and take those that were logged out of ``missing``."""
+        """Log the trials, and remove the logged ones from ``missing``."""
         refused: TrackingError | None = None
         for number, result in list(missing.items()):
             try:
@@ -231,6 +259,7 @@ class Logbook:
                 del missing[number]
             except TrackingError as error:
                 refused = error
+                # One refused trial does not stop the others. A server out of reach would cost a long wait for each.
                 if self._tracker.store.trouble():
                     break
         if refused is not None:
@@ -241,6 +270,7 @@ class Logbook:
         if result.status == "failed" or self._plan.grid:  # the models of a comparison stay in storage alone
             self._runs[result.number] = self._tracker.log_trial(parent, result, {})
             return
+        # Places, not contents: large files are read from storage only when MLflow takes them.
         files: dict[str, Location | bytes] = {
             name: folder.join(name) for name in ("model.safetensors", "masks.safetensors")
         }

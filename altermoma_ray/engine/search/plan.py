@@ -1,4 +1,4 @@
-"""The plan of a search: everything that is decided before it starts, saved beside its trials."""
+"""The plan of a search: all decisions made before the search starts, saved beside its trials."""
 
 from __future__ import annotations
 
@@ -26,58 +26,64 @@ from altermoma_ray.workloads.protocols import Part
 from altermoma_ray.workloads.reference import WorkloadReference, upgraded
 
 Ablation = Literal["beta", "residual", "reactivation"]
-"""What a comparison may vary: β of AlterMOMA, β of its residual variant, or how indicators are made."""
+"""The part varied by an ablation: β of AlterMOMA, β of its residual variant, or the making of indicators."""
 
 
 class SearchPlan(BaseModel):
-    """Everything that is decided before a search starts; saved, and read back by ``--resume``."""
+    """All decisions made before a search starts; saved, and read back by ``--resume``.
+
+    Example::
+
+        plan = SearchPlan.load(Location.parse("storage"), "nusc-1")
+        plan.results()
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     workload: WorkloadReference
-    """What is pruned."""
+    """The model to prune, with its data and task."""
     validation_part: Part = "all"
-    """The validation samples that trials are evaluated on."""
+    """The validation samples for the evaluation of trials."""
     checkpoint: Place
     """URI of the unpruned model, in storage."""
     checkpoint_hash: str
     sizes: dict[str, int]
-    """Prunable weights of each group."""
+    """Number of prunable weights in each group."""
     space: SerializeAsAny[SearchSpace]
     space_reference: SpaceReference | None = None
-    """Where to find a space that is of a class of its own; its fields alone are in ``space``."""
+    """The file of a space with a class of its own; ``space`` holds the fields only."""
     objective: str
     sparsity: float = Field(ge=0, lt=1)
     trials: int = Field(gt=0)
     seed: int
     workers: int = Field(gt=0)
-    """Ray Train workers of one trial; 1 runs it in a reused actor."""
+    """Number of Ray Train workers in one trial; 1 runs the trial in a reused actor."""
     gpus_per_worker: float = Field(ge=0)
     save_every: float = Field(default=60.0, ge=0)
-    """Seconds after which a trial keeps its state again."""
+    """Seconds from one saved state of a trial to the next."""
     tracking_uri: Place | None = None
     """MLflow's address, without user name and password; None for the SQLite file in storage."""
     grid: tuple[TrialTask, ...] = ()
     """The trials of a comparison, all settled beforehand; empty for a search."""
     ablation: Ablation | None = None
-    """What a comparison varies of AlterMOMA; None compares criteria."""
+    """The part of AlterMOMA varied by a comparison; None compares criteria."""
     created: float = Field(default_factory=time.time)
-    """Seconds since the epoch."""
+    """Time of the plan, in seconds since the epoch."""
     repeat: bool | None = None
     """Whether settings may be run again, see :class:`altermoma_ray.engine.search.proposals.Proposals`.
 
     None in older plans.
     """
     data: dict[Split, str] = Field(default_factory=dict)
-    """Fingerprints of the data that the search began on; empty until it begins, and in older plans."""
+    """Fingerprints of the data at the beginning of the search; empty before, and in older plans."""
     lookahead: int = Field(default=0, ge=0)
-    """How many segments of trials are proposed ahead of the results, see
+    """Number of segments of trials proposed ahead of the results, see
     :class:`altermoma_ray.engine.search.proposals.Proposals`; 0 until the cluster is known."""
 
     @property
     def figures(self) -> Figures:
-        """What the trials are measured by."""
+        """The figures measured for each trial."""
         workload = self.workload.load()
         return Figures(metrics=tuple(workload.task.metrics), groups=tuple(self.sizes), modalities=workload.modalities)
 
@@ -108,7 +114,12 @@ class SearchPlan(BaseModel):
         self._file.write_text(self._text())
 
     def save_new(self) -> bool:
-        """Save the plan, and with it take the search's name, unless that is taken; tells whether it was free."""
+        """Save the plan, and with the plan take the search's name.
+
+        Returns:
+            Whether the name was free; otherwise nothing is saved.
+        """
+        # The listing finds searches whose plan is lost. The new file decides between two beginning together.
         return not is_taken(self.folder) and self._file.write_new(self._text().encode())
 
     @property
@@ -116,23 +127,28 @@ class SearchPlan(BaseModel):
         return self.folder.join("search.json")
 
     def _text(self) -> str:
+        # Places inside the storage are written relative to the storage, which may be moved or copied as a whole.
         return self.model_dump_json(indent=2, context=kept_in(self.storage))
 
     @classmethod
     def load(cls, storage: Location, name: str) -> SearchPlan:
-        """Read a search's plan back, in the storage where it lies now.
+        """Read the plan of a search back, also from storage moved since.
+
+        Args:
+            storage: the storage of the search, at its present place.
+            name: name of the search.
 
         Raises:
-            UserError: there is no such search, or its file is broken.
+            UserError: no search has the name, or the plan's file is broken.
         """
         plan, file = stored_fields(storage, name), _file_of(storage, name)
         try:
-            # Searches of releases that knew one second gradient alone go on with that one.
+            # Earlier releases knew one second gradient only; their searches go on with the same one.
             plan["space"].setdefault("published_gradient", "scoring-batches")
             plan = upgraded(plan)
-            if "lag" in plan:  # its name in plans of earlier releases
+            if "lag" in plan:  # the lookahead in plans of earlier releases
                 plan["lookahead"] = plan.pop("lag")
-            was = plan["workload"]["storage"]  # the former place in plans of earlier releases
+            was = plan["workload"]["storage"]  # earlier releases wrote whole addresses below this storage
             if plan.get("space_reference"):
                 plan["space"] = SpaceReference.model_validate(plan["space_reference"]).load(name)
             return cls.model_validate(plan, context=read_from(storage, was))
@@ -152,6 +168,7 @@ class SearchPlan(BaseModel):
                 batch_size=recipe.batch_size,
                 micro_batch_size=recipe.micro_batch_size,
                 seed=self.seed,
+                # The requests known beforehand, of all trials together; each trial reads only its own part of them.
                 **dict(self.space.wanted()),
             ),
             validation_part=self.validation_part,
@@ -160,6 +177,7 @@ class SearchPlan(BaseModel):
             fine_tune_epochs=self.space.fine_tune_epochs,
             iterative_rounds=self.space.iterative_rounds,
             pruning_phase=self.space.pruning_phase,
+            # Without rungs: comparisons must measure every trial alike, and no single metric ranks a Pareto search.
             rungs=() if self.grid or self.optimised.is_pareto else self.space.rungs,
             rung_samples=self.space.rung_samples,
             without=without_of(self.optimised.names),
@@ -167,17 +185,23 @@ class SearchPlan(BaseModel):
         )
 
     def scoring_jobs(self) -> list[ScoringJob]:
-        """All that has to be scored before the first trial."""
+        """The scoring jobs to run before the first trial."""
+        # The trials of a comparison have seeds of their own, and each seed draws other scoring data.
         job = self.trial_job()
         return merged([job.scoring_of(task) for task in self.grid] if self.grid else [job.scoring])
 
     def results(self) -> list[TrialResult]:
-        """The results of all trials that ended, or stopped at a rung, by number."""
+        """The results of all trials which ended, or stopped at a rung, in the order of their numbers."""
         job = self.trial_job()
         return [result for number in range(self.trials) if (result := read_result(job, number)) is not None]
 
     def params(self) -> dict[str, Any]:
-        """What was decided, as flat names and values: without the space, and how the data set is read."""
+        """The decisions as flat names and values, without the space and without the data set's options.
+
+        Returns:
+            Parameters for the search's run in MLflow.
+        """
+        # MLflow refuses long values: the space and the grid would not fit.
         excluded = {"space", "space_reference", "sizes", "grid"}
         fields = self.model_dump(mode="json", exclude=excluded, context=kept_in(self.storage))
         reference = fields.pop("workload")
@@ -185,16 +209,16 @@ class SearchPlan(BaseModel):
         return fields | asked | {"workload": self.workload.name, "dataset": self.dataset, "model": self.model}
 
     def left_out(self) -> dict[str, Any]:
-        """Records that the data's index does not hold, by kind, as flat names and values; empty for whole data."""
+        """Numbers of records missing in the data's index, by kind, as flat names and values; empty for whole data."""
         return {f"left_out/{kind}": number for kind, number in self.workload.load().left_out().items()}
 
     @property
     def drawn_sparsity(self) -> float | None:
-        """The total sparsity of all trials; None where each draws its own."""
+        """The total sparsity of all trials; None where each trial draws its own."""
         return None if self.optimised.searches_sparsity else self.sparsity
 
     def proposer(self) -> Proposer:
-        """Where the trials come from, from the first one on."""
+        """A new source of the trials, beginning with the first one."""
         if self.grid:
             return Grid(self.grid)
         return Proposals(
@@ -210,10 +234,10 @@ class SearchPlan(BaseModel):
 
 
 def stored_fields(storage: Location, name: str) -> dict[str, Any]:
-    """A plan's file as it is, unchecked.
+    """The content of a plan's file, unchecked.
 
     Raises:
-        UserError: there is no such search, or its file is no JSON object.
+        UserError: no search has the name, or the plan's file is no JSON object.
     """
     file = _file_of(storage, name)
     if not file.exists():
@@ -237,14 +261,18 @@ def _broken(file: Location) -> UserError:
 
 
 def search_folder(storage: Location, name: str) -> Location:
-    """Where a search keeps its plan and its trials."""
+    """The folder of a search's plan and trials.
+
+    >>> search_folder(Location.parse("storage"), "nusc-1").name
+    'nusc-1'
+    """
     return storage.join("searches", name)
 
 
 _NO_SEARCH = {FILE, ".search.json.claims"}
-"""All that may be left in the folder of a search that died before its plan was saved: its name is free."""
+"""The files of a search which died before its plan was saved; a folder with no others is free."""
 
 
 def is_taken(folder: Location) -> bool:
-    """Whether a folder is a search's, so that its name is no longer free."""
+    """Whether a folder belongs to a search already; its name is then no longer free."""
     return not {child.name for child in folder.children()} <= _NO_SEARCH

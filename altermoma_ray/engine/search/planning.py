@@ -30,7 +30,7 @@ from altermoma_ray.workloads.workload import digest_of, modalities_of, sizes_of
 
 
 class SearchRequest(BaseModel):
-    """A search or comparison that a user asks for, before it is checked.
+    """A user's request for a search or comparison, not checked yet.
 
     >>> SearchRequest(workload=find_workload("nusc", "storage"), space=space, sparsity=0.85)    # doctest: +SKIP
     """
@@ -38,45 +38,47 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     workload: WorkloadReference
-    """What is pruned."""
+    """The model to prune, with its data and task."""
     space: SerializeAsAny[SearchSpace]
-    """What varies."""
+    """The ranges of the search."""
     space_file: Path | None = None
-    """The file that defines the space; None for one of the project's own."""
+    """The Python file of the space; None for a space of the project."""
     name: str | None = None
-    """Of the search; None takes the next free ``<workload>-<number>``."""
+    """Name of the search; None takes the next free ``<workload>-<number>``."""
     checkpoint: str | None = None
     """Path or URI of the weights to prune; None takes the workload's own."""
     objective: str | None = None
-    """None takes the task's first metric. See :meth:`altermoma_ray.tracking.objective.Objective.parse`."""
+    """The metrics to optimise, see :meth:`altermoma_ray.tracking.objective.Objective.parse`; None takes the task's
+    first metric."""
     sparsity: float
-    """The total sparsity, where it is not an objective."""
+    """The total sparsity, unless sparsity is an objective."""
     trials: int = 8
-    """How many to run; the plan has fewer where the space has fewer different settings."""
+    """Number of trials; the plan has fewer where the space has fewer different settings."""
     repeat: bool = False
-    """Run so many all the same, settings again with other seeds."""
+    """Whether to run the full number of trials in a small space, repeating settings with other seeds."""
     validation_part: Part = "all"
     seed: int = 0
-    """Of everything drawn."""
+    """Seed of all random draws."""
     workers: int = 1
-    """Ray Train workers of one trial."""
+    """Number of Ray Train workers in one trial."""
     gpus_per_worker: float = 0.0
     save_every: float = 60.0
-    """Seconds after which a trial keeps its state again, to go on from when its process or node dies."""
+    """Seconds from one saved state of a trial to the next; a trial goes on from this state if its process dies."""
     tracking_uri: str | None = None
     """MLflow's address; None for a SQLite file in storage."""
     grid: tuple[TrialTask, ...] = ()
-    """The trials of a comparison, in place of a search's."""
+    """The settled trials of a comparison; empty for a search."""
     ablation: Ablation | None = None
-    """What they vary of AlterMOMA; None if they compare criteria."""
+    """The part of AlterMOMA varied by a comparison; None for a comparison of criteria."""
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
     """Check the parts of a request against each other and put the unpruned model into storage.
 
     Raises:
-        UserError: a part is wrong, or does not go with another.
+        UserError: a part of the request is wrong, or does not go with another.
     """
+    # Cheap checks come first: the weights, loaded further down, may be large and far away.
     storage = request.workload.storage_location
     if request.name is not None:
         check_name(request.name)
@@ -85,6 +87,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
         raise _name_taken(str(request.name), storage)
     workload = request.workload.load()
     batch_size = workload.recipe.batch_size
+    # A worker without a sample would compute no gradient, while the others wait for one.
     if request.workers > batch_size:
         raise UserError(f"{request.workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
     model = workload.unpruned(request.checkpoint)
@@ -96,10 +99,12 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     total = None if objective.searches_sparsity else request.sparsity
     if not request.grid:
         space.check(sizes, total)
+    # A drawn sparsity is checked at the ends of its range: if they can be met, so can all values between.
     totals = space.range_of("sparsity").ends if total is None else (total,)
     for share in sorted({task.setting.sparsity for task in request.grid}) or totals:
         _check_sparsity(share, sizes, layers=len(prunable_weights(model)))
     trials = len(request.grid) or request.trials
+    # Two trials of one setting and one seed would find the same.
     if not request.grid and not request.repeat:
         trials = number_of_settings(space, sizes, total, trials)
     checkpoint, digest = _store(model, storage)
@@ -121,10 +126,10 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
 
 def _space_for(model: nn.Module, request: SearchRequest) -> SearchSpace:
-    """The space that was asked for; one of the project's own without the criteria that the model cannot be scored by.
+    """The requested space; a space of the project loses the criteria unable to score the model.
 
     Raises:
-        UserError: a criterion that the user asked for needs more than the model offers.
+        UserError: a criterion chosen by the user needs a method of the model, which is missing.
     """
     if hasattr(model, "flow"):
         return request.space
@@ -132,6 +137,7 @@ def _space_for(model: nn.Module, request: SearchRequest) -> SearchSpace:
     lacking = [name for name in CRITERIA if name in asked and CRITERIA[name].needs_flow]
     if not lacking:
         return request.space
+    # A user's own choice is refused, not shortened in silence.
     if request.grid or request.space_file is not None:
         raise UserError(
             f"criterion {lacking[0]!r} needs a model with a method `flow`, which that of {request.workload.name} has "
@@ -143,25 +149,30 @@ def _space_for(model: nn.Module, request: SearchRequest) -> SearchSpace:
 
 
 def _kind_of(workload: str) -> str:
-    """The beginning of a search's name that nobody chose: ``nusc``, or the module's or file's name."""
+    """The beginning of a default name for a search: ``nusc``, or the name of the workload's module or file."""
     origin = workload.rpartition(":")[0] or workload
     return origin.removesuffix(".py").rpartition(".")[2]
 
 
 def begin_search(plan: SearchPlan, *, numbered: bool, is_free: Callable[[str], bool] = lambda name: True) -> SearchPlan:
-    """Save a plan under a name of its own, however many searches begin in the storage at once.
+    """Save a plan under a name of its own, even while other searches begin in the same storage.
+
+    Example::
+
+        plan = begin_search(plan_search(request), numbered=request.name is None)
 
     Args:
-        plan: of a new search.
-        numbered: whether its name was not asked for: then the next free number is taken.
-        is_free: whether a name is free elsewhere too, where it is numbered.
+        plan: the plan of a new search.
+        numbered: whether the name is a default one; the next free number is then taken.
+        is_free: whether a default name is free elsewhere too, in MLflow for instance.
 
     Returns:
-        The plan as it was saved.
+        The plan as saved.
 
     Raises:
-        UserError: the name that was asked for is taken.
+        UserError: the name chosen by the user is taken.
     """
+    # Saving is the test: of two searches with one name, only one can create the file. A look before would leave a gap.
     while not ((not numbered or is_free(plan.name)) and plan.save_new()):
         if not numbered:
             raise _name_taken(plan.name, plan.storage)
@@ -175,7 +186,7 @@ def _name_taken(name: str, storage: Location) -> UserError:
 
 
 def _check_sparsity(total: float, sizes: Mapping[str, int], *, layers: int) -> None:
-    """Find out whether a total sparsity can be met when every layer keeps a weight."""
+    """Check whether a total sparsity can be met while every layer keeps a weight."""
     check_ratio("sparsity", total)
     weights = sum(sizes.values())
     kept = weights - round(total * weights)
@@ -194,7 +205,8 @@ def _free_name(dataset: str, taken: Sequence[str]) -> str:
 
 
 def _store(model: nn.Module, storage: Location) -> tuple[Location, str]:
-    """Keep the unpruned model in storage, where every worker finds it, under the hash of its weights."""
+    """Keep the unpruned model in storage, where every worker finds the file, under the hash of its weights."""
+    # Searches on the same weights share one file, and the scores stored under its hash.
     key = digest_of(model)
     file = storage.join("checkpoints", f"{key}.safetensors")
     if not file.exists():

@@ -1,18 +1,18 @@
-"""What to try next: Optuna's sampler and early stopping, arranged so that one seed gives one search.
+"""The proposals of a search: Optuna's sampler and early stopping, arranged to give one search for one seed.
 
 Early stopping is asynchronous successive halving (Li et al., *A System for Massively Parallel Hyperparameter Tuning*,
 MLSys 2020): a trial first runs to the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the
-trials that reached a rung are promoted: they go on from where they stopped, to the next rung or to the end. Trial 0,
-where it is the paper's configuration, always runs to the end.
+trials at a rung are promoted: they go on from there, to the next rung or to the end. Trial 0, as far as trial 0 is the
+paper's configuration, always runs to the end.
 
 A proposal is a segment: a trial, and the rung up to which the trial runs. Segments run side by side and end in any
-order. A search must be reproducible, and a resumed search equal to an undisturbed one. So segment n never depends on
-that order: it follows from the results of segments 0 ... n − lookahead, all of which must have ended, and from nothing
-else. Replaying the results of a stopped search therefore proposes the same segments again.
+order. A search must be reproducible, and a resumed search equal to an undisturbed one. Segment n therefore never
+depends on the order of the ends. Segment n follows from the results of segments 0 ... n − lookahead, all of which must
+have ended, and from nothing else. Replaying the results of a stopped search then proposes the same segments again.
 
-Two trials of one setting and one seed find the same. A setting that was proposed before is therefore drawn again, and
-where the sampler insists on it, taken out of those that are left (:mod:`altermoma_ray.engine.space.distinct`). A search
-that was asked to repeat settings runs them again with another seed each time.
+Two trials of one setting and one seed find the same. A setting proposed before is therefore drawn again. If the sampler
+insists, a setting is taken out of the remaining ones (:mod:`altermoma_ray.engine.space.distinct`). A search asked to
+repeat settings runs them again with another seed each time.
 """
 
 from __future__ import annotations
@@ -36,25 +36,37 @@ from altermoma_ray.tracking.result import TrialResult
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _ATTEMPTS = 100
-"""How often a setting is drawn until it is one that has not come before: first by TPE, then at random."""
+"""Largest number of draws for one new setting: the first tenth by the TPE sampler, the others at random."""
 
 
 class Proposer(Protocol):
-    """Where trials come from."""
+    """A source of trials: :class:`Grid` or :class:`Proposals`.
+
+    Its user asks for segments and hands results back, in any order::
+
+        while not proposer.exhausted:
+            if (task := proposer.next()) is not None:
+                start(task)
+            proposer.complete(next_result())
+    """
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing more will be proposed."""
 
     def next(self) -> TrialTask | None:
-        """The next segment of a trial, or None while it must wait for others to end, or when there is none."""
+        """The next segment of a trial; None while the segment must wait for others to end, or after the last one."""
 
     def complete(self, result: TrialResult) -> None:
-        """Take in the result of a trial; order does not matter."""
+        """Take in the result of a trial; the order of the calls does not matter."""
 
 
 class Grid:
-    """Proposes trials that were all settled beforehand, each to its end."""
+    """Proposes trials settled beforehand, each to its end.
+
+    >>> Grid([]).next() is None, Grid([]).exhausted
+    (True, True)
+    """
 
     def __init__(self, tasks: Sequence[TrialTask]) -> None:
         self._left = list(tasks)
@@ -78,17 +90,22 @@ class _Segment(NamedTuple):
 class Proposals:
     """Proposes the segments of one search's trials, in order.
 
+    >>> from altermoma_ray.metrics import Metric
+    >>> objective = Objective((Metric("nds", "NDS"),))
+    >>> proposals = Proposals(SearchSpace(), {"camera": 800}, objective, sparsity=0.8, trials=8, lookahead=2, seed=0)
+    >>> proposals.next().setting.criterion      # the paper's own configuration
+    'altermoma'
+
     Args:
-        space: what varies.
-        sizes: prunable weights of each group.
-        objective: what is optimised.
-        sparsity: the total sparsity, used where it is not an objective.
-        trials: how many to propose.
-        lookahead: segment n waits for the segments up to n − lookahead; at least the number of segments that run side
-            by side.
-        seed: of the sampler.
-        repeat: whether a setting may come again, with a seed of its own each time. None, as plans of before have it,
-            lets it come again with the same seed.
+        space: the ranges of the search.
+        sizes: number of prunable weights in each group.
+        objective: the metrics to optimise.
+        sparsity: the total sparsity, unless sparsity is an objective.
+        trials: number of trials to propose.
+        lookahead: segment n waits for the segments up to n − lookahead. At least the number of segments side by side.
+        seed: seed of the sampler.
+        repeat: whether a setting may come again, with a seed of its own each time. None, as in plans of earlier
+            releases, repeats settings with the same seed.
     """
 
     def __init__(
@@ -105,14 +122,14 @@ class Proposals:
     ) -> None:
         self._space, self._sizes, self._objective = space, dict(sizes), objective
         self._metric = objective.metrics[0]
-        """What rungs compare."""
+        """The metric compared at rungs."""
         self._sparsity = None if objective.searches_sparsity else sparsity
         self._rungs = 0 if objective.is_pareto else len(space.rungs)
         self._lookahead, self._seed, self._repeat = lookahead, seed, repeat
         self._trials = distinct.number_of_settings(space, sizes, self._sparsity, trials) if repeat is False else trials
         self._settings: list[PruningSetting] = []
         self._keys: list[str] = []
-        """Of the settings, see :func:`altermoma_ray.engine.space.distinct.key`."""
+        """Keys of the settings, see :func:`altermoma_ray.engine.space.distinct.key`."""
         self._draws: dict[int, tuple[dict[str, object], dict[str, BaseDistribution]]] = {}
         self._segments: list[_Segment] = []
         self._furthest: dict[int, int | None] = {}
@@ -122,16 +139,17 @@ class Proposals:
         """Whether nothing more will be proposed."""
 
     def complete(self, result: TrialResult) -> None:
-        """Take in the result of a trial; order does not matter."""
+        """Take in the result of a trial; the order of the calls does not matter."""
         self._results[result.number] = result
 
     def next(self) -> TrialTask | None:
-        """The next segment of a trial, or None while it must wait for others to end, or when there is none."""
+        """The next segment of a trial; None while the segment must wait for others to end, or after the last one."""
+        # Later results may be here already, but only the first ``visible`` segments count: see the module's docstring.
         visible = max(0, len(self._segments) - self._lookahead + 1)
         if self.exhausted or not self._have_ended(visible):
             return None
         segment = self._promotion(visible) or self._new_trial(visible)
-        if segment is None:  # what is left is what the last segments may promote
+        if segment is None:  # all trials have begun; the last segments may still promote one
             if not self._have_ended(len(self._segments)):
                 return None
             segment = self._promotion(len(self._segments))
@@ -149,13 +167,15 @@ class Proposals:
         while self._ended < visible:
             segment = self._segments[self._ended]
             result = self._results.get(segment.number)
+            # The result of a trial grows from rung to rung: an earlier rung's result does not end this segment.
             if result is None or not has_ended(result, segment.until):
                 return False
             self._ended += 1
         return True
 
     def _promotion(self, visible: int) -> _Segment | None:
-        """The best trial that may go on from the highest rung; None when there is none."""
+        """The best trial to go on from the highest possible rung; None where no trial may go on."""
+        # From the highest rung down, as in Algorithm 2 of Li et al.: a trial near its end goes before a new one.
         for rung in reversed(range(self._rungs)):
             gains = {
                 segment.number: self._metric.gain(self._value_at(segment.number, rung))
@@ -165,6 +185,7 @@ class Proposals:
             }
             best = sorted(gains, key=lambda number: (-gains[number], number))
             for number in best[: int(len(gains) / self._space.reduction)]:
+                # Only a trial still standing at this rung can be promoted; the others of the best have gone on before.
                 waits = self._furthest[number] == rung and not _is_whole(self._results[number], rung)
                 if waits and gains[number] > -math.inf:
                     return _Segment(number, rung + 1 if rung + 1 < self._rungs else None)
@@ -187,22 +208,33 @@ class Proposals:
         published = number == 0 and self._space.published_first
         draws = self._space.published(self._sparsity) if published else None
         if draws is not None and not self._space.holds(draws):
-            return self._space.setting(draws, self._sizes, self._sparsity)  # the sampler cannot learn from it
+            # Values outside the ranges, as β = 1, are no draws of the sampler, which cannot learn from them.
+            return self._space.setting(draws, self._sizes, self._sparsity)
         seen = self._seen(visible)
         for attempt in range(_ATTEMPTS):
             setting = self._draw(number, attempt, seen, draws)
             if self._repeat is not False or distinct.key(setting) not in self._keys:
                 return setting
+        # A small space with few settings left: they are listed, and the first unused one is taken.
         with contextlib.suppress(distinct.EndlessError):
             for draws, left in distinct.settings(self._space, self._sizes, self._sparsity):
                 if distinct.key(left) not in self._keys:
                     return self._draw(number, 0, seen, draws)
-        return setting  # of an endless space whose settings hardly differ
+        return setting  # an endless space with hardly any different settings
 
     def _draw(
         self, number: int, attempt: int, seen: Sequence[FrozenTrial], draws: Mapping[str, object] | None = None
     ) -> PruningSetting:
-        """Ask a sampler that has seen these trials for a setting, or have it note ``draws`` as its own."""
+        """Draw a setting by a new sampler, which has seen some trials.
+
+        Args:
+            number: number of the trial.
+            attempt: 0 for the first draw of the trial.
+            seen: the trials to learn from.
+            draws: values to take in place of the sampler's own.
+        """
+        # A new sampler for each draw, seeded by the trial's number: the draw follows from the search's seed and the
+        # seen trials alone, without a hidden state.
         words = (self._seed, number, attempt) if attempt else (self._seed, number)
         seed = int(np.random.SeedSequence(words).generate_state(1)[0])
         startup = max(4, min(10, self._trials // 4))
@@ -212,6 +244,7 @@ class Proposals:
             else optuna.samplers.RandomSampler(seed=seed)
         )
         study = optuna.create_study(directions=self._objective.directions, sampler=sampler)
+        # Enqueued draws pass through ``suggest`` as the sampler's own, and are noted with their ranges.
         study.add_trials(seen)
         if draws is not None:
             study.enqueue_trial(dict(draws))
@@ -221,9 +254,9 @@ class Proposals:
         return setting
 
     def _seen(self, visible: int) -> list[FrozenTrial]:
-        """What the sampler learns: each trial as the visible segments left it.
+        """The trials to learn from, each in its state after the visible segments.
 
-        A trial that failed, or whose objective is no finite number, teaches nothing: Optuna takes no NaN, and its own
+        A failed trial teaches nothing, nor does a trial without a finite objective: Optuna takes no NaN, and its own
         samplers leave failed trials out.
         """
         reached = {
@@ -237,6 +270,8 @@ class Proposals:
                 if result.status == "finished" and self._objective.is_defined(values):
                     seen.append(create_trial(params=params, distributions=distributions, values=values))
             elif len(result.history) > until:
+                # A stopped trial still tells TPE of its rungs. To the gain and back by the sign: a value which is not
+                # finite becomes the worst one, since Optuna takes no NaN.
                 gains = [self._metric.gain(self._value_at(number, rung)) for rung in range(until + 1)]
                 steps = {result.history[rung].step: self._metric.sign * gain for rung, gain in enumerate(gains)}
                 seen.append(
@@ -251,5 +286,5 @@ class Proposals:
 
 
 def _is_whole(result: TrialResult, until: int) -> bool:
-    """Whether a segment to a rung was the whole trial: with few steps a rung is the end."""
+    """Whether a segment to a rung was a whole trial: with few steps, the rung is at the end of fine-tuning."""
     return result.status == "finished" and len(result.history) <= until + 1

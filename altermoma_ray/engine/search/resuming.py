@@ -1,4 +1,4 @@
-"""Going on with a search that was started before, as it was planned."""
+"""Going on with an earlier search by its own plan."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ def resume_search(
     compares: bool = False,
     told: Callable[[SearchPlan], Mapping[str, Any]] = lambda plan: {},
 ) -> SearchPlan:
-    """The plan of a search that was started before.
+    """The plan of an earlier search, ready to go on::
+
+        plan = resume_search(Location.parse("storage"), "nusc-1", {"trials": 8})
 
     Args:
-        storage: where it was started.
-        name: of the search; None for the latest one.
-        asked: options that the user gave again, by the names of :func:`plan_search`.
+        storage: the storage of the search.
+        name: name of the search; None for the latest one.
+        asked: options given again by the user, by the names of :func:`plan_search`.
         compares: whether a comparison is meant.
-        told: what a plan was started with, by options that are no field of it.
+        told: reads the options of the command without a field in the plan, from the plan's trials.
 
     Raises:
-        UserError: there is no such search, it is of the other kind, another process drives it, or an option says
-            something else than its plan.
+        UserError: no search has the name, the search is of the other kind, another process drives the search, or an
+            option differs from the plan.
     """
     kind, other, command = ("comparison", "search", "search") if compares else ("search", "comparison", "compare")
     names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
@@ -53,15 +55,16 @@ def resume_search(
 
 
 def on_same_data(plan: SearchPlan) -> SearchPlan:
-    """The plan with the fingerprints of its data as they are now, which must be those that the search began on.
+    """The plan with the present fingerprints of its data, which must not have changed since the search began.
 
-    Scores and metrics of trials compare only where all of them come of the same samples.
+    Scores and metrics can be compared only between trials on the same samples.
 
     Raises:
         UserError: the search has begun, and its data have changed since.
     """
     source = plan.workload.load().source()
     found = {split: source.fingerprint(split) for split in get_args(Split)}
+    # A plan without fingerprints has not begun yet, or is of an earlier release: there is nothing to compare with.
     changed = [split for split, fingerprint in plan.data.items() if found[split] != fingerprint]
     if changed:
         raise UserError(
@@ -72,18 +75,17 @@ def on_same_data(plan: SearchPlan) -> SearchPlan:
 
 
 def latest_name(storage: Location, names: Sequence[str], *, compares: bool | None = None) -> str | None:
-    """The search that was started last, by the files of all; None where there is none.
-
-    No plan is loaded, so that a search whose own space file is gone does not stand in another's way.
+    """The name of the search started last; None where no search is of the kind.
 
     Args:
-        storage: where the searches are.
-        names: to choose from.
-        compares: only comparisons, or only searches; None takes both.
+        storage: the storage of the searches.
+        names: names of the searches to choose from.
+        compares: True for comparisons only, False for searches only; None takes both.
 
     Raises:
         UserError: a search's file is broken.
     """
+    # The plans' files are read, but no plan is loaded: a search with a lost space file must not block the others.
     started: dict[str, float] = {}
     for name in names:
         plan = stored_fields(storage, name)
@@ -96,10 +98,13 @@ def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any], told: Mapping[st
     planned = {**dict(plan), **plan.workload.asked(), **told}
     for option, value in asked.items():
         if option == "checkpoint":
+            # Not the path, but the weights decide: a moved file is the same checkpoint.
             same = digest_of(plan.workload.load().unpruned(value)) == plan.checkpoint_hash
-        elif option == "trials" and plan.repeat is False:  # the plan holds what is left of them
+        elif option == "trials" and plan.repeat is False:
+            # The plan holds the number of different settings where they are fewer than the trials asked for.
             same = number_of_settings(plan.space, plan.sizes, plan.drawn_sparsity, value) == plan.trials
         elif isinstance(value, list):
+            # Another order of criteria or sparsities asks for the same trials.
             same = set(planned[option]) == set(value)
         else:
             same = planned[option] == value
@@ -112,7 +117,7 @@ def _refuse_changes(plan: SearchPlan, asked: Mapping[str, Any], told: Mapping[st
 
 
 def _started_with(option: str, planned: object) -> str:
-    """An option of a plan, in the words of a refusal."""
+    """The value of an option in a plan, in the words of a refusal."""
     name = f"--{option.replace('_', '-')}"
     if planned is None or planned is False or planned == []:
         return f"without {name}"

@@ -1,10 +1,10 @@
 """A pruning search from plan to leaderboard: indicators, reference, trials, MLflow.
 
-Everything a search learns is in storage as soon as it is known, so that a search can stop at any moment and go on:
+Every result of a search is in storage as soon as known. A search can therefore stop at any moment and go on::
 
-    searches/<name>/search.json              the plan: everything that was decided at the start
-    searches/<name>/driver.json              the process that runs it
-    searches/<name>/trials/<number>/...      what each trial left, its result.json last
+    searches/<name>/search.json              the plan: all decisions made at the start
+    searches/<name>/driver.json              the process running the search
+    searches/<name>/trials/<number>/...      the files of each trial, its result.json last
     references/<key>.json                    metrics of the unpruned model
 """
 
@@ -45,34 +45,39 @@ from altermoma_ray.tracking.result import TrialResult
 
 
 def run_search(plan: SearchPlan, tracker: Tracker, *, resume: bool, numbered: bool = False) -> SearchPlan:
-    """Run a search or a comparison to its end, or go on with it.
+    """Run a search or a comparison to its end, from its beginning or from its last result::
+
+        plan = run_search(plan_search(request), tracker, resume=False)
 
     Args:
-        plan: of the search.
-        tracker: where it is logged.
-        resume: go on with it.
-        numbered: the name of a new search is free to be another, see :func:`begin_search`.
+        plan: the plan of the search.
+        tracker: MLflow's side of the search.
+        resume: whether to go on with an earlier search.
+        numbered: whether a new search may get the next free number in its name, see :func:`begin_search`.
 
     Returns:
-        The plan as it ran.
+        The plan as carried out.
 
     Raises:
-        UserError: the name of a new search is taken, or the data of one that goes on have changed.
+        UserError: the name of a new search is taken, or the data of a resumed search have changed.
     """
+    # Before Ray starts: changed data are found in seconds, a cluster takes longer.
     plan = on_same_data(plan)
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
         check_shared(plan.storage)
         slots = worker_slots(plan.gpus_per_worker)
+        # Saved for good: proposals depend on the lookahead, so a resumed search keeps its own on any cluster.
+        # Twice the trials side by side: a slow trial then leaves the other slots with work.
         if plan.lookahead == 0:
             plan = plan.model_copy(update={"lookahead": 2 * max(1, slots // plan.workers)})
         if not resume:
             plan = begin_search(plan, numbered=numbered, is_free=tracker.is_free)
         with sole_driver(plan.folder):
             if resume:
-                plan.save()  # as this release writes it
+                plan.save()  # in the format of this release
             console.print(f"[bold]search[/] {plan.name}")
-            plan.folder.join("ray").delete()  # what a killed driver left
+            plan.folder.join("ray").delete()  # left over by a killed driver
             _run_stages(plan, tracker, slots, resume=resume)
     return plan
 
@@ -84,6 +89,7 @@ def _run_stages(plan: SearchPlan, tracker: Tracker, slots: int, *, resume: bool)
         console.print(f"[bold]scoring[/] {things} indicators, scores and masks")
         computed = score(wanted, workers=min(slots, 8), gpus_per_worker=plan.gpus_per_worker, scratch=plan.folder)
         console.print(f"  {computed} computed, {things - computed} from storage")
+        # Ray evaluates the unpruned model beside the trials; only the end of the search waits for the metrics.
         reference = _reference(plan, job)
         results = _run_trials(plan, job, logbook)
         logbook.close(results, result_of(reference))
@@ -92,6 +98,7 @@ def _run_stages(plan: SearchPlan, tracker: Tracker, slots: int, *, resume: bool)
 def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[TrialResult]:
     searcher = ProposalSearcher(plan.proposer(), job, logbook.trial_ended)
     known = plan.results()
+    # Earlier results go in first: the replayed proposals then run through the ended trials without starting them.
     for result in known:
         searcher.know(result)
     logbook.start(known)
@@ -105,33 +112,33 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
                 tune.with_parameters(
                     distributed_trial, job=job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker
                 ),
-                driver_resources(),  # its workers do the work
+                driver_resources(),  # the trial's own process only waits for its workers
             )
         tune_trials(plan, searcher, trainable)
         if searcher.mistake is not None:
             raise UserError(searcher.mistake)
     results = plan.results()
     for result in results:
-        forget_state(job, result.number)  # of those that were not promoted
+        forget_state(job, result.number)  # trials at a rung kept their state for a promotion
     return results
 
 
 def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) -> None:
-    """Let Ray Tune run what the searcher proposes, until it has nothing more.
+    """Let Ray Tune run the proposals of a searcher, until nothing more is proposed.
 
     Args:
-        plan: of the search.
+        plan: the plan of the search.
         searcher: proposes segments of trials and takes in their results.
-        trainable: runs one, with its parameters and resources.
+        trainable: runs one segment, with its parameters and resources.
     """
     with scratch_folder(plan.folder) as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                num_samples=-1,
+                num_samples=-1,  # the searcher ends the search; a number here would count segments, not trials
                 reuse_actors=plan.workers == 1,
-                max_concurrent_trials=max(1, plan.lookahead // 2),  # also when a node is away just now
+                max_concurrent_trials=max(1, plan.lookahead // 2),  # even while a node is away
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -141,14 +148,14 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
                 verbose=0,
                 stop=StopOnMistake(searcher),
                 callbacks=[ForgiveNodes()],
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # storage keeps what matters
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials save their state themselves
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
         ).fit()
 
 
 def _reference(plan: SearchPlan, job: TrialJob) -> Any:
-    """A reference to the unpruned model's metrics, measured once for a checkpoint and a data set."""
+    """A Ray reference to the unpruned model's metrics, measured once for a checkpoint and a data set."""
     file = reference_file(plan)
     known: dict[str, float] = json.loads(file.read_bytes()) if file.exists() else {}
     wanted = {metric.name for metric in plan.optimised.metrics if metric != SPARSITY}
@@ -158,17 +165,18 @@ def _reference(plan: SearchPlan, job: TrialJob) -> Any:
 
 
 def reference_file(plan: SearchPlan) -> Location:
-    """Where the unpruned model's metrics are kept, for all searches on one checkpoint and data set."""
+    """The file with the unpruned model's metrics, common to all searches on one checkpoint and data set."""
     fingerprint = plan.workload.load().source().fingerprint("validation")
     identity = [plan.checkpoint_hash, *fingerprint.split("/"), plan.validation_part]  # as earlier releases wrote keys
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     return plan.storage.join("references", f"{key}.json")
 
 
+# Any number of retries: the task may be on a node which goes away, and its result is needed at the end only.
 @ray.remote(max_retries=-1)
 def _evaluate_reference(job: TrialJob, file: str) -> dict[str, float]:
     metrics = TrialRunner(job).reference()
     place = Location.parse(file)
-    earlier = json.loads(place.read_bytes()) if place.exists() else {}  # of another objective
+    earlier = json.loads(place.read_bytes()) if place.exists() else {}  # measured for another objective
     place.write_text(json.dumps({**earlier, **metrics}))
     return metrics

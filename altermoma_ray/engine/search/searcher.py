@@ -18,7 +18,16 @@ from altermoma_ray.tracking.result import TrialResult
 
 
 class ProposalSearcher(Searcher):
-    """Hands proposals to Tune, leaves out what had ended before, and reads results from storage."""
+    """Hands proposals to Ray Tune, leaves out segments ended before, and reads results from storage::
+
+        searcher = ProposalSearcher(plan.proposer(), plan.trial_job(), print)
+        tune.Tuner(TrialActor, tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1)).fit()
+
+    Args:
+        proposals: the source of the segments.
+        job: the part common to all trials; names their folders in storage.
+        on_end: called with the result of each segment.
+    """
 
     def __init__(self, proposals: Proposer, job: TrialJob, on_end: Callable[[TrialResult], None]) -> None:
         super().__init__()
@@ -27,15 +36,16 @@ class ProposalSearcher(Searcher):
         self._known: dict[int, TrialResult] = {}
         self._coming: TrialTask | None = None
         self.mistake: str | None = None
-        """A user's mistake that a trial met; the search stops, and its unfinished trials stay to be run."""
+        """A user's mistake met by a trial. The search then stops; its unfinished trials can be run later."""
 
     def know(self, result: TrialResult) -> None:
-        """Take in a trial that ended, or stopped at a rung, before this run."""
+        """Take in the result of a trial from before this run: ended, or stopped at a rung."""
         self._known[result.number] = result
         self._proposals.complete(result)
 
     def has_more(self) -> bool:
-        """Whether anything is left to run."""
+        """Whether any segment is left to run."""
+        # A segment proposed here is kept for the next ``suggest``: no proposal may get lost.
         return self._next() is not None or not self._proposals.exhausted
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -43,12 +53,14 @@ class ProposalSearcher(Searcher):
             return Searcher.FINISHED
         task = self._next()
         if task is None:
+            # None makes Tune ask again later: the next proposal waits for running trials.
             return Searcher.FINISHED if self._proposals.exhausted else None
         self._running[trial_id], self._coming = task, None
         return {"task": task.model_dump(mode="json")}
 
     def _next(self) -> TrialTask | None:
-        """The first proposal that has not been run."""
+        """The first proposed segment without a result."""
+        # An ended trial of before may be promoted in this run: only its earlier segments are skipped.
         while self._coming is None and (task := self._proposals.next()) is not None:
             known = self._known.get(task.number)
             if known is None or not has_ended(known, task.until):
@@ -57,10 +69,12 @@ class ProposalSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         task = self._running.pop(trial_id)
+        # The arguments of Tune are not enough: a trial can write its result and die before Tune hears of the end.
         ended = read_result(self._job, task.number)
         if ended is None or not has_ended(ended, task.until):
             self.mistake = self.mistake or (result or {}).get(MISTAKE)
             if self.mistake is not None:
+                # No failure is recorded, so a resumed search runs the trial again after the mistake is mended.
                 return
             ended = record_failure(
                 self._job, task, "its process died more often than a trial is started again; see Ray's logs"
@@ -69,17 +83,18 @@ class ProposalSearcher(Searcher):
         self._on_end(ended)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its search algorithm to restore it; ours starts again from storage instead
+        # Tune pickles its search algorithm to restore it; our search starts again from storage instead.
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: storage holds what is needed to go on."""
+        """Nothing to save: storage holds everything needed to go on."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore; see :meth:`save`."""
 
 
 class ForgiveNodes(Callback):
-    """The loss of a node is no failure of the trial that ran there: Tune tries it again as often as it takes."""
+    """The loss of a node is no failure of the trials there: Tune tries them again without a limit."""
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lost = private.forgive_lost_node(trial)
@@ -88,7 +103,7 @@ class ForgiveNodes(Callback):
 
 
 class StopOnMistake(Stopper):
-    """Ends all trials as soon as one of them met a user's mistake."""
+    """Ends all trials as soon as one of them meets a user's mistake, which the others would meet as well."""
 
     def __init__(self, searcher: ProposalSearcher) -> None:
         self._searcher = searcher

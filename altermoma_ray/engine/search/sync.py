@@ -1,4 +1,4 @@
-"""From storage into MLflow, when a search has ended: all that a tracking server missed, each trial once."""
+"""From storage into MLflow after the end of a search: everything missed by a tracking server, each trial once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
 
 REPORT_FOLDER = "comparison"
-"""Below a comparison's folder: its tables and pictures."""
+"""Name of the folder with a comparison's tables and pictures, below the comparison's own folder."""
 
 
 def stored_plan(storage: Location, name: str | None) -> SearchPlan:
-    """The plan of a search or comparison in storage, of the latest one by default.
+    """The plan of a search or comparison in storage::
+
+        stored_plan(Location.parse("s3://bucket/storage"), "nusc-1")
+
+    Args:
+        storage: the storage of the searches.
+        name: name of the search; None takes the latest one.
 
     Raises:
-        UserError: there is no such search.
+        UserError: no search has the name, or the storage holds none.
     """
+    # A search which died at its beginning may have left a folder without a plan.
     names = [folder.name for folder in storage.join("searches").children() if folder.join("search.json").exists()]
     if not names:
         raise UserError(f"no search in {storage}; give --storage the folder that the search used")
@@ -38,23 +45,26 @@ def stored_plan(storage: Location, name: str | None) -> SearchPlan:
 
 
 def stored_reference(plan: SearchPlan) -> dict[str, float] | None:
-    """Metrics of the unpruned model; None when they were not measured yet, or the data set is out of reach."""
+    """Metrics of the unpruned model; None where they are not measured yet, or the data set is out of reach."""
     try:
         file = reference_file(plan)
         return json.loads(file.read_bytes()) if file.exists() else None
-    except UserError as error:  # the file is named by what the data set holds
+    except UserError as error:
+        # The file is named by the fingerprint of the data set, which may be on another machine.
         console.print(f"  no metrics of the unpruned model: {error}")
         return None
 
 
 def sync(plan: SearchPlan, tracker: Tracker) -> int:
-    """Log what MLflow lacks of a search; the search's run ends as finished, or as stopped when there is more to run.
+    """Log the parts of a search missing in MLflow.
+
+    The search's run in MLflow ends as finished, or as stopped where trials are left to run.
 
     Returns:
-        How many trials were logged.
+        The number of logged trials.
 
     Raises:
-        UserError: the search runs still, in another process of this machine.
+        UserError: the search still runs in another process of this machine.
         OnlyInStorage: MLflow did not take everything.
     """
     with sole_driver(plan.folder):
@@ -68,9 +78,15 @@ def sync(plan: SearchPlan, tracker: Tracker) -> int:
 def log_report(plan: SearchPlan, tracker: Tracker, run_id: str) -> None:
     """Log a comparison's tables and pictures; a search has none.
 
+    Args:
+        plan: the plan of the comparison.
+        tracker: MLflow's side of the comparison.
+        run_id: identifier of the comparison's run in MLflow.
+
     Raises:
-        OnlyInStorage: MLflow did not take them.
+        OnlyInStorage: MLflow did not take the files.
     """
+    # Read before MLflow is asked: an error of storage is another one, and no reason to sync again.
     files = {file.name: file.read_bytes() for file in plan.folder.join(REPORT_FOLDER).children()}
     try:
         if files:
@@ -80,9 +96,11 @@ def log_report(plan: SearchPlan, tracker: Tracker, run_id: str) -> None:
 
 
 def _is_whole(plan: SearchPlan, results: list[TrialResult]) -> bool:
-    """Whether nothing is left to run: what the search would propose has ended, promotions included."""
+    """Whether nothing is left to run: all trials proposed by the search have ended, promotions included."""
     if not results:
         return False
+    # Counting the results would not do: any of the trials at a rung may still be promoted. The proposals of the search
+    # are replayed on its results instead.
     known, proposals = {result.number: result for result in results}, plan.proposer()
     for result in results:
         proposals.complete(result)

@@ -1,4 +1,8 @@
-"""What a search varies (:class:`SearchSpace`), and what one trial does (:class:`PruningSetting`)."""
+"""The ranges of a search (:class:`SearchSpace`) and the configuration of one trial (:class:`PruningSetting`).
+
+>>> SearchSpace(criteria=("snip", "taylor"), sparsity=(0.8, 0.9)).range_of("sparsity").ends
+(0.8, 0.9)
+"""
 
 from altermoma_ray.engine.space.ranges import Choice, Fixed, Float, Range
 from altermoma_ray.engine.space.setting import PruningSetting

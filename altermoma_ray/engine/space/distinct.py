@@ -1,8 +1,8 @@
-"""How many different settings a space offers, and which of them are left.
+"""The number of different settings in a space, and the settings themselves.
 
-A space is finite where none of its draws is from a range of real numbers. Its settings are then the leaves of a tree:
-each draw is a branching, and an early draw may decide which draws follow. The tree is walked through Optuna itself, by
-a sampler that takes the values in turn, so that a space with a ``suggest`` of its own is walked as it draws.
+A space is finite where no draw is from a range of real numbers. Its settings are then the leaves of a tree: each draw
+is a branching, and an early draw may decide which draws follow. The tree is walked through Optuna itself, by a sampler
+taking the values in turn. A space with a ``suggest`` of its own is therefore walked exactly as its trials draw.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from altermoma_ray.engine.space.space import SearchSpace
 
 
 class EndlessError(Exception):
-    """A space draws from a range of real numbers."""
+    """A space draws from a range of real numbers; its settings cannot be listed."""
 
 
 def key(setting: PruningSetting) -> str:
-    """What a trial does, as text: settings that differ only in what their trials never read are one."""
+    """A setting as text; settings have equal keys if their trials do the same.
+
+    Fields which the trials never read make no difference.
+    """
+    # Without ReRI, the fields of the reactivation are drawn or filled in all the same, and then ignored.
     unread = (
         set()
         if setting.reactivation is not None
@@ -35,15 +39,19 @@ def key(setting: PruningSetting) -> str:
 def settings(
     space: SearchSpace, sizes: Mapping[str, int], sparsity: float | None
 ) -> Iterator[tuple[dict[str, Any], PruningSetting]]:
-    """All draws of a finite space with the settings that they stand for, in a fixed order; settings may come again.
+    """All draws of a finite space with their settings, in a fixed order; different draws may have equal settings.
 
-    Arguments are those of :meth:`altermoma_ray.engine.space.SearchSpace.suggest`.
+    Args:
+        space: the space to walk.
+        sizes: number of prunable weights in each group.
+        sparsity: the total sparsity; None where each trial draws its own.
 
     Raises:
-        EndlessError: the space is not finite; what was yielded before is right.
+        EndlessError: the space is not finite; the pairs yielded before are right.
     """
     walk = _Walk()
     while True:
+        # Optuna's studies keep all their trials in memory: a new study for each leaf keeps a long walk small.
         trial = optuna.create_study(sampler=walk).ask()
         setting = space.suggest(trial, sizes, sparsity)
         yield dict(trial.params), setting
@@ -52,7 +60,25 @@ def settings(
 
 
 def number_of_settings(space: SearchSpace, sizes: Mapping[str, int], sparsity: float | None, most: int) -> int:
-    """How many different trials a space has, with the paper's own if it is run; ``most`` if there are more."""
+    """The number of different trials in a space, including the paper's own configuration where a search runs it.
+
+    Example:
+        >>> from altermoma_ray.engine.space import Choice, Fixed
+        >>> space = SearchSpace(
+        ...     criteria=("snip",), scopes=("global",), schedules=("one-shot", "cubic"), learning_rate=Fixed(1e-3)
+        ... )
+        >>> number_of_settings(space.model_copy(update={"published_first": False}), {"camera": 100}, 0.5, most=10)
+        2
+
+    Args:
+        space: the space to count in.
+        sizes: number of prunable weights in each group.
+        sparsity: the total sparsity; None where each trial draws its own.
+        most: where counting stops.
+
+    Returns:
+        The number, or ``most`` where there are as many or more.
+    """
     found = {key(space.setting(space.published(sparsity), sizes, sparsity))} if space.published_first else set()
     try:
         for _, setting in settings(space, sizes, sparsity):
@@ -65,15 +91,17 @@ def number_of_settings(space: SearchSpace, sizes: Mapping[str, int], sparsity: f
 
 
 class _Walk(optuna.samplers.BaseSampler):
-    """Takes the values of each draw in turn, depth first."""
+    """A sampler taking the values of each draw in turn, depth first."""
 
     def __init__(self) -> None:
         self._path: list[tuple[int, int]] = []
-        """Which value is taken at each branching, and of how many."""
+        """For each branching: the position of the value taken, and the number of values."""
         self._depth = 0
 
     def step(self) -> bool:
         """Move on to the next leaf; False after the last one."""
+        # As an odometer: branchings at their last value are dropped, and the last one left moves on. The branchings
+        # below are found anew by the next draws, since another value may lead to other draws.
         while self._path and self._path[-1][0] + 1 == self._path[-1][1]:
             self._path.pop()
         if self._path:
@@ -82,6 +110,7 @@ class _Walk(optuna.samplers.BaseSampler):
         self._depth = 0
         return bool(self._path)
 
+    # Optuna draws jointly first and singly then. An empty joint space sends every draw to ``sample_independent``.
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
         return {}
 
@@ -103,5 +132,6 @@ def _values(distribution: BaseDistribution) -> Sequence[Any]:
         return range(distribution.low, distribution.high + 1, distribution.step)
     if isinstance(distribution, FloatDistribution) and distribution.step is not None:
         steps = round((distribution.high - distribution.low) / distribution.step)
+        # Repeated addition of the step would miss the upper end by rounding.
         return [float(value) for value in np.linspace(distribution.low, distribution.high, steps + 1)]
     raise EndlessError

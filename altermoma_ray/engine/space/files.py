@@ -1,8 +1,8 @@
-"""Search spaces in files: the project's own by name, a user's by path, and the reference by which a search finds one.
+"""Search spaces in files: the project's own by name, a user's by path, and a search's reference to its space.
 
-A space that is a plain ``SearchSpace`` is saved whole with its search. One of a class of its own, or of a function
-``suggest`` (:mod:`altermoma_ray.engine.space.suggesting`), is code, which is not saved: the search keeps where its file
-is and the hash of what the file held, so that ``--resume`` proposes the same trials or says that the file has changed.
+A plain ``SearchSpace`` is saved whole with its search. A space of another class, or of a function ``suggest``
+(:mod:`altermoma_ray.engine.space.suggesting`), is code, which is not saved. The search keeps the path of the file and
+the hash of its content. With them, ``--resume`` either proposes the same trials or reports a changed file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from altermoma_ray.errors import UserError
 
 
 class SpaceReference(BaseModel):
-    """Where the code of a search space is, and what it was.
+    """The file of a search space's code, with the hash of its content.
 
     >>> SpaceReference(file="spaces/mine.py", sha256="0f...").file
     'spaces/mine.py'
@@ -33,19 +33,20 @@ class SpaceReference(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
-    """Path of the Python file that defines ``SPACE`` or ``suggest``, as it was given."""
+    """Path of the Python file with ``SPACE`` or ``suggest``."""
     sha256: str
-    """Of the file's bytes."""
+    """Hash of the file's bytes."""
 
     def load(self, search: str) -> SearchSpace:
-        """The space again.
+        """The space, loaded from its file.
 
         Args:
-            search: name of the search that was started with it, for messages.
+            search: name of the search, for messages.
 
         Raises:
-            UserError: the file is gone, or holds something else.
+            UserError: the file is gone, or has changed since.
         """
+        # A changed space would draw other trials from the same seed: the search would silently become another one.
         file = Path(self.file)
         remedy = "put it back as it was, or start a new search"
         if not file.is_file():
@@ -56,15 +57,19 @@ class SpaceReference(BaseModel):
 
 
 def reference_to(space: SearchSpace, file: Path | None) -> SpaceReference | None:
-    """The reference that a search keeps to its space; None where the space is saved whole.
+    """The reference of a search to its space; None where the space is saved whole.
+
+    >>> reference_to(SearchSpace(), None) is None
+    True
 
     Args:
-        space: of a search.
-        file: that defines it; None for one of the project's own.
+        space: the space of a search.
+        file: the Python file of the space; None for a space of the project.
 
     Raises:
         UserError: the space is of a class of its own, and no file is known.
     """
+    # Not ``isinstance``: a subclass may draw by code of its own, which its fields do not hold.
     if type(space) is SearchSpace:
         return None
     if file is None:
@@ -75,16 +80,17 @@ def reference_to(space: SearchSpace, file: Path | None) -> SpaceReference | None
 
 
 def load_space(name: str | None, file: Path | None = None) -> SearchSpace:
-    """The object ``SPACE`` of ``search_spaces/<name>.py``, or of a user's own file; or its function ``suggest``.
+    """The space of ``search_spaces/<name>.py`` or of a user's file: its object ``SPACE``, or its function ``suggest``.
 
     Args:
-        name: of a space of the project. A reference to a user's own workload stands for the ``SPACE`` beside the
-            workload, whose module was imported before; without one, for the default space.
-        file: that defines a space; None takes the one by name.
+        name: name of a space of the project. A reference to a user's workload, ``<module>:<name>``, stands for the
+            ``SPACE`` beside the workload, in a module imported before. Without a ``SPACE``, the default is taken.
+        file: Python file of a space; None takes the space by name.
 
     Raises:
-        UserError: there is no such space, or it defines neither a valid ``SPACE`` nor a ``suggest(trial, workload)``.
+        UserError: there is no file of this name, or neither a valid ``SPACE`` nor a ``suggest(trial, workload)``.
     """
+    # The colon is on the right: a path may hold one itself, and a name never does.
     if file is None and name is not None and ":" in name:
         origin, _, _ = name.rpartition(":")
         beside = getattr(sys.modules.get(Path(origin).stem if origin.endswith(".py") else origin), "SPACE", None)
@@ -113,7 +119,7 @@ def _import_named(name: str | None) -> ModuleType:
 def _import_file(file: Path) -> ModuleType:
     if not file.is_file():
         raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE or suggest")
-    # Named by its content: the same file, read twice, gives the same classes, whose objects compare equal.
+    # The module is named by its content: a file read twice gives the same classes, whose objects compare equal.
     name = f"altermoma_ray_user_space_{_hash(file)[:16]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -121,12 +127,13 @@ def _import_file(file: Path) -> ModuleType:
     if specification is None or specification.loader is None:
         raise UserError(f"no search space file {file}; give the path of a Python file that defines SPACE or suggest")
     module = importlib.util.module_from_spec(specification)
+    # Dataclasses and pydantic look up their module while its body runs; a broken module is taken out again below.
     sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
     except ValidationError as error:
         del sys.modules[name]
-        remedy = "" if error.errors()[0]["type"] == "value_error" else "; mend the file"  # ours say what to do
+        remedy = "" if error.errors()[0]["type"] == "value_error" else "; mend the file"  # our own errors name a remedy
         raise UserError(f"search space {file}: {reason(error)}{remedy}") from None
     except Exception as error:
         del sys.modules[name]
@@ -135,7 +142,8 @@ def _import_file(file: Path) -> ModuleType:
 
 
 def known_spaces() -> list[str]:
-    """Names of the spaces that come with the project."""
+    """Names of the project's own spaces, sorted."""
+    # The folders are asked from the imported package: its place differs between a checkout and an installation.
     package = importlib.import_module("search_spaces")
     folders = [Path(folder) for folder in package.__path__]
     return sorted(file.stem for folder in folders for file in folder.glob("*.py") if file.stem != "__init__")

@@ -1,8 +1,8 @@
-"""What one draw of a search may be: a range of numbers, one of several values, or one value.
+"""The kinds of draws in a search: a range of numbers, one of several values, or one fixed value::
 
     SearchSpace(beta=Float(0.0, 0.5), parameters={"imp": {"rounds": Choice((2, 4)), "steps": Fixed(30)}})
 
-Each is saved with a ``kind``, by which it is read back from JSON.
+Each draw is saved with its ``kind``, and read back from JSON by this ``kind``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from altermoma_ray.engine.scoring.requests import Value
 
 MOST_LISTED = 256
-"""More combinations of parameters than these are not made one by one."""
+"""Largest number of combinations of parameters to be listed one by one."""
 
 
 class Float(BaseModel):
@@ -37,13 +37,15 @@ class Float(BaseModel):
     low: float
     high: float
     log: bool = False
-    """Whether it is drawn on a logarithmic axis."""
+    """Whether values are drawn on a logarithmic axis."""
 
+    # The constructors take positions: users write ``Float(0, 1)``, while pydantic alone takes keywords only.
     def __init__(self, low: float, high: float, *, log: bool = False, kind: Literal["float"] = "float") -> None:
         super().__init__(low=low, high=high, log=log, kind=kind)
 
     @model_validator(mode="after")
     def _check(self) -> Float:
+        # "not low <= high" in place of "low > high" refuses NaN as well.
         if not self.low <= self.high:
             raise ValueError(f"`low <= high` must hold, but got Float({self.low}, {self.high}); swap them")
         if self.log and self.low <= 0:
@@ -57,7 +59,7 @@ class Float(BaseModel):
 
     @property
     def known(self) -> tuple[Value, ...] | None:
-        """All values; None where they cannot be listed."""
+        """All values; None where a range has too many to list."""
         return (self.low,) if self.low == self.high else None
 
     def draw(self, trial: optuna.Trial, name: str) -> Value:
@@ -66,6 +68,7 @@ class Float(BaseModel):
 
     def holds(self, value: Value) -> bool:
         """Whether the value could be drawn."""
+        # A comparison of a text with a number would raise.
         return not isinstance(value, str) and self.low <= value <= self.high
 
     def nearest(self, value: float) -> float:
@@ -80,7 +83,7 @@ class Choice(BaseModel):
     False
 
     Raises:
-        ValueError: there is no value, or one is no finite number.
+        ValueError: there is no value, or a number is not finite.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,7 +102,8 @@ class Choice(BaseModel):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The least and the greatest number; of texts there is none."""
+        """The least and the greatest number; (inf, -inf) where all values are texts."""
+        # The empty interval makes every check of a range of numbers fail, without a case for texts.
         numbers = [value for value in self.values if not isinstance(value, str)]
         return min(numbers, default=inf), max(numbers, default=-inf)
 
@@ -117,18 +121,18 @@ class Choice(BaseModel):
         return value in self.values
 
     def nearest(self, value: float) -> float:
-        """The value nearest to a number."""
+        """The value nearest to a number; of two equally near values the first."""
         return min((float(own) for own in self.values), key=lambda own: abs(own - value))
 
 
 class Fixed(BaseModel):
-    """One value, which Optuna does not hear of.
+    """One fixed value, never shown to Optuna.
 
     >>> Fixed("layer").known
     ('layer',)
 
     Raises:
-        ValueError: it is no finite number.
+        ValueError: the value is a number, but not finite.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -146,7 +150,7 @@ class Fixed(BaseModel):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The number, twice; of a text there is none."""
+        """The number, twice; (inf, -inf) for a text."""
         return Choice((self.value,)).ends
 
     @property
@@ -155,15 +159,15 @@ class Fixed(BaseModel):
         return (self.value,)
 
     def draw(self, trial: optuna.Trial, name: str) -> Value:
-        """The value; the trial is not asked."""
+        """The value, without asking the trial."""
         return self.value
 
     def holds(self, value: Value) -> bool:
-        """Whether it is this value."""
+        """Whether ``value`` equals the fixed value."""
         return value == self.value
 
     def nearest(self, value: float) -> float:
-        """The value, whatever the number."""
+        """The fixed value, for any number."""
         return float(self.value)
 
 
@@ -172,6 +176,8 @@ Range = Annotated[Float | Choice | Fixed, Field(discriminator="kind")]
 
 
 def _kind(given: Any) -> str:
+    # Given by a person as an object or a pair, and by JSON as a dictionary. A pair has no kind; nor has a mistake,
+    # which then gets the message about pairs.
     kind = given.get("kind") if isinstance(given, dict) else getattr(given, "kind", None)
     return kind if kind in ("float", "choice", "fixed") else "interval"
 
@@ -183,7 +189,7 @@ Interval = Annotated[
     | Annotated[Fixed, Tag("fixed")],
     Discriminator(_kind),
 ]
-"""A draw of numbers, for which the two ends of a range may stand."""
+"""A draw of numbers, which may be written as the pair of its ends."""
 
 
 def _check_finite(value: Value) -> None:
@@ -192,16 +198,25 @@ def _check_finite(value: Value) -> None:
 
 
 def ends_of(given: tuple[float, float] | Float | Choice | Fixed) -> tuple[float, float]:
-    """The least and the greatest number of a draw; (inf, -inf) where it has none."""
+    """The least and the greatest number of a draw; (inf, -inf) for texts.
+
+    >>> ends_of((0.0, 0.5)), ends_of(Choice((4, 2)))
+    ((0.0, 0.5), (2, 4))
+    """
     return given if isinstance(given, tuple) else given.ends
 
 
 def check_ranges(what: str, drawn: Any) -> None:
-    """Say how a range is written where something else stands for one; pydantic checks the rest.
+    """Refuse any other value in the place of a range, with the right way to write a range.
+
+    Args:
+        what: the subject of the message, in the plural.
+        drawn: ranges by name. Pydantic checks everything but the kinds of the values.
 
     Raises:
         ValueError: a value of the mapping ``drawn`` is no range.
     """
+    # A mapping is a range read back from JSON. Pydantic's own message would list the errors of all three kinds.
     for name, one in drawn.items() if isinstance(drawn, Mapping) else ():
         if not isinstance(one, Float | Choice | Fixed | Mapping):
             raise ValueError(
@@ -211,11 +226,12 @@ def check_ranges(what: str, drawn: Any) -> None:
 
 
 def combinations(values: Mapping[str, tuple[Value, ...]]) -> list[dict[str, Value]] | None:
-    """All combinations of values by name; None where there are more than :data:`MOST_LISTED`.
+    """All combinations of values by name; None for more combinations than :data:`MOST_LISTED`.
 
     >>> combinations({"rounds": (2, 4), "steps": (30,)})
     [{'rounds': 2, 'steps': 30}, {'rounds': 4, 'steps': 30}]
     """
+    # Counted before they are made: ten parameters with ten values each would fill the memory.
     if prod(len(some) for some in values.values()) > MOST_LISTED:
         return None
     return [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]

@@ -1,4 +1,4 @@
-"""What one trial does."""
+"""The configuration of one trial: :class:`PruningSetting`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from altermoma_ray.tracking.comparison.statistics import UNPRUNED
 
 Scope = Literal["global", "group"]
 SINGLE_WEIGHTS = "weight"
-"""The granularity of a setting that names none."""
+"""The default granularity of a setting."""
 OWN_FIELDS = ("alpha", "beta", "normalisation")
-"""Parameters of criteria made of indicators that a setting has a field for, beside those of the reactivation."""
+"""Parameters of indicator criteria with a field of their own in a setting; the reactivation has further fields."""
 
 
 class PruningSetting(BaseModel):
@@ -50,49 +50,53 @@ class PruningSetting(BaseModel):
     scope: Scope
     """``global``: one threshold over all groups (AlterMOMA, Algorithm 1); ``group``: a ratio for each group."""
     sparsity: float = Field(ge=0, lt=1)
-    """Fraction of all prunable weights that is removed."""
+    """Fraction of all prunable weights to remove."""
     ratios: dict[str, float] | None = None
     """Fraction removed in each group; they add up to ``sparsity``. Only with ``scope="group"``."""
     criterion: str = "altermoma"
     """A key of :data:`altermoma_ray.pruning.criteria.CRITERIA`, or ``unpruned``."""
     parameters: dict[str, Value] = Field(default_factory=dict)
-    """The criterion's parameters that are not as registered. Those that have a field here are moved there."""
+    """Parameters of the criterion with values unlike the registered ones. Those with a field here are moved there."""
     alpha: float = Field(default=1.0, ge=0)
     """Weight of DeCI in AlterEva."""
     beta: float = 0.0
     """Weight of ReRI in AlterEva; 0 is DeCI alone, and below 0 redundancy counts as a merit (a control)."""
     reactivation_steps: int | None = Field(default=None, gt=0)
-    """B, batches of reactivation; needed where β is not 0."""
+    """B, the number of reactivation batches; needed where β is not 0."""
     reactivation_learning_rate: float | None = Field(default=None, gt=0)
     reactivation_gradient: ReactivationGradient = "scoring-batches"
     """Data of ReRI's second gradient: the last batch of reactivation (the paper), or D."""
     normalisation: Normalisation = "group"
     """Whether AlterEva divides its indicators by their sums over a group (the paper) or a layer."""
     scoring_batches: int | None = Field(default=None, gt=0)
-    """Batches of D; None takes the search space's."""
+    """Number of batches in D, the scoring data; None takes the search space's."""
     norms: NormMode = "running"
-    """What normalisation layers use while scoring."""
+    """Statistics used by normalisation layers while scoring."""
     schedule: ScheduleKind = "one-shot"
     learning_rate: float = Field(gt=0)
     """Peak learning rate of fine-tuning."""
     granularity: str = SINGLE_WEIGHTS
-    """A key of :data:`altermoma_ray.pruning.granularity.GRANULARITIES`: what is pruned as a whole."""
+    """A key of :data:`altermoma_ray.pruning.granularity.GRANULARITIES`: the units to prune as a whole."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, given: Any) -> Any:
-        """Take what is not given from the registered criterion; a β that searches vary has a default of its own."""
+        """Fill in missing fields from the registered criterion; a β varied by searches has its own default."""
+        # Pydantic has not checked anything yet. Malformed input passes through, for pydantic's message about it.
         if not isinstance(given, Mapping) or not isinstance(given.get("criterion", "altermoma"), str):
             return given
         criterion = CRITERIA.get(given.get("criterion", "altermoma"))
         if criterion is None or criterion.needs != "indicators":
             return given
+        # A criterion without parameters of its own shares β and the reactivation of the search space: no registered
+        # value may stand in for a forgotten draw.
         names, searched = parameter_names(criterion), not criterion.own()
         filled = {name: getattr(criterion, name) for name in OWN_FIELDS if name in names}
         if searched:
             filled.pop("beta", None)
         moved = _moved(given, names)
         filled |= moved
+        # The same precedence as in the result below: given fields first, then filled ones, then the field's default.
         reads = "beta" not in names or {"beta": 0, **filled, **given}["beta"] != 0
         if "reactivation" in names and reads and not (searched and "beta" in names):
             own: Reactivation = criterion.reactivation  # type: ignore[attr-defined]
@@ -106,7 +110,8 @@ class PruningSetting(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what earlier releases did not have, where it says nothing: their settings' texts stay the same."""
+        """Leave out unused fields unknown to earlier releases: the texts of their settings stay the same."""
+        # The text of a setting is its identity: in the keys of scores, in resumed searches, and in comparisons.
         written: dict[str, Any] = handler(self)
         for name in _silent(self):
             written.pop(name, None)
@@ -129,6 +134,7 @@ class PruningSetting(BaseModel):
                 raise ValueError(f"the unpruned model has no parameters, but got {self.parameters}; take a criterion")
             return self
         with_parameters(self.criterion, self.parameters)
+        # The setting is frozen, but its dictionary is not: 1 becomes 1.0, so that equal settings have equal texts.
         self.parameters.update(typed(self.criterion, self.parameters))
         criterion = self.build()
         assert criterion is not None
@@ -147,6 +153,7 @@ class PruningSetting(BaseModel):
         values: dict[str, Any] = dict(self.parameters)
         if registered.needs == "indicators":
             values |= {name: getattr(self, name) for name in OWN_FIELDS}
+            # Otherwise the registered reactivation stays; the check above allows this only where none is read.
             if self.reactivation_steps is not None and self.reactivation_learning_rate is not None:
                 values["reactivation"] = Reactivation(
                     steps=self.reactivation_steps,
@@ -158,21 +165,27 @@ class PruningSetting(BaseModel):
 
     @property
     def units(self) -> Granularity:
-        """What is pruned as a whole."""
+        """The granularity, whose units are pruned as a whole."""
         return GRANULARITIES[self.granularity]
 
     @property
     def reactivation(self) -> Reactivation | None:
-        """The reactivation whose ReRI is read; None when none is."""
+        """The reactivation whose ReRI the criterion reads; None where no reactivation is read."""
         criterion = self.build()
         return None if criterion is None else criterion.reads
 
     def wanted(self) -> Wanted:
-        """What has to be scored for this setting, and no more."""
+        """The requests to score for this setting, and no others.
+
+        Example:
+            >>> PruningSetting(scope="global", sparsity=0.9, criterion="deci", learning_rate=1e-3).wanted().contribution
+            True
+        """
         criterion = self.build()
         if criterion is None:
             return Wanted()
         if criterion.needs == "scores":
+            # Scores do not depend on the sparsity, masks found in rounds do: only the latter carry the ratios.
             return Wanted(criteria=(ScoreRequest(criterion=self.criterion, parameters=self.parameters),))
         if criterion.needs == "masks":
             request = MaskRequest(
@@ -182,23 +195,33 @@ class PruningSetting(BaseModel):
         return Wanted(contribution=True) if criterion.reads is None else Wanted(settings=(criterion.reads,))
 
     def flat(self) -> dict[str, Value]:
-        """All that is set, as flat names and values: without ratios, and parameters as ``imp.rounds``."""
+        """All set fields as flat names and values.
+
+        Ratios are left out; parameters are named by criterion, as in ``imp.rounds``.
+        """
         hidden = {"ratios", "parameters", *_silent(self)}
         plain = {name: value for name, value in self if name not in hidden and value is not None}
         return {**plain, **{f"{self.criterion}.{name}": value for name, value in self.parameters.items()}}
 
 
 def _silent(setting: PruningSetting) -> list[str]:
-    """Fields that earlier releases did not have, and that say nothing in this setting."""
+    """Unused fields of a setting, out of the fields unknown to earlier releases."""
     said = {"parameters": bool(setting.parameters), "granularity": setting.granularity != SINGLE_WEIGHTS}
     return [name for name, says in said.items() if not says]
 
 
 def check_granularity(name: str, criteria: Sequence[str]) -> None:
-    """Find out whether there is such a granularity, and whether all of the criteria go with it.
+    """Check the name of a granularity, alone and together with criteria.
+
+    Example:
+        >>> check_granularity("weight", ["imp", "snip"])
+
+    Args:
+        name: to be found in :data:`altermoma_ray.pruning.granularity.GRANULARITIES`.
+        criteria: names of criteria; unknown names are ignored here.
 
     Raises:
-        ValueError: there is none, or a criterion prunes single weights alone.
+        ValueError: the granularity is unknown, or a criterion prunes single weights only.
     """
     if name not in GRANULARITIES:
         raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, but got {name!r}; leave it out")
@@ -211,9 +234,10 @@ def check_granularity(name: str, criteria: Sequence[str]) -> None:
 
 
 def reason(error: ValueError) -> str:
-    """What a check found wrong, without the frame that pydantic puts around it."""
+    """The message of a failed check, without pydantic's frame around the message."""
     if not isinstance(error, ValidationError):
         return str(error)
+    # One line for a user: the first error, since later ones often follow from it.
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
@@ -235,7 +259,7 @@ def with_parameters(name: str, parameters: Mapping[str, Any]) -> Criterion:
     IMP(rounds=2, steps=60, learning_rate=1.0)
 
     Raises:
-        ValueError: it has no parameter of that name, of that type, or refuses the value.
+        ValueError: the criterion has no parameter of a given name or type, or refuses a value.
     """
     values = typed(name, parameters)
     try:
@@ -252,7 +276,7 @@ def typed(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     {'learning_rate': 1.0}
 
     Raises:
-        ValueError: the criterion has no parameter of that name, or not of that type.
+        ValueError: the criterion has no parameter of a given name, or a value has another type.
     """
     criterion, values = CRITERIA[name], {}
     known = parameter_names(criterion)
@@ -263,6 +287,7 @@ def typed(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
                 if known
                 else f"criterion {name} has no parameters, but got {parameter!r}; leave it out"
             )
+        # Strict: otherwise pydantic would read "2" as 2 and True as 1. A whole number still passes for a real one.
         try:
             values[parameter] = _types(type(criterion))[parameter].validate_python(value, strict=True)
         except ValidationError as error:
@@ -273,12 +298,13 @@ def typed(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _types(criterion: type[Criterion]) -> dict[str, TypeAdapter[Any]]:
+    # Annotations are texts in modules with ``from __future__ import annotations``; only the hints are types.
     hints = get_type_hints(criterion)
     return {field.name: TypeAdapter(hints[field.name]) for field in dataclass_fields(criterion)}  # type: ignore[arg-type]
 
 
 def _moved(given: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Parameters of a criterion that have a field of a setting."""
+    """Given parameters of a criterion with a field of their own in a setting."""
     parameters = given.get("parameters")
     if not isinstance(parameters, Mapping):
         return {}
