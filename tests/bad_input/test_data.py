@@ -7,11 +7,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.sampling import load_batches
 from altermoma_ray.errors import UserError
+from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.configurations.named import configuration
+from altermoma_ray.storage import Location
 from tests.plans import toy_workload
 
 TRACKED = ("checkpoints", "mlflow.db")
@@ -20,6 +23,39 @@ TRACKED = ("checkpoints", "mlflow.db")
 def test_missing_table(bench, check):
     (bench.dataroot / bench.version / "ego_pose.json").unlink()
     check("missing table", bench.search(), r"v1.0-trainval lacks ego_pose.json; copy all 13 tables of nuScenes there$")
+
+
+@pytest.fixture
+def map_search(bench):
+    """A search with a map segmentation model, and the file of the map expansion it needs."""
+    torch.manual_seed(0)
+    checkpoint = bench.folder / "seg.safetensors"
+    save_checkpoint(Location.parse(checkpoint), configuration("bevfusion-mit-seg-toy").build(), {})
+    line = bench.search("--model", "bevfusion-mit-seg-toy", "--checkpoint", str(checkpoint))
+    return line, bench.first("maps/expansion/*.json")
+
+
+def test_missing_map_expansion(map_search, check):
+    line, expansion = map_search
+    expansion.unlink()
+    check(
+        "missing map expansion",
+        line,
+        r"the map expansion .*/maps/expansion/boston-seaport\.json is missing; download 'Map expansion v1\.3' of "
+        r"nuScenes into .*/maps/expansion$",
+        (*TRACKED, "index"),
+    )
+
+
+def test_map_expansion_of_another_version(map_search, check):
+    line, expansion = map_search
+    expansion.write_text(expansion.read_text().replace('"version":"1.3"', '"version":"1.2"', 1))
+    check(
+        "map expansion of another version",
+        line,
+        r"boston-seaport\.json has version 1\.2, but 1\.3 is needed; download 'Map expansion v1\.3' of nuScenes into ",
+        (*TRACKED, "index"),
+    )
 
 
 def test_table_cut_in_the_middle(bench, check):

@@ -335,3 +335,26 @@ def test_a_search_that_was_cut_is_resumed_by_the_line_that_started_it(bench, com
     bench.plan("second", space=load_space(None, Path(file)), trials=12, repeat=True)
     plan = json.loads((bench.storage / "searches" / "second" / "search.json").read_text())
     assert (plan["trials"], plan["repeat"]) == (12, True)
+
+
+def prune(bench, *options):
+    own = ["--dataroot", str(bench.dataroot), "--model", "bevfusion-mit-toy", "--checkpoint", str(bench.checkpoint)]
+    return ["prune", "nusc", *own, "--out", str(bench.folder / "pruned"), *bench.stored(*options)]
+
+
+def test_criterion_without_channels(bench, check):
+    check(
+        "criterion without channels",
+        prune(bench, "--criterion", "imp"),
+        r"imp prunes single weights in rounds of its own, but got granularity 'channel'; take another criterion or "
+        r"'weight'$",
+    )
+    assert not (bench.folder / "pruned" / "figures.json").exists()
+
+
+def test_unknown_granularity(bench, check):
+    check(
+        "unknown granularity",
+        prune(bench, "--granularity", "block"),
+        r"argument --granularity: invalid choice: 'block' \(choose from '?weight'?, '?channel'?\); see --help$",
+    )
