@@ -13,6 +13,10 @@ from altermoma_ray.pruning.ratios import check_ratio
 from altermoma_ray.pruning.schedules import Schedule
 
 
+class OutOfReach(UserError):
+    """A target beyond the reach of whole units: too much has to stay. One trial fails of it, not its search."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """A sparsity, under one threshold for all weights or by a ratio for each parameter group.

@@ -45,7 +45,7 @@ from altermoma_ray.places import kept_in
 from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, prunable_weights
 from altermoma_ray.pruning.criteria import IndicatorCriterion
 from altermoma_ray.pruning.granularity import Granularity
-from altermoma_ray.pruning.targets import Target
+from altermoma_ray.pruning.targets import OutOfReach, Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
 from altermoma_ray.workloads.workload import groups_of
@@ -94,7 +94,8 @@ class TrialRunner:
     def run(self, trial: TrialTask) -> Iterator[dict[str, float]]:
         """Run a trial, yielding the metrics of every evaluation with ``step``; the result is in storage at the end.
 
-        A loss that is not finite ends the trial as ``failed`` with that reason. A trial whose result is there already
+        A loss that is not finite, or a sparsity that whole units cannot reach, ends the trial as ``failed`` with the
+        reason. A trial whose result is there already
         is left alone: its process died between writing it and telling so.
         """
         earlier = read_result(self._job, trial.number)
@@ -115,7 +116,7 @@ class TrialRunner:
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
             self._write(trial, "finished" if end == steps else "stopped", history, scores, plan[-1][1], clock)
-        except FloatingPointError as error:
+        except (FloatingPointError, OutOfReach) as error:
             if rank_and_world()[0] == 0:
                 record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
 

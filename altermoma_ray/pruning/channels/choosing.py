@@ -11,7 +11,7 @@ from torch import Tensor
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.channels.couplings import Coupling
-from altermoma_ray.pruning.targets import Target
+from altermoma_ray.pruning.targets import OutOfReach, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def choose(
         By coupling name, [channels] bool: whether the channel stays.
 
     Raises:
-        UserError: the bounds, or layers whose channels all stay, do not allow the target's sparsity.
+        OutOfReach: the bounds, or layers whose channels all stay, do not allow the target's sparsity.
     """
     space = _Space(scores, couplings, bounds)
     names = [name for members in target.groups.values() for name in members]
@@ -154,7 +154,7 @@ def _prune(
 
     low, high = 0, len(ranked)
     if left(high) > allowed:
-        raise UserError(
+        raise OutOfReach(
             f"channels of the {where} can go up to a sparsity of {1 - left(high) / total:.3f}, but {sparsity:.3f} is "
             "asked for: ask for less, or lower the least share of channels that stays"
         )

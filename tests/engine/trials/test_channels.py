@@ -46,3 +46,12 @@ def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epo
     data = workload.source()
     metrics = Evaluator(data, data.rows("validation"), batch_size=2)(small, workload.task_for(small))
     assert metrics["nds"] == pytest.approx(reports[-1]["nds"], abs=1e-3)
+
+
+def test_a_sparsity_out_of_reach_fails_one_trial_with_the_reason(job):
+    ratios = {"camera": 0.2, "lidar": 0.99, "fusion": 0.2}
+    given = setting().model_dump() | {"scope": "group", "ratios": ratios}
+    list(TrialRunner(job).run(TrialTask(number=1, setting=PruningSetting.model_validate(given))))
+    result = read_result(job, 1)
+    assert result.status == "failed"
+    assert "channels of the group lidar can go up to a sparsity of 0.9" in result.reason
