@@ -1,7 +1,7 @@
 """Pruning of multi-modal fusion models with AlterMOMA, in plain torch.
 
-Nothing here knows a data set, a model or a cluster. It takes a network whose parameters can be sorted into modalities
-and fusion, and a loss that can be computed with a modality masked:
+Nothing here knows a data set, a model or a cluster. The functions take a network, its parameters sorted into
+modalities and fusion, and a loss with an option to mask a modality:
 
 >>> import torch
 >>> from torch import nn
@@ -47,7 +47,7 @@ Prune as often as you like: under one threshold, or by a ratio for each group.
 >>> pruning.group_masks(scores, groups, ratios).kept()
 48
 
-Other criteria, the usual baselines among them, do all of that behind one interface:
+Every criterion, the usual baselines among them, does all these steps behind one interface:
 
 >>> problem = pruning.Problem(
 ...     model=model, groups=groups, loss=loss, batches=batches, modalities=["lidar", "camera"], training_batches=batches

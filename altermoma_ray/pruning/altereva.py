@@ -9,11 +9,11 @@ Notation::
     S(lidar)  = α Φ̂/ΣΦ̂ − β Φ̃(camera masked)/ΣΦ̃                                                   Eq. 12
     S(fusion) = α Φ̂/ΣΦ̂ − β/2 Φ̃(lidar masked)/ΣΦ̃ − β/2 Φ̃(camera masked)/ΣΦ̃                       Eqs. 13, 36
 
-One rule covers the three: β is shared equally by the passes that mask another group. So it also holds for other
-modalities, such as a radar, and for more than two.
+One rule covers the three: β is shared equally by the passes with another group masked. The rule therefore also holds
+for other modalities, a radar for example, and for more than two.
 
-Group or layer: with ``normalisation="layer"`` Σ runs over one layer's weights instead of a group's. Not the paper's; it
-keeps a layer of large gradients from deciding for its whole group.
+Group or layer: with ``normalisation="layer"`` Σ runs over one layer's weights instead of a group's. The paper
+has no such option; a layer of large gradients can then not decide for its whole group.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from altermoma_ray.pruning.indicators import Indicators
 from altermoma_ray.pruning.masks import is_frozen
 
 Normalisation = Literal["group", "layer"]
-"""What Σ runs over: a parameter group, as in the paper, or a single layer."""
+"""The range of the sum Σ: a parameter group, as in the paper, or a single layer."""
 
 
 def altereva(
@@ -46,15 +46,15 @@ def altereva(
     """Scores of all weights; the lowest are pruned first.
 
     Sums and differences are taken in float64. An indicator that is zero on a whole group, or layer, adds nothing there.
-    A frozen layer, one of infinite contribution, keeps that as its score and takes part in no sum.
+    A frozen layer, one of infinite contribution, keeps infinity as its score and takes part in no sum.
 
-    Zero is not the lowest score. A weight that has a gradient path but no gradient, such as one that sees nothing but
-    padding, has DeCI = ReRI = 0 and scores 0: above every weight whose redundancy outweighs its contribution, so that
-    AlterMOMA prunes the latter first. See docs/evidence.md.
+    Zero is not the lowest score. A weight with a gradient path but no gradient (one behind nothing but padding, for
+    example) has DeCI = ReRI = 0 and scores 0: above every weight whose redundancy outweighs its contribution.
+    AlterMOMA prunes these weights first. See docs/evidence.md.
 
     Args:
         indicators: DeCI and ReRI.
-        groups: weight names by parameter group; a group that has a modality's name is the one its mask turns off.
+        groups: weight names by parameter group; a group with a modality's name is turned off by the modality's mask.
         alpha: α, weight of the contribution.
         beta: β, weight of the redundancy; with 0 the redundancy is not read and DeCI alone decides.
         normalisation: see :data:`Normalisation`.
@@ -98,7 +98,7 @@ def without_frozen(indicators: Indicators, groups: Mapping[str, Sequence[str]]) 
 
 
 def passes_of(indicators: Indicators, group: str, names: Sequence[str]) -> list[Weights]:
-    """ReRI of the passes that masked a modality other than ``group``."""
+    """ReRI of the passes with a modality other than ``group`` masked."""
     passes: list[Weights] = []
     for masked, weights in indicators.redundancy.items():
         missing = [name for name in names if name not in weights]

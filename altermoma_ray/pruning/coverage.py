@@ -1,4 +1,4 @@
-"""Which parameters of a model pruning reaches, and which it leaves out and why.
+"""The parameters of a model within the reach of pruning, and the others with the reason for leaving them out.
 
 >>> from torch import nn
 >>> class Model(nn.Module):
@@ -52,12 +52,12 @@ _USUAL = frozenset({BIAS, NORM, EMBEDDING, VECTOR})
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A parameter that is not pruned.
+    """A parameter beyond the reach of pruning.
 
     Attributes:
         name: as in ``model.named_parameters()``.
-        weights: how many numbers it holds.
-        reason: why it is left out.
+        weights: number of its elements.
+        reason: why the parameter is left out.
     """
 
     name: str
@@ -72,7 +72,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What of a model can be pruned, and what cannot.
+    """The prunable parameters of a model, and all others.
 
     Attributes:
         weights: the prunable parameters by name, in the model's order.
@@ -89,20 +89,20 @@ class Coverage:
 
     @property
     def total(self) -> int:
-        """Number of all parameters' weights, those left out too."""
+        """Number of weights in all parameters, prunable or not."""
         return self.prunable + sum(part.weights for part in self.left_out)
 
     @property
     def unusual(self) -> tuple[LeftOut, ...]:
-        """What is left out although a user may expect it to be pruned."""
+        """The parameters left out against a user's likely expectation."""
         return tuple(part for part in self.left_out if not part.is_usual)
 
     def sparsity_of_all(self, sparsity: float) -> float:
-        """A sparsity of the prunable weights as a fraction of all weights, those left out too."""
+        """A sparsity of the prunable weights as a fraction of all weights, prunable or not."""
         return sparsity * self.prunable / self.total if self.total else 0.0
 
     def notice(self) -> str:
-        """One line on what is left out unexpectedly, with names, counts and reasons; empty if there is nothing."""
+        """One line on the parameters left out unexpectedly: names, counts and reasons; empty where there are none."""
         parts = self.unusual
         if not parts:
             return ""
@@ -114,10 +114,10 @@ class Coverage:
 
 
 def coverage(model: nn.Module) -> Coverage:
-    """Sort a model's parameters into those that can be pruned and those left out, with reasons.
+    """Sort a model's parameters into prunable ones and others, with a reason for each of the others.
 
-    A parameter with ``requires_grad=False`` is left out if others that can be pruned are trained: in a model that is
-    frozen as a whole the flags tell nothing.
+    A parameter with ``requires_grad=False`` is left out where other prunable parameters are trained. In a model frozen
+    as a whole the flags tell nothing.
 
     Raises:
         UserError: a parameter has no values yet (lazy, or on the meta device in parts).
@@ -131,7 +131,7 @@ def coverage(model: nn.Module) -> Coverage:
             chosen.add(parameter)
         elif reason in (NORM, EMBEDDING) or parameter not in reasons:
             reasons[parameter] = reason
-    # A layer's weight that another module holds too is pruned, unless that is a normalisation or an embedding.
+    # A layer's weight may be shared with another module. It is pruned, unless the other is a norm or an embedding.
     chosen -= {parameter for parameter, reason in reasons.items() if reason in (NORM, EMBEDDING)}
     reasons = {parameter: reason for parameter, reason in reasons.items() if parameter not in chosen}
     if any(parameter.requires_grad for parameter in chosen):
@@ -144,7 +144,7 @@ def coverage(model: nn.Module) -> Coverage:
 
 
 def effective_weight(model: nn.Module, name: str) -> Tensor:
-    """What a layer makes of its weight ``name`` under ``weight_norm`` or ``torch.nn.utils.prune``; else the weight."""
+    """The weight a layer makes of its parameter under ``weight_norm`` or ``prune``; elsewhere the parameter itself."""
     parameter, gain = model.get_parameter(name), gain_of(model, name)
     if gain is not None:
         size = model.get_parameter(gain)
@@ -157,7 +157,7 @@ def effective_weight(model: nn.Module, name: str) -> Tensor:
 
 
 def gain_of(model: nn.Module, name: str) -> str | None:
-    """The gain that belongs to a weight's direction under ``weight_norm``; None for any other weight."""
+    """The gain beside a weight's direction under ``weight_norm``; None for any other weight."""
     owner, _, attribute = name.rpartition(".")
     module = model.get_submodule(owner)
     if attribute == "original1" and type(module[0]).__name__ == "_WeightNorm":  # type: ignore[index]
@@ -172,7 +172,7 @@ def gain_of(model: nn.Module, name: str) -> str | None:
 
 
 def _owned(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    """Every parameter with the layer it serves, and its attribute name there: ``weight``, also if it is computed."""
+    """Every parameter with its layer and its attribute name there: ``weight``, also where the weight is computed."""
     computed = {module: module.parametrizations for module in model.modules() if parametrize.is_parametrized(module)}
     inner = {part for parts in computed.values() for part in parts.modules()}  # type: ignore[union-attr]
     for module in model.modules():
@@ -218,7 +218,7 @@ def _keeping_zeros(parts: nn.Module) -> str | None:
 
 
 def _reason(module: nn.Module, name: str, parameter: nn.Parameter) -> str | None:
-    """Why a parameter is not pruned; None if it is."""
+    """The reason against pruning a parameter; None for a prunable one."""
     is_matrix = parameter.ndim >= 2
     kind = _kind(module)
     if kind is not None:
@@ -234,7 +234,7 @@ def _reason(module: nn.Module, name: str, parameter: nn.Parameter) -> str | None
 
 
 def _kind(module: nn.Module) -> str | None:
-    """``NORM`` or ``EMBEDDING`` for such modules. A linear layer or convolution is none, whatever it is called."""
+    """``NORM`` or ``EMBEDDING`` for normalisations and embeddings; None for any layer, whatever its class is called."""
     if isinstance(module, _LAYERS) or _has_layer_shape(module):
         return None
     bases = [base.__name__ for base in type(module).__mro__ if not _LAYER_NAME.search(base.__name__)]

@@ -1,8 +1,8 @@
-"""Gradients of a loss over batches and workers, taken from a model that is left as it was found.
+"""Gradients of a loss over batches and workers, taken from a model whose state stays untouched.
 
 Workers: all hold the same model and are given as many batches as there are in all, of which each computes a share. The
 shares of one training batch must sum to its mean loss; those of scoring batches as a whole to the sum of their losses,
-whoever computes which. Gradients are summed over the workers in float64, once per quantity.
+whichever worker computes which share. Gradients are summed over the workers in float64, once per quantity.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Weights = dict[str, Tensor]
 """Tensors keyed by parameter name."""
 
 LossFunction = Callable[[Any, frozenset[str]], "Tensor | Iterable[Tensor] | None"]
-"""``loss(batch, masked)``: this worker's share of a batch's mean loss under masked modalities; None if it has none.
+"""``loss(batch, masked)``: this worker's share of a batch's mean loss under masked modalities; None for no share.
 
 A share is one scalar, or several that are computed one after another (a generator over parts of the batch: each is
 back-propagated before the next is asked for). The sum of all workers' shares is the batch's mean loss. A detector's
@@ -39,7 +39,7 @@ Reduce = Callable[[list[Tensor]], None]
 """Replaces each tensor, in place, by its sum over the workers."""
 
 NormMode = Literal["running", "batch"]
-"""What normalisation layers that keep running statistics use while a model is scored: those, or the batch's own."""
+"""Statistics of batch normalisation while a model is scored: the running ones, or the batch's own."""
 
 
 def single_worker(tensors: list[Tensor]) -> None:
@@ -85,8 +85,8 @@ def mean_gradient(
 ) -> Gradients:
     """Gradient of the mean loss over ``batches``, summed over the workers.
 
-    With ``absolute`` the parts of the loss add up their gradients' magnitudes instead, so that those of opposite signs
-    do not cancel. The result then depends on what the parts are, though not on who computes them.
+    With ``absolute`` the parts of the loss add up their gradients' magnitudes instead, so that opposite signs
+    do not cancel. The result then depends on the parts, though not on the workers computing them.
 
     Raises:
         UserError: there is no batch.
@@ -107,8 +107,8 @@ class Gradients(Weights):
     """Gradients by parameter name.
 
     Attributes:
-        unreached: parameters that no batch's loss leads to on any worker, as in a part run under ``torch.no_grad()``.
-            A gradient of zero is something else: that of a parameter whose change would not show.
+        unreached: parameters without a path from any batch's loss on any worker, as in a part run under
+            ``torch.no_grad()``. A gradient of zero differs: its parameter has a path, but no effect.
     """
 
     def __init__(self, gradients: Mapping[str, Tensor], unreached: frozenset[str]) -> None:
@@ -147,11 +147,11 @@ class Gradients(Weights):
 
 
 class GradientBuffer:
-    """Gradients laid side by side in one buffer, so that one call sums them over the workers.
+    """Gradients side by side in one buffer: one call sums them over the workers.
 
     While collecting, each parameter's ``grad`` is a view of the buffer, into which autograd adds in place, and a
-    parameter that a worker's loss does not reach has a gradient of zero there. What each part of the loss leaves is
-    added to a total in float64, so that the order of summation is lost in rounding. The losses lie in the same buffer,
+    parameter beyond the reach of a worker's loss has a gradient of zero there. The gradients of each part of the loss
+    are added to a total in float64, where the order of summation is lost in rounding. The losses lie in the same buffer,
     so that all workers learn of a failure in the same reduction, and behind them one number a parameter: on how many
     workers a gradient reached it.
     """

@@ -13,9 +13,9 @@ from altermoma_ray.pruning.coverage import coverage
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of convolutions (spconv's too), deconvolutions, linear, bilinear and recurrent layers, and attention.
 
-    They are recognised by their attribute name and by having two dimensions or more, in any module that is neither a
+    Weights are recognised by their attribute name and by two dimensions or more, in any module but a
     normalisation nor an embedding. A weight under ``weight_norm``, ``spectral_norm``, ``torch.nn.utils.prune`` or a
-    parametrisation of one's own that keeps zeros stands under the name of the parameter that it is computed from
+    parametrisation of one's own which keeps zeros stands under the name of its source parameter
     (``weight_v``, ``weight_orig``, ``parametrizations.weight.original``). Biases, norms, embeddings, position tables,
     parameters outside layers and frozen parts are left out; :func:`altermoma_ray.pruning.coverage` says which. A
     parameter shared by several modules appears once, under the name it has in ``model.named_parameters()``, and not at
@@ -37,7 +37,7 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def group_weights(names: Iterable[str], group_of: Callable[[str], str]) -> dict[str, list[str]]:
-    """Sort weight names into parameter groups, such as ``camera``, ``lidar`` and ``fusion``.
+    """Sort weight names into parameter groups, for example ``camera``, ``lidar`` and ``fusion``.
 
     Args:
         names: weight names.
@@ -58,7 +58,7 @@ def group_weights(names: Iterable[str], group_of: Callable[[str], str]) -> dict[
 
 
 def check_groups(groups: Mapping[str, Sequence[str]], available: Iterable[str]) -> None:
-    """Check that the groups are not empty, do not overlap, and hold exactly the ``available`` weights.
+    """Check the groups: none may be empty, none may overlap, and all must hold exactly the ``available`` weights.
 
     Raises:
         UserError: a group is empty, or a weight is in no group, in two, or unknown; the message names it.

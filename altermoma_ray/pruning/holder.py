@@ -18,7 +18,7 @@ from altermoma_ray.pruning.model import check_values
 class MaskHolder:
     """Keeps pruned weights at zero while a model is trained.
 
-    Gradients of pruned weights are zero as soon as they are computed, so that clipping does not see them and no
+    Gradients of pruned weights become zero at once: clipping does not see them and no
     momentum builds up. :meth:`after_step` sets pruned weights and their optimiser state to zero, whatever the optimiser
     did or loaded. Build it where the weights are, on their final device; :meth:`release` it (or use it as a context)
     before the model is copied or pickled.
@@ -28,8 +28,8 @@ class MaskHolder:
 
     Args:
         model: the network; its pruned weights become zero at once.
-        masks: what to keep, for any of its parameters.
-        optimizer: the optimiser that trains it, whose state is then held too. It may be stepped or loaded afterwards.
+        masks: the weights to keep, for any of the network's parameters.
+        optimizer: the network's optimiser, whose state is then held too. Steps and loading may follow at any time.
 
     Raises:
         UserError: a mask has no parameter of its name and shape.
@@ -45,7 +45,7 @@ class MaskHolder:
         self.update(masks)
 
     def update(self, masks: Masks) -> None:
-        """Hold other masks from now on. Weights that come back start from zero."""
+        """Hold other masks from now on. Returning weights start from zero."""
         for name, mask in masks.items():
             if name not in self._parameters or self._parameters[name].shape != mask.shape:
                 found = tuple(self._parameters[name].shape) if name in self._parameters else "none"
@@ -63,7 +63,7 @@ class MaskHolder:
         self.apply()
 
     def _spare_norms(self) -> None:
-        """Hold the gain, in place of the direction, of every slice that is pruned as a whole."""
+        """Hold the gain, in place of the direction, of every slice pruned as a whole."""
         for name, pruned in list(self._pruned.items()):
             gain = gain_of(self._model, name)
             if gain is not None:
@@ -73,7 +73,7 @@ class MaskHolder:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set pruned weights, and every element of optimiser state and gradient that belongs to one, to zero."""
+        """Set pruned weights to zero, with their elements of gradients and of the optimiser's state."""
         for name, pruned in self._pruned.items():
             parameter = self._parameters[name]
             parameter.masked_fill_(pruned, 0)

@@ -1,4 +1,4 @@
-"""DeCI and ReRI: how much each weight contributes, and how much of it is redundant (AlterMOMA Eqs. 6, 10, 26, 34, 35).
+"""DeCI and ReRI: the contribution of each weight, and the redundant part of it (AlterMOMA Eqs. 6, 10, 26, 34, 35).
 
 Notation (Sun et al., NeurIPS 2024, arXiv 2409.17728)::
 
@@ -10,9 +10,9 @@ Notation (Sun et al., NeurIPS 2024, arXiv 2409.17728)::
     DeCI_i    | θ_init,i · ∂L(; D)/∂θ_i |                                                       Eq. 6
     ReRI_i    | θ_init,i · ∂L(μ_m=0; D)/∂θ_i at θ_init − θ_init,i · ∂L(μ_m=0; D_B)/∂θ_i at θ_B |    Eqs. 10, 26, 34, 35
 
-The paper takes the second gradient on D_B, the last reactivation batch, so that ReRI also holds the difference between
+The paper takes the second gradient on D_B, the last reactivation batch. ReRI then also holds the difference between
 two sets of data. ``Reactivation.gradient`` chooses: ``last-batch`` is the paper to the letter; with ``scoring-batches``
-the second gradient is taken on D as well, so that the two gradients differ by the reactivation alone.
+the second gradient is taken on D as well, and the two gradients differ by the reactivation alone.
 
 Gradients, workers and what a loss is: see :mod:`altermoma_ray.pruning.gradients`. They are summed over the workers once
 per quantity and once per reactivation step.
@@ -77,7 +77,7 @@ class Reactivation:
 
 @dataclass(frozen=True, kw_only=True)
 class Indicators:
-    """Everything that the scores of AlterEva are made from; independent of ratios, α and β.
+    """The ingredients of AlterEva's scores; independent of ratios, α and β.
 
     Attributes:
         contribution: DeCI of every prunable weight.
@@ -125,7 +125,7 @@ def contribution(
 ) -> Weights:
     """DeCI, the deactivated contribution indicator of the intact model (AlterMOMA Eq. 6).
 
-    The model is scored in evaluation mode and left exactly as it was found.
+    The model is scored in evaluation mode and left unchanged.
 
     Args:
         model: at θ_init.
@@ -163,13 +163,13 @@ def redundancy(
 ) -> dict[Reactivation, Weights]:
     """ReRI, the reactivated redundancy indicator, under one masked modality (AlterMOMA Eqs. 10, 26, 34, 35).
 
-    All parameters that require gradients are trained; those of the masked branch get none and stay. Settings with the
+    All parameters with ``requires_grad`` are trained; the masked branch gets no gradient and stays. Settings with the
     same learning rate share one trajectory, since the shorter is a prefix of the longer. Parameters, buffers, gradients
     and flags are what they were afterwards, also when an error is raised.
 
     Args:
         model: at θ_init.
-        names: the weights to score: those of the other modalities and of the fusion.
+        names: the weights to score, of the other modalities and of the fusion.
         loss: see :data:`LossFunction`.
         masked: the modality m with μ_m = 0.
         batches: D, for the gradient before, and for the one after unless a setting says ``last-batch``.

@@ -1,4 +1,4 @@
-"""Whether a loss really masks a modality: found out on one batch, before anything is scored with it."""
+"""Whether a loss really masks a modality: found out on one batch, before any scoring."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from altermoma_ray.pruning.gradients import (
 )
 
 _SAME = 1e-6
-"""Gradients that differ by less, in units of their length, are the same but for rounding on a GPU."""
+"""Gradients with a smaller difference, in units of their length, are the same but for rounding on a GPU."""
 
 
 def check_masking(
@@ -34,16 +34,16 @@ def check_masking(
     reduce: Reduce = single_worker,
     norms: NormMode = "running",
 ) -> None:
-    """Check that each modality's mask changes the gradients of the others, and leaves none in its own group.
+    """Check each modality's mask: it must change the gradients of the other groups, and leave none in its own.
 
     One batch is passed with every mask and once without; more only while a mask changes nothing. The model, its
-    buffers and the random state are left as they were found. All workers call it together.
+    buffers and the random state stay unchanged. All workers call this function together.
 
     Args:
         model: at θ_init.
         loss: see :data:`altermoma_ray.pruning.LossFunction`.
         groups: weight names by parameter group.
-        modalities: what AlterMOMA will mask, each the name of a group.
+        modalities: the names of the groups AlterMOMA will mask.
         batches: of which the first will do, as a rule.
         reduce: sums over the workers.
         norms: as while scoring.

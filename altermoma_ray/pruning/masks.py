@@ -25,7 +25,7 @@ class Masks(Mapping[str, Tensor]):
     """Boolean tensors by weight name, True where the weight is kept.
 
     Attributes:
-        floored: layers that would have lost more weights if each did not keep a minimum.
+        floored: layers at their minimum of weights, which would have lost more without one.
     """
 
     def __init__(self, keep: Mapping[str, Tensor], floored: Iterable[str] = ()) -> None:
@@ -43,11 +43,11 @@ class Masks(Mapping[str, Tensor]):
         return len(self._keep)
 
     def kept(self, names: Iterable[str] | None = None) -> int:
-        """Number of weights kept, in all layers or in those named."""
+        """Number of weights kept, in all layers or in the named ones."""
         return sum(self._kept[name] for name in (self if names is None else names))
 
     def sparsity(self, names: Iterable[str] | None = None) -> float:
-        """Fraction of weights pruned, in all layers or in those named."""
+        """Fraction of weights pruned, in all layers or in the named ones."""
         layers = list(self if names is None else names)
         return 1 - self.kept(layers) / sum(self[name].numel() for name in layers)
 
@@ -84,12 +84,12 @@ class Masks(Mapping[str, Tensor]):
 def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 1) -> Masks:
     """Prune the ``round(sparsity · n)`` weights of lowest score, under one threshold for all layers.
 
-    Each layer keeps at least its ``floor`` highest weights; what that saves is taken from the next lowest elsewhere, so
-    that the count stays exact unless the floors alone exceed what may be kept.
+    Each layer keeps at least its ``floor`` highest weights. As many of the next lowest go elsewhere, and the count
+    stays exact unless the floors alone exceed the weights to keep.
 
     Args:
-        scores: finite scores by weight name; a layer whose scores are all infinite is frozen: it is kept whole, and n
-            does not count it.
+        scores: finite scores by weight name; a layer whose scores are all infinite is frozen: kept whole, and not
+            counted in n.
         sparsity: fraction to prune, in [0, 1).
         floor: weights that every layer keeps.
 
@@ -114,7 +114,7 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
     flat = torch.cat([scores[name].detach().flatten() for name in names])
     wanted = round(sparsity * flat.numel())
 
-    # The highest weights of each layer leave the race: independent of the sparsity, so that masks stay nested.
+    # The highest weights of each layer leave the race at any sparsity: only then are masks nested.
     guarded = flat.clone()
     for layer, minimum in zip(guarded.split_with_sizes(sizes), minima, strict=True):
         layer[~_lowest(layer, layer.numel() - minimum)] = torch.inf
@@ -135,7 +135,7 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
 
 
 def is_frozen(score: Tensor) -> bool:
-    """Whether a layer's scores say that it is never pruned: all are infinite."""
+    """Whether a layer is never pruned, because all its scores are infinite."""
     return score.numel() > 0 and bool((score == torch.inf).all())
 
 
@@ -175,7 +175,7 @@ def group_masks(
 
 
 def count_sparsity(model: nn.Module, names: Iterable[str]) -> float:
-    """Fraction of exact zeros among the named weights, counted from the weights that the model computes with."""
+    """Fraction of exact zeros among the named weights, counted from the weights the model computes with."""
     weights = [effective_weight(model, name) for name in names]
     zeros = sum(weight.numel() - int(torch.count_nonzero(weight)) for weight in weights)
     return zeros / sum(weight.numel() for weight in weights)

@@ -14,7 +14,7 @@ _TRAINABLE = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def check_values(model: nn.Module) -> None:
-    """Check that every parameter has a shape, and that none lies on the meta device while others do not.
+    """Check for parameters without a shape, and for a mixture of parameters on the meta device and elsewhere.
 
     Raises:
         UserError: a parameter is lazy, or has no values.
@@ -29,10 +29,10 @@ def check_values(model: nn.Module) -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Check that a model can be scored.
+    """Check a model before scoring.
 
     Raises:
-        UserError: it has no parameters, or one is lazy, on the meta device or not finite; the message names it.
+        UserError: the model has no parameters, or one is lazy, on the meta device or not finite; the message names it.
     """
     check_values(model)
     parameters = dict(model.named_parameters())
@@ -50,10 +50,10 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_trained(model: nn.Module, trained: Mapping[str, Tensor]) -> None:
-    """Check that a model's trained parameters can be trained with Adam.
+    """Check whether Adam can train a model's parameters.
 
     Raises:
-        UserError: there are none, or one is of a type in which Adam overflows; the message names it.
+        UserError: there are none, or Adam would overflow in the type of one; the message names the parameter.
     """
     if not trained:
         raise UserError(

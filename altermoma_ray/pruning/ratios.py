@@ -2,10 +2,10 @@
 
 Notation::
 
-    n_g   weights in group g, N = Σ n_g        t     target, the fraction of N that is pruned
+    n_g   weights in group g, N = Σ n_g        t     target, the pruned fraction of N
     p_g   preference for keeping group g       k_g   kept fraction = min(1, c · exp(p_g)), with Σ n_g k_g = (1 − t) N
 
-A group whose ratio is fixed has no preference: it takes its part of t N, and the other groups make up the rest.
+A group with a fixed ratio has no preference: the group takes its part of t N, and the others make up the rest.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from altermoma_ray.errors import UserError
 
 
 def check_ratio(name: str, value: float) -> float:
-    """Return ``value`` if it is a pruning ratio.
+    """Return a valid pruning ratio unchanged.
 
     Raises:
-        UserError: it is not in [0, 1).
+        UserError: the ratio is not in [0, 1).
     """
     if not 0 <= value < 1:
         raise UserError(f"a pruning ratio must be in [0, 1), but got {name}={value}: 0.9 prunes nine weights in ten")
@@ -45,8 +45,8 @@ def solve_ratios(
     Args:
         sizes: number of weights in each group.
         target: total sparsity.
-        preference: any finite number for each group that is not fixed; only differences matter.
-        fixed: ratios of groups that are settled; they are returned as they are.
+        preference: any finite number for each group without a fixed ratio; only differences matter.
+        fixed: ratios settled beforehand; they are returned unchanged.
 
     Returns:
         Ratios in [0, 1), at least one weight being kept in each group.
@@ -72,7 +72,7 @@ def solve_ratios(
 
 
 def check_fixed(sizes: Mapping[str, int], target: float, fixed: Mapping[str, float]) -> None:
-    """Find out whether the other groups can make up what fixed ratios leave of a total sparsity.
+    """Find out whether the groups without fixed ratios can make up the rest of a total sparsity.
 
     Args:
         sizes: number of weights in each group.
@@ -80,7 +80,7 @@ def check_fixed(sizes: Mapping[str, int], target: float, fixed: Mapping[str, flo
         fixed: ratios by group.
 
     Raises:
-        UserError: a group is unknown or is emptied, none is left, or those that are left cannot make up the rest.
+        UserError: a group is unknown or emptied, no group is left, or the groups left cannot make up the rest.
     """
     for group, ratio in fixed.items():
         check_ratio(group, ratio)
@@ -126,13 +126,13 @@ def _beside(
 
 
 def _shared(sizes: Mapping[str, int], budget: int, preference: Mapping[str, float]) -> dict[str, float]:
-    """Ratios of groups that keep so many weights together."""
+    """Ratios of groups for a given number of weights kept together."""
     kept = _whole(_kept_shares(sizes, budget, preference), sizes, budget)
     return {group: (size - kept[group]) / size for group, size in sizes.items()}
 
 
 def _kept_shares(sizes: Mapping[str, int], budget: int, preference: Mapping[str, float]) -> dict[str, float]:
-    """Kept weights by group, not yet whole numbers: fill groups that reach 1 and share the rest among the others."""
+    """Kept weights by group, not yet whole numbers: groups at ratio 1 are filled, the others share the rest."""
     kept: dict[str, float] = {}
     free = dict(sizes)
     while free:
@@ -149,7 +149,7 @@ def _kept_shares(sizes: Mapping[str, int], budget: int, preference: Mapping[str,
 
 
 def _whole(shares: Mapping[str, float], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
-    """Whole counts between 1 and the group's size that sum to the budget: largest remainders are rounded up."""
+    """Whole counts between 1 and the group's size with the budget as their sum: largest remainders are rounded up."""
     kept = {group: min(max(floor(shares[group]), 1), size) for group, size in sizes.items()}
     while (missing := budget - sum(kept.values())) != 0:
         step = 1 if missing > 0 else -1

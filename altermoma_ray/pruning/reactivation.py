@@ -1,4 +1,4 @@
-"""A model in the state that AlterMOMA looks at: one modality masked, the others reactivated (Algorithm 1)."""
+"""A model as AlterMOMA looks at it: one modality masked, the others reactivated (Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def reactivated(
 ) -> Iterator[nn.Module]:
     """Train the model with a modality masked, for as long as the context lasts.
 
-    It is trained exactly as for ReRI (:func:`altermoma_ray.pruning.redundancy`), to θ_B. On exit parameters, buffers,
-    gradients, flags and modes are what they were, also when an error is raised.
+    Training is exactly ReRI's (:func:`altermoma_ray.pruning.redundancy`), to θ_B. On exit parameters, buffers,
+    gradients, flags and modes are as before, also after an error.
 
     >>> with reactivated(model, loss, "lidar", batches, setting):    # doctest: +SKIP
     ...     maps = model.features(batch, masked=frozenset({"lidar"}))

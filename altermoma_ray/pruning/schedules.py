@@ -41,7 +41,7 @@ class Schedule:
             )
 
     def sparsities(self, target: float) -> list[float]:
-        """Sparsity after each round; the last is the target. Apply it to each group's ratio when there are several."""
+        """Sparsity after each round; the last is the target. With several groups, each ratio gets its own."""
         check_ratio("target", target)
         progress = [(index + 1) / self.rounds for index in range(self.rounds - 1)]
         return [self._at(target, done) for done in progress] + [target]

@@ -1,4 +1,4 @@
-"""What a criterion must reach: how much to prune, and where."""
+"""The target of a criterion: how much to prune, and where."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Target:
         groups: weight names by parameter group.
         sparsity: fraction of all weights to prune, in [0, 1).
         ratios: fraction to prune of each group, in [0, 1), which together make the sparsity (:func:`solve_ratios`
-            finds such); None for one global threshold.
+            finds suitable ones); None for one global threshold.
 
     Raises:
         UserError: the sparsity or a ratio is out of range, or ratios and groups do not fit.

@@ -1,7 +1,7 @@
 """Pruning criteria behind one interface; a new one is a file here and a line in :data:`CRITERIA`.
 
-What a search asks about a criterion (what it needs to be stored, which reactivation it reads, how scores come of
-indicators) it asks the object: see :class:`Criterion`.
+A search asks the criterion itself which files to store, which reactivation to run, and how indicators become scores:
+see :class:`Criterion`.
 """
 
 from altermoma_ray.pruning.criteria.altermoma import AlterMOMA

@@ -13,7 +13,7 @@ from altermoma_ray.pruning.indicators import Indicators, Reactivation, contribut
 from altermoma_ray.pruning.masking import check_masking
 
 REACTIVATION = Reactivation(steps=8, learning_rate=1e-4)
-"""The learning rate is the paper's; it does not tell its B."""
+"""The learning rate is the paper's; the paper does not tell its B."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class AlterMOMA(IndicatorCriterion):
         alpha: α, weight of the contribution.
         beta: β, weight of the redundancy; with 0 nothing is masked or reactivated.
         reactivation: how long and how fast the masked model trains.
-        normalisation: what each indicator's values are shares of, the sum over its parameter group (the paper's) or
+        normalisation: the divisor of each indicator's values, the sum over its parameter group (the paper's) or
             over its layer.
     """
 
@@ -81,5 +81,5 @@ class AlterMOMA(IndicatorCriterion):
         return found
 
     def combine(self, indicators: Indicators, groups: Mapping[str, Sequence[str]]) -> Weights:
-        """AlterEva's scores of indicators that are there already."""
+        """AlterEva's scores of known indicators."""
         return altereva(indicators, groups, alpha=self.alpha, beta=self.beta, normalisation=self.normalisation)

@@ -17,21 +17,21 @@ from altermoma_ray.pruning.masks import Masks
 from altermoma_ray.pruning.targets import Target
 
 Needs = Literal["indicators", "scores", "masks"]
-"""What a search keeps of a criterion in storage.
+"""The files of a criterion in a search's storage.
 
 - ``indicators``: DeCI and ReRI, which :meth:`IndicatorCriterion.combine` makes into scores, for any parameters;
 - ``scores``: its scores, which hold for any target;
-- ``masks``: its masks for one target, because it prunes in rounds of its own.
+- ``masks``: its masks for one target, because the criterion prunes in rounds of its own.
 """
 
 
 class Criterion(ABC):
     """Decides which weights go. Implementations are frozen dataclasses of their parameters.
 
-    All workers that share a problem call it together and get the same masks.
+    All workers of a problem call :meth:`masks` together and get the same result.
 
     A new criterion is a class in a file of its own and a line in :data:`altermoma_ray.pruning.criteria.CRITERIA`. Its
-    base class says what a search keeps of it: :class:`Criterion` (masks), :class:`ScoreCriterion` (scores) or
+    base class decides which files a search keeps: :class:`Criterion` (masks), :class:`ScoreCriterion` (scores) or
     :class:`IndicatorCriterion` (indicators).
 
     >>> from altermoma_ray.pruning.criteria import CRITERIA
@@ -39,7 +39,7 @@ class Criterion(ABC):
     {'altermoma': 'indicators', 'snip': 'scores', 'synflow': 'masks'}
 
     Attributes:
-        needs: what is kept of it; see :data:`Needs`.
+        needs: the files kept of the criterion; see :data:`Needs`.
         version: raise it to make stored scores be computed anew where the source cannot be read.
     """
 
@@ -47,9 +47,9 @@ class Criterion(ABC):
     version: ClassVar[int] = 1
 
     def key(self) -> str:
-        """Short hash of everything about the criterion that its scores depend on: class, parameters, version, source.
+        """Short hash of everything in the criterion with an effect on its scores: class, parameters, version, source.
 
-        The source is that of the modules of its class and of its bases.
+        The source is the text of the modules of its class and of its bases.
         """
         bases = [base for base in type(self).__mro__ if base.__module__ not in ("builtins", "abc", "typing")]
         parameters = self if is_dataclass(self) else sorted(vars(self).items())
@@ -58,10 +58,10 @@ class Criterion(ABC):
 
     @abstractmethod
     def masks(self, problem: Problem, target: Target) -> Masks:
-        """The masks that meet the target."""
+        """The masks for the target."""
 
     needs_flow: ClassVar[bool] = False
-    """Whether it reads the problem's ``flow``, which not every model offers."""
+    """Whether the criterion reads the problem's ``flow``, which not every model offers."""
 
     def passes(self, batches: int) -> int:
         """Batches that pass forward and backward when D has ``batches``; only progress bars ask."""
@@ -69,13 +69,13 @@ class Criterion(ABC):
 
     @property
     def reads(self) -> Reactivation | None:
-        """The reactivation whose ReRI it reads; None where it reads none."""
+        """The reactivation whose ReRI is read; None where no ReRI is read."""
         return None
 
     def own(self) -> dict[str, Any]:
-        """The parameters that differ from their class's defaults.
+        """The parameters with values other than their class's defaults.
 
-        A search leaves these as they are: ranges that all criteria of a kind share, such as that of β, do not apply to
+        A search leaves them unchanged: ranges shared by all criteria of a kind, for example of β, do not apply to
         a criterion with parameters of its own.
 
         >>> from altermoma_ray.pruning.criteria import AlterMOMA
@@ -89,7 +89,7 @@ class Criterion(ABC):
 
 
 class ScoreCriterion(Criterion):
-    """A criterion that looks once: its scores do not depend on the target, so that masks of a higher one are nested."""
+    """A criterion with one look: its scores do not depend on the target, and masks of higher sparsities are nested."""
 
     needs: ClassVar[Needs] = "scores"
 
@@ -105,14 +105,14 @@ class ScoreCriterion(Criterion):
 class IndicatorCriterion(ScoreCriterion):
     """A criterion whose scores are made of DeCI and ReRI: these are stored once, for all of its parameters.
 
-    It reads the ReRI of one reactivation (:attr:`reads`), or DeCI alone.
+    The criterion reads the ReRI of one reactivation (:attr:`reads`), or DeCI alone.
     """
 
     needs: ClassVar[Needs] = "indicators"
 
     @abstractmethod
     def combine(self, indicators: Indicators, groups: Mapping[str, Sequence[str]]) -> Weights:
-        """Scores of indicators that are there already.
+        """Scores of known indicators.
 
         Args:
             indicators: DeCI, and the ReRI of :attr:`reads`.
@@ -121,13 +121,13 @@ class IndicatorCriterion(ScoreCriterion):
 
 
 def _default(field: Field[Any]) -> Any:
-    """A parameter's default; MISSING, which equals no value, where it has none."""
+    """A parameter's default; MISSING, which equals no value, where there is none."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 @lru_cache
 def _source(kind: type) -> str:
-    """The text of the module that defines a class; empty where there is none, as in a session."""
+    """The text of a class's module; empty where there is none, as in an interactive session."""
     module = inspect.getmodule(kind)
     try:
         return "" if module is None else inspect.getsource(module)

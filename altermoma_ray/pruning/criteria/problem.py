@@ -1,4 +1,4 @@
-"""What is scored: the same for every criterion."""
+"""The problem to score, the same for every criterion."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from altermoma_ray.pruning.gradients import LossFunction, NormMode, Reduce, sing
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A model at θ_init, its task, its data, and the workers that share the work.
+    """A model at θ_init, its task, its data, and the workers sharing the work.
 
-    A criterion reads what it needs of it and leaves the model exactly as it was found: parameters, gradients, buffers
-    and flags, also when it raises an error.
+    A criterion reads from the problem and leaves the model unchanged: parameters, gradients, buffers and flags, also
+    after an error.
 
     Attributes:
         model: at θ_init.
         groups: prunable weight names by parameter group.
         loss: see :data:`LossFunction`; shares, parts and workers as in :mod:`altermoma_ray.pruning.gradients`.
         batches: D, this worker's share of the batches whose gradients are averaged.
-        modalities: those that the loss can mask, in the order in which Algorithm 1 of AlterMOMA does.
+        modalities: the names the loss can mask, in the order of Algorithm 1 of AlterMOMA.
         training_batches: one a step, for reactivation, inner steps and the rounds of IMP; begun anew when too few.
         flow: sum of a model's outputs for an all-ones input to every branch (SynFlow), wherever and in whatever type
-            that model's parameters are; None if there is none.
+            the model's parameters are; None where there is no flow.
         norms: normalisation while the model is scored; see :data:`NormMode`.
         reduce: see :data:`Reduce`.
-        seed: of the criteria that draw at random.
+        seed: for random draws of a criterion.
     """
 
     model: nn.Module

@@ -1,7 +1,7 @@
 """AlterMOMA on the part of ReRI that DeCI does not explain: a criterion of our own beside the published one.
 
 Both indicators are large where |θ| and the loss's curvature are, so they rank much the same weights, and α Φ̂ − β Φ̃
-removes what contributes most as soon as β is large. What says something of redundancy is whether a weight's ReRI is
+removes what contributes most as soon as β is large. The sign of redundancy is whether a weight's ReRI is
 larger than its DeCI lets one expect::
 
     φ̂ = log(Φ̂/ΣΦ̂)       φ̃ = log of the mean over the masking passes of Φ̃/ΣΦ̃        in each group
@@ -34,7 +34,7 @@ class ResidualAlterMOMA(AlterMOMA):
     """DeCI on a logarithmic axis, less β times the residual of ReRI."""
 
     def combine(self, indicators: Indicators, groups: Mapping[str, Sequence[str]]) -> Weights:
-        """Scores of indicators that are there already, in the shapes and types of the contributions."""
+        """Scores of known indicators, in the shapes and types of the contributions."""
         check_groups(groups, indicators.contribution)
         scores, scored = without_frozen(indicators, groups)
         for group, names in scored.items():
@@ -57,7 +57,7 @@ def _shares(weights: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
 
 
 def _residual(contribution: Tensor, redundancy: Tensor) -> Tensor:
-    """What is left of log ReRI after a line in log DeCI; zero where one of them is zero."""
+    """The rest of log ReRI after a line in log DeCI; zero where one of them is zero."""
     known = (contribution > 0) & (redundancy > 0)
     residual = torch.zeros_like(contribution)
     if int(known.sum()) < 2:

@@ -19,7 +19,7 @@ from altermoma_ray.pruning.indicators import contribution
 class Snip(ScoreCriterion):
     """``|θ · ∂L/∂θ|`` of the intact model over D, without normalisation by group.
 
-    The formula is DeCI's (AlterMOMA Eq. 6): what sets the two apart is that DeCI is compared within groups.
+    The formula is DeCI's (AlterMOMA Eq. 6): the difference: DeCI is compared within groups.
     """
 
     def passes(self, batches: int) -> int:

@@ -1,4 +1,4 @@
-"""SynFlow: iterative pruning that conserves the flow through a network, without data.
+"""SynFlow: iterative pruning without data, with the flow through a network conserved.
 
 Tanaka et al., *Pruning neural networks without any data by iteratively conserving synaptic flow*, NeurIPS 2020.
 
@@ -7,9 +7,9 @@ Notation::
     R     = 1ᵀ ∏ |θ| 1, the sum of the outputs of the network of magnitudes for inputs of ones       Eq. 3
     score = |θ ∂R/∂θ|, of the network that is left; each round prunes a little more (Algorithm 1)
 
-Flow is conserved over layers: what the scores of a layer sum to does not depend on how large it is, so weights of a
-layer that has few left score high, and no layer that all paths cross is emptied before the others. One-shot pruning
-would not do that, hence the many rounds. How trained norms, attention and so on fit in is the subject of
+Flow is conserved over layers: the sum of a layer's scores does not depend on its size. Weights of a layer with few
+left therefore score high, and no layer on all paths is emptied before the others. One-shot pruning lacks this
+property, hence the many rounds. How trained norms, attention and so on fit in is the subject of
 :mod:`altermoma_ray.pruning.criteria.linear_flow`.
 """
 

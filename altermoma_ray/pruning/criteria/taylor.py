@@ -5,8 +5,8 @@ Notation: D falls into parts (micro-batches of a few samples) whose losses L_p s
     SNIP, DeCI      | θ_i · Σ_p ∂L_p/∂θ_i |
     here            Σ_p | θ_i · ∂L_p/∂θ_i |
 
-Why it is here: the gradient of L is near zero in a trained model, because the gradients of its parts cancel. What is
-left of them is mostly which parts were drawn, so that two draws of D keep different weights. The magnitudes do not
+Why it is here: the gradient of L is near zero in a trained model, because the gradients of its parts cancel. The
+rest depends mostly on the parts drawn, and two draws of D keep different weights. The magnitudes do not
 cancel, and agree between draws.
 """
 
