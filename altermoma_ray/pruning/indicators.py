@@ -82,6 +82,13 @@ class Indicators:
     Attributes:
         contribution: DeCI of every prunable weight.
         redundancy: ReRI by masked modality, each for the weights of the other groups.
+
+    >>> import torch
+    >>> found = Indicators(
+    ...     contribution={"camera.weight": torch.ones(2)}, redundancy={"lidar": {"camera.weight": torch.zeros(2)}}
+    ... )
+    >>> sorted(found.to_tensors())
+    ['contribution/camera.weight', 'redundancy/lidar/camera.weight']
     """
 
     contribution: Weights
@@ -104,6 +111,7 @@ class Indicators:
         contribution: Weights = {}
         redundancy: dict[str, Weights] = {}
         for key, value in tensors.items():
+            # Split at most twice: a parameter's own name may hold a slash.
             match key.split("/", 2):
                 case ["contribution", name]:
                     contribution[name] = value
@@ -190,22 +198,27 @@ def redundancy(
     trained = trained_parameters(model)
     mask = frozenset({masked})
     by_rate: dict[float, list[Reactivation]] = {}
+    # dict.fromkeys drops repeated settings and keeps their order; a set's order would differ between workers.
     for setting in dict.fromkeys(settings):
         by_rate.setdefault(setting.learning_rate, []).append(setting)
 
     results: dict[Reactivation, Weights] = {}
     with evaluation(model, norms):
+        # One gradient at θ_init serves all settings: the gradient does not depend on the reactivation.
         before = mean_gradient(model, scored, loss, mask, batches, reduce)
+        # Sorted: all workers must reduce in the same order, or their sums would mix.
         for learning_rate, wanted in sorted(by_rate.items()):
             after: dict[Reactivation, Weights] = {}
             steps = max(setting.steps for setting in wanted)
             with initial_parameters_kept(model):
                 trajectory = adam_steps(model, trained, loss, mask, reactivation_batches[:steps], learning_rate, reduce)
                 for step in trajectory:
+                    # Read off on the way: measuring changes no parameter, so a longer setting goes on from here.
                     for setting in [setting for setting in wanted if setting.steps == step]:
                         last = setting.gradient == "last-batch"
                         data = [reactivation_batches[step - 1]] if last else batches
                         after[setting] = mean_gradient(model, scored, loss, mask, data, reduce)
+            # Only here are the parameters θ_init again, which the product needs.
             results |= {setting: _moved(scored, before, gradient) for setting, gradient in after.items()}
     return results
 
@@ -221,6 +234,7 @@ def _check_enough(batches: Sequence[Any], settings: Sequence[Reactivation]) -> N
 
 def _moved(parameters: Mapping[str, nn.Parameter], before: Weights, after: Weights) -> Weights:
     """|θ·g − θ·g_B| as |θ·(g − g_B)|, where θ is θ_init again; ``before`` is g and ``after`` g_B."""
+    # One product instead of two, and no cancellation of two rounded products.
     return {
         name: (before[name] - after[name]).mul_(parameter.detach()).abs_() for name, parameter in parameters.items()
     }
