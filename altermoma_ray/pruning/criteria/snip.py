@@ -20,6 +20,9 @@ class Snip(ScoreCriterion):
     """``|θ · ∂L/∂θ|`` of the intact model over D, without normalisation by group.
 
     The formula is DeCI's (AlterMOMA Eq. 6): the difference: DeCI is compared within groups.
+
+    >>> Snip().needs, Snip().passes(batches=8)
+    ('scores', 8)
     """
 
     def passes(self, batches: int) -> int:

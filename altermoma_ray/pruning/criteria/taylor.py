@@ -21,7 +21,11 @@ from altermoma_ray.pruning.gradients import Weights, evaluation, mean_gradient, 
 
 @dataclass(frozen=True, kw_only=True)
 class Taylor(ScoreCriterion):
-    """Contributions whose signs do not cancel between the parts of D, without normalisation by group."""
+    """Contributions whose signs do not cancel between the parts of D, without normalisation by group.
+
+    >>> Taylor().needs, Taylor().passes(batches=8)
+    ('scores', 8)
+    """
 
     def passes(self, batches: int) -> int:
         """Each batch of D once."""

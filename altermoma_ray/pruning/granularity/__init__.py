@@ -1,4 +1,4 @@
-"""What is pruned as a whole, behind one interface; a new granularity is a file here and a line in the table below."""
+"""The units of pruning behind one interface; a new granularity is a file here and a line in the table below."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ GRANULARITIES: dict[str, Granularity] = {"weight": Weight()}
 
 
 def replay(model: AnyModule, plan: Plan) -> AnyModule:
-    """Give an unpruned model the architecture that a plan says, by the granularity that made the plan.
+    """Give an unpruned model the architecture of a plan, by the granularity of the plan.
 
     Args:
-        model: of the architecture before pruning; it may be changed.
-        plan: what :meth:`Granularity.plan` returned; with an empty one the model stays as it is.
+        model: of the architecture before pruning; may be changed.
+        plan: a result of :meth:`Granularity.plan`; an empty one leaves the model unchanged.
 
     Raises:
         UserError: no granularity here has the plan's name, or the plan is none of its own.
     """
     if not plan:
         return model
+    # Read from storage, the name may be any JSON value: str lets the message below show the value.
     name = str(plan.get("granularity"))
     if name not in GRANULARITIES:
         raise UserError(f"no granularity {name!r} is known, only {', '.join(GRANULARITIES)}")

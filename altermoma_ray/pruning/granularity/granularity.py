@@ -1,4 +1,4 @@
-"""The interface of all granularities: from scores to masks of whole units, and from masks to the model that is kept."""
+"""The interface of all granularities: from scores to masks of whole units, and from masks to the final model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from altermoma_ray.pruning.targets import Target
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Plan = Mapping[str, Any]
-"""What changes a model's architecture, as JSON can hold it; empty where nothing does. Anything else has the key
-``granularity``, the name of the granularity that made the plan."""
+"""The changes of a model's architecture, in JSON's types; empty where there are none. Any other plan has the key
+``granularity``, the name of its granularity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Cost:
     0.75
 
     Attributes:
-        weights_left: prunable weights that are kept.
+        weights_left: prunable weights kept.
         weights_total: prunable weights of the unpruned model.
     """
 
@@ -36,7 +36,7 @@ class Cost:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the prunable weights that is gone."""
+        """Fraction of the prunable weights gone."""
         return 1 - self.weights_left / self.weights_total
 
 
@@ -45,7 +45,7 @@ class Granularity(ABC):
 
     A trial of every granularity goes the same way: :meth:`select` makes masks, a
     :class:`altermoma_ray.pruning.MaskHolder` keeps masked weights at zero while the model is trained, and
-    :meth:`finalise` makes the model that is kept. Implementations are frozen dataclasses of their parameters.
+    :meth:`finalise` makes the final model. Implementations are frozen dataclasses of their parameters.
 
     >>> import torch
     >>> from altermoma_ray.pruning.granularity import GRANULARITIES
@@ -76,19 +76,19 @@ class Granularity(ABC):
         """
 
     def plan(self, masks: Masks) -> Plan:
-        """What :meth:`finalise` changes about the architecture of a model with these masks; see :data:`Plan`."""
+        """The changes :meth:`finalise` makes to the architecture of a model with these masks; see :data:`Plan`."""
         return {}
 
     def finalise(self, model: AnyModule, masks: Masks) -> AnyModule:
         """The model to keep once training has ended.
 
         Args:
-            model: pruned and trained; it is left as it was found.
-            masks: that were held.
+            model: pruned and trained; stays unchanged.
+            masks: the masks held in training.
 
         Returns:
-            A model that computes the same, of the architecture that :meth:`plan` says. The model itself where nothing
-            is to be changed.
+            A model with the same outputs, of the architecture of :meth:`plan`. The model itself where nothing
+            changes.
         """
         return model
 
@@ -96,12 +96,13 @@ class Granularity(ABC):
         """Give an unpruned model the architecture of a finalised one, whose weights can then be read into it.
 
         Args:
-            model: of the architecture before pruning; it may be changed.
-            plan: what :meth:`plan` returned.
+            model: of the architecture before pruning; may be changed.
+            plan: a result of :meth:`plan`.
 
         Raises:
             UserError: the plan is none of this granularity.
         """
+        # An unchanged architecture has an empty plan: any other was made by another granularity, or damaged.
         if plan:
             raise UserError(
                 f"granularity {type(self).__name__} changes no architecture, but got a plan with {', '.join(plan)}"
@@ -109,5 +110,5 @@ class Granularity(ABC):
         return model
 
     def cost(self, masks: Masks) -> Cost:
-        """The weights that are left of a model with these masks."""
+        """The weights left of a model with these masks."""
         return Cost(weights_left=masks.kept(), weights_total=sum(mask.numel() for mask in masks.values()))
