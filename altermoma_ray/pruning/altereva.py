@@ -101,7 +101,16 @@ def without_frozen(indicators: Indicators, groups: Mapping[str, Sequence[str]]) 
 
 
 def passes_of(indicators: Indicators, group: str, names: Sequence[str]) -> list[Weights]:
-    """ReRI of the passes with a modality other than ``group`` masked."""
+    """ReRI of the passes with a modality other than ``group`` masked.
+
+    Args:
+        indicators: DeCI and ReRI.
+        group: the parameter group to score.
+        names: the group's weights, without frozen ones.
+
+    Raises:
+        UserError: a pass lacks some of the weights, or there is no pass.
+    """
     passes: list[Weights] = []
     for masked, weights in indicators.redundancy.items():
         missing = [name for name in names if name not in weights]

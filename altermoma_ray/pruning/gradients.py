@@ -1,8 +1,8 @@
 """Gradients of a loss over batches and workers, taken from a model whose state stays untouched.
 
 Workers: all hold the same model and are given as many batches as there are in all, of which each computes a share. The
-shares of one training batch must sum to its mean loss; those of scoring batches as a whole to the sum of their losses,
-whichever worker computes which share. Gradients are summed over the workers in float64, once per quantity.
+shares of one training batch must sum to its mean loss, and the shares of all scoring batches to the sum of their
+losses, whichever worker computes which share. Gradients are summed over the workers in float64, once per quantity.
 """
 
 from __future__ import annotations
@@ -272,7 +272,17 @@ class GradientBuffer:
     def sum_over_workers(
         self, reduce: Reduce, places: Sequence[str], mask: frozenset[str], *, divisor: int = 1
     ) -> None:
-        """Reduce the totals into the buffers, then check them: ``places`` says in an error where a loss was taken."""
+        """Reduce the totals into the buffers, then check them.
+
+        Args:
+            reduce: see :data:`Reduce`.
+            places: where each loss was taken, for error messages.
+            mask: the masked modalities, for error messages.
+            divisor: number of batches to take the mean over.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; raised on all workers.
+        """
         for total, names in zip(self.totals, self.kinds, strict=True):
             # Every worker fills in its own reach, with zeros too: a collective call needs equal shapes everywhere.
             total[-len(names) :] = torch.tensor([float(name in self.reached) for name in names])

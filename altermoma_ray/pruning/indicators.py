@@ -14,7 +14,7 @@ The paper takes the second gradient on D_B, the last reactivation batch. ReRI th
 two sets of data. ``Reactivation.gradient`` chooses: ``last-batch`` is the paper to the letter; with ``scoring-batches``
 the second gradient is taken on D as well, and the two gradients differ by the reactivation alone.
 
-Gradients, workers and what a loss is: see :mod:`altermoma_ray.pruning.gradients`. They are summed over the workers once
+For gradients, workers and losses see :mod:`altermoma_ray.pruning.gradients`. Gradients are summed over the workers once
 per quantity and once per reactivation step.
 """
 
@@ -173,7 +173,7 @@ def redundancy(
 
     All parameters with ``requires_grad`` are trained; the masked branch gets no gradient and stays. Settings with the
     same learning rate share one trajectory, since the shorter is a prefix of the longer. Parameters, buffers, gradients
-    and flags are what they were afterwards, also when an error is raised.
+    and flags are restored at the end, also after an error.
 
     Args:
         model: at θ_init.
@@ -198,23 +198,19 @@ def redundancy(
     trained = trained_parameters(model)
     mask = frozenset({masked})
     by_rate: dict[float, list[Reactivation]] = {}
-    # dict.fromkeys drops repeated settings and keeps their order; a set's order would differ between workers.
-    for setting in dict.fromkeys(settings):
+    for setting in dict.fromkeys(settings):  # repeated settings once, in an order shared by all workers
         by_rate.setdefault(setting.learning_rate, []).append(setting)
 
     results: dict[Reactivation, Weights] = {}
     with evaluation(model, norms):
-        # One gradient at θ_init serves all settings: the gradient does not depend on the reactivation.
-        before = mean_gradient(model, scored, loss, mask, batches, reduce)
-        # Sorted: all workers must reduce in the same order, or their sums would mix.
-        for learning_rate, wanted in sorted(by_rate.items()):
+        before = mean_gradient(model, scored, loss, mask, batches, reduce)  # one for all settings, at θ_init
+        for learning_rate, wanted in sorted(by_rate.items()):  # all workers must reduce in one order
             after: dict[Reactivation, Weights] = {}
             steps = max(setting.steps for setting in wanted)
             with initial_parameters_kept(model):
                 trajectory = adam_steps(model, trained, loss, mask, reactivation_batches[:steps], learning_rate, reduce)
                 for step in trajectory:
-                    # Read off on the way: measuring changes no parameter, so a longer setting goes on from here.
-                    for setting in [setting for setting in wanted if setting.steps == step]:
+                    for setting in [setting for setting in wanted if setting.steps == step]:  # measuring moves no parameter: longer settings go on from here
                         last = setting.gradient == "last-batch"
                         data = [reactivation_batches[step - 1]] if last else batches
                         after[setting] = mean_gradient(model, scored, loss, mask, data, reduce)

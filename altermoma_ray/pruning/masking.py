@@ -69,8 +69,7 @@ def check_masking(
     with evaluation(model, norms):
         for batch in batches:
             try:
-                # Anew for each batch: the first may hold no object and leave no gradient to compare.
-                intact = gradient(batch, frozenset())
+                intact = gradient(batch, frozenset())  # anew: the batch before may hold no object
                 masked = {modality: gradient(batch, frozenset({modality})) for modality in waiting}
             except FloatingPointError:
                 return  # scoring says at which batch, and which learning rate is at fault

@@ -31,6 +31,7 @@ class Snip(ScoreCriterion):
 
     def scores(self, problem: Problem) -> Weights:
         """Connection sensitivities; see the class."""
+        # DeCI's code, not a copy: the two criteria can then differ in the comparison alone.
         return contribution(
             problem.model, problem.names, problem.loss, problem.batches, reduce=problem.reduce, norms=problem.norms
         )
