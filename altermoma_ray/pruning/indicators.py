@@ -209,8 +209,8 @@ def redundancy(
             steps = max(setting.steps for setting in wanted)
             with initial_parameters_kept(model):
                 trajectory = adam_steps(model, trained, loss, mask, reactivation_batches[:steps], learning_rate, reduce)
-                for step in trajectory:
-                    for setting in [setting for setting in wanted if setting.steps == step]:  # measuring moves no parameter: longer settings go on from here
+                for step in trajectory:  # measuring moves no parameter: longer settings go on from here
+                    for setting in [setting for setting in wanted if setting.steps == step]:
                         last = setting.gradient == "last-batch"
                         data = [reactivation_batches[step - 1]] if last else batches
                         after[setting] = mean_gradient(model, scored, loss, mask, data, reduce)
