@@ -181,7 +181,7 @@ class GradientBuffer:
     parameter beyond the reach of a worker's loss has a gradient of zero there. The gradients of each part of the loss
     are added to a total in float64, where the order of summation is lost in rounding. The losses lie in the same
     buffer: all workers learn of a failure in the same reduction. Behind the losses lies one number a parameter, the
-    count of workers with a gradient for the parameter.
+    count of workers whose gradients reached it.
 
     Args:
         model: the network; none of its other parameters collects a gradient meanwhile.
@@ -360,7 +360,7 @@ def initial_parameters_kept(model: nn.Module) -> Iterator[None]:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters that require gradients.
+    """All parameters with ``requires_grad``.
 
     Raises:
         UserError: there are none, or Adam cannot train one; see :mod:`altermoma_ray.pruning.model`.

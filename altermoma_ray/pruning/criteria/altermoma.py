@@ -73,6 +73,7 @@ class AlterMOMA(IndicatorCriterion):
             ),
             redundancy={},
         )
+        # DeCI alone decides: the passes with a masked modality, the costly part, are spared.
         if self.beta == 0:
             return found
         for masked in problem.modalities:

@@ -1,4 +1,4 @@
-"""A network as a sum over paths: how SynFlow sees layers that are no plain product of weights and ReLU.
+"""A network as a sum over paths: how SynFlow sees layers beyond a plain product of weights and ReLU.
 
 Notation: x, y activations; γ, β gain and shift, μ, σ² statistics of a normalisation; ⌊·⌋ held constant, i.e. without a
 gradient; R the flow, the sum of the outputs.
@@ -110,7 +110,7 @@ def _identity(value: Tensor, *arguments: Any, **options: Any) -> Tensor:
 def _softmax(value: Tensor, dim: int = -1, *arguments: Any, **options: Any) -> Tensor:
     # Masks add −∞ to a logit: clamped to 0, the masked token gets no share.
     value = value.clamp(min=0)
-    # Held constant, or the gradient of the sum would cancel the flow exactly: shares sum to one.
+    # Held constant: shares sum to one, so the gradient of the total would cancel flow.
     total = value.detach().sum(dim, keepdim=True)
     return value / total.masked_fill(total == 0, 1)
 
