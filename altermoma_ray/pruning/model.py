@@ -34,7 +34,7 @@ def check_model(model: nn.Module) -> None:
     """Check a model before scoring.
 
     Raises:
-        UserError: the model has no parameters, or one is lazy, on the meta device or not finite; the message names the parameter.
+        UserError: the model has no parameters, or one is lazy, on the meta device or not finite; its name is given.
     """
     check_values(model)
     parameters = dict(model.named_parameters())
