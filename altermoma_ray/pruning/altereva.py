@@ -74,12 +74,15 @@ def altereva(
     scores, scored = without_frozen(indicators, groups)
     for group, names in scored.items():
         terms = [(alpha, indicators.contribution)]
+        # With β = 0 nothing was masked, and there is no redundancy to read.
         if beta != 0:
             passes = passes_of(indicators, group, names)
             terms += [(-beta / len(passes), weights) for weights in passes]
+        # The scale is the only difference between group and layer: the formula below stays the same.
         for summed in [names] if normalisation == "group" else [[name] for name in names]:
             shares = [(_over_sum(factor, weights, summed), weights) for factor, weights in terms]
             for name in summed:
+                # In float64: nearly equal terms would leave little of a float32.
                 score = sum((weights[name].double() * share for share, weights in shares), start=torch.zeros(()))
                 scores[name] = score.to(indicators.contribution[name].dtype)
     return {name: scores[name] for name in indicators.contribution}
@@ -98,10 +101,20 @@ def without_frozen(indicators: Indicators, groups: Mapping[str, Sequence[str]]) 
 
 
 def passes_of(indicators: Indicators, group: str, names: Sequence[str]) -> list[Weights]:
-    """ReRI of the passes with a modality other than ``group`` masked."""
+    """ReRI of the passes with a modality other than ``group`` masked.
+
+    Args:
+        indicators: DeCI and ReRI.
+        group: the parameter group to score.
+        names: the group's weights, without frozen ones.
+
+    Raises:
+        UserError: a pass lacks some of the weights, or there is no pass.
+    """
     passes: list[Weights] = []
     for masked, weights in indicators.redundancy.items():
         missing = [name for name in names if name not in weights]
+        # The pass of a group's own mask says nothing of the group: its gradients are zero there.
         if masked == group or len(missing) == len(names):
             continue
         if missing:
@@ -113,5 +126,6 @@ def passes_of(indicators: Indicators, group: str, names: Sequence[str]) -> list[
 
 
 def _over_sum(factor: float, weights: Mapping[str, Tensor], names: Sequence[str]) -> float:
+    # A float32 sum over millions of weights would lose digits. A sum of zero means a term without effect.
     total = sum(float(weights[name].sum(dtype=torch.float64)) for name in names)
     return factor / total if total else 0.0

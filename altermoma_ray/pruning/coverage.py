@@ -58,6 +58,9 @@ class LeftOut:
         name: as in ``model.named_parameters()``.
         weights: number of its elements.
         reason: why the parameter is left out.
+
+    >>> coverage(nn.Linear(4, 2)).left_out
+    (LeftOut(name='bias', weights=2, reason='bias or position table'),)
     """
 
     name: str
@@ -77,6 +80,10 @@ class Coverage:
     Attributes:
         weights: the prunable parameters by name, in the model's order.
         left_out: all others.
+
+    >>> found = coverage(nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2)))
+    >>> list(found.weights), [part.name for part in found.left_out]
+    (['0.weight'], ['0.bias', '1.weight', '1.bias'])
     """
 
     weights: dict[str, nn.Parameter]
@@ -129,6 +136,7 @@ def coverage(model: nn.Module) -> Coverage:
         reason = _reason(module, name, parameter)
         if reason is None:
             chosen.add(parameter)
+        # A norm or an embedding outranks any other reason of a shared parameter, in whatever order modules come.
         elif reason in (NORM, EMBEDDING) or parameter not in reasons:
             reasons[parameter] = reason
     # A layer's weight may be shared with another module. It is pruned, unless the other is a norm or an embedding.
@@ -136,6 +144,7 @@ def coverage(model: nn.Module) -> Coverage:
     reasons = {parameter: reason for parameter, reason in reasons.items() if parameter not in chosen}
     if any(parameter.requires_grad for parameter in chosen):
         reasons |= {parameter: FROZEN for parameter in chosen if not parameter.requires_grad}
+    # named_parameters names a shared parameter once, by its first module: so do the names of all scores.
     named = dict(model.named_parameters())
     return Coverage(
         weights={name: parameter for name, parameter in named.items() if parameter not in reasons},
@@ -149,9 +158,11 @@ def effective_weight(model: nn.Module, name: str) -> Tensor:
     if gain is not None:
         size = model.get_parameter(gain)
         axes = [axis for axis in range(parameter.ndim) if size.ndim == 0 or size.shape[axis] == 1]
+        # The weight's own formula g v/‖v‖: a layer's own copy may be stale until the next forward pass.
         direction: Tensor = parameter / parameter.norm(dim=axes, keepdim=True)
         return direction * size
     owner, _, attribute = name.rpartition(".")
+    # torch.nn.utils.prune keeps the mask in a buffer beside the original.
     mask = getattr(model.get_submodule(owner), f"{attribute.removesuffix('_orig')}_mask", None)
     return parameter * mask if attribute.endswith("_orig") and isinstance(mask, Tensor) else parameter
 
@@ -160,6 +171,7 @@ def gain_of(model: nn.Module, name: str) -> str | None:
     """The gain beside a weight's direction under ``weight_norm``; None for any other weight."""
     owner, _, attribute = name.rpartition(".")
     module = model.get_submodule(owner)
+    # Two generations in torch: parametrizations hold original0 (g) and original1 (v), the older hook _g and _v.
     if attribute == "original1" and type(module[0]).__name__ == "_WeightNorm":  # type: ignore[index]
         return f"{owner}.original0"
     if (
@@ -174,6 +186,7 @@ def gain_of(model: nn.Module, name: str) -> str | None:
 def _owned(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
     """Every parameter with its layer and its attribute name there: ``weight``, also where the weight is computed."""
     computed = {module: module.parametrizations for module in model.modules() if parametrize.is_parametrized(module)}
+    # A parametrisation's modules hold the originals. Visited on their own, they would look like layers.
     inner = {part for parts in computed.values() for part in parts.modules()}  # type: ignore[union-attr]
     for module in model.modules():
         if module in computed:
@@ -207,6 +220,7 @@ def _keeping_zeros(parts: nn.Module) -> str | None:
             if name != "original0":  # the gain of weight_norm
                 return name
             continue
+        # A copy, in evaluation mode, with the random state kept: parametrisations may hold buffers or draw numbers.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             copy = deepcopy(parts).eval()
             pattern = (torch.arange(original.numel(), device=original.device) % 2 == 0).view(original.shape)
@@ -237,6 +251,7 @@ def _kind(module: nn.Module) -> str | None:
     """``NORM`` or ``EMBEDDING`` for normalisations and embeddings; None for any layer, whatever its class is called."""
     if isinstance(module, _LAYERS) or _has_layer_shape(module):
         return None
+    # Without bases named like layers: a class LinearNorm or NormConv is a layer with a norm inside.
     bases = [base.__name__ for base in type(module).__mro__ if not _LAYER_NAME.search(base.__name__)]
     kinds: list[tuple[str, Callable[[str], object]]] = [(NORM, _NORM.search), (EMBEDDING, _EMBEDDING.search)]
     return next((kind for kind, search in kinds if any(search(base) for base in bases)), None)

@@ -1,8 +1,8 @@
 """Gradients of a loss over batches and workers, taken from a model whose state stays untouched.
 
 Workers: all hold the same model and are given as many batches as there are in all, of which each computes a share. The
-shares of one training batch must sum to its mean loss; those of scoring batches as a whole to the sum of their losses,
-whichever worker computes which share. Gradients are summed over the workers in float64, once per quantity.
+shares of one training batch must sum to its mean loss, and the shares of all scoring batches to the sum of their
+losses, whichever worker computes which share. Gradients are summed over the workers in float64, once per quantity.
 """
 
 from __future__ import annotations
@@ -59,6 +59,16 @@ def adam_steps(
 ) -> Iterator[int]:
     """Train with Adam (Kingma & Ba 2015), one step a batch; yields the number of steps done.
 
+    Args:
+        model: the network; its parameters move at every step.
+        trained: the parameters to train, by name.
+        loss: see :data:`LossFunction`.
+        mask: the masked modalities.
+        batches: one for each step.
+        learning_rate: constant learning rate.
+        reduce: see :data:`Reduce`.
+        phase: name of the training in error messages.
+
     Raises:
         FloatingPointError: a loss or a gradient is not finite; the message names ``phase`` and step.
     """
@@ -69,6 +79,7 @@ def adam_steps(
         with gradients.collecting():
             gradients.add(loss(batch, mask))
             gradients.sum_over_workers(reduce, [f"{phase} step {step} (learning rate {learning_rate})"], mask)
+            # Inside the context: on leaving, the parameters lose the gradients which Adam reads.
             optimizer.step()
         yield step
 
@@ -88,6 +99,15 @@ def mean_gradient(
     With ``absolute`` the parts of the loss add up their gradients' magnitudes instead, so that opposite signs
     do not cancel. The result then depends on the parts, though not on the workers computing them.
 
+    Args:
+        model: the network; its state stays untouched.
+        parameters: the parameters to differentiate by, by name.
+        loss: see :data:`LossFunction`.
+        mask: the masked modalities.
+        batches: all batches; the loss computes this worker's share of each.
+        reduce: see :data:`Reduce`.
+        absolute: whether magnitudes are added up, as told above.
+
     Raises:
         UserError: there is no batch.
         FloatingPointError: a loss or a gradient is not finite; raised on all workers.
@@ -98,6 +118,7 @@ def mean_gradient(
     with gradients.collecting():
         for index, batch in enumerate(batches):
             gradients.add(loss(batch, mask), index)
+    # One reduction for all batches: the losses travel in the buffer, and the message finds the batch by its place.
     places = [f"scoring batch {number} of {len(batches)}" for number in range(1, len(batches) + 1)]
     gradients.sum_over_workers(reduce, places, mask, divisor=len(batches))
     return Gradients(gradients.views, gradients.unreached)
@@ -109,6 +130,12 @@ class Gradients(Weights):
     Attributes:
         unreached: parameters without a path from any batch's loss on any worker, as in a part run under
             ``torch.no_grad()``. A gradient of zero differs: its parameter has a path, but no effect.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> _ = nn.init.constant_(layer.weight, -0.5)
+    >>> gradients = Gradients({"weight": torch.tensor([[4.0, 0.0]])}, unreached=frozenset())
+    >>> gradients.contributions({"weight": layer.weight}).get("weight").tolist()
+    [[2.0, 0.0]]
     """
 
     def __init__(self, gradients: Mapping[str, Tensor], unreached: frozenset[str]) -> None:
@@ -124,6 +151,7 @@ class Gradients(Weights):
             UserError: all are frozen.
         """
         frozen = [name for name in parameters if name in self.unreached]
+        # Every weight frozen points to a fault in the loss, a few to a frozen part of the model.
         if len(frozen) == len(parameters):
             raise UserError(
                 f"the loss leads to none of the {len(frozen)} weights to score, '{frozen[0]}' the first: "
@@ -154,6 +182,20 @@ class GradientBuffer:
     are added to a total in float64, where the order of summation is lost in rounding. The losses lie in the same
     buffer: all workers learn of a failure in the same reduction. Behind the losses lies one number a parameter, the
     count of workers whose gradients reached it.
+
+    Args:
+        model: the network; none of its other parameters collects a gradient meanwhile.
+        parameters: the parameters to collect gradients of.
+        losses: number of losses the buffer has room for, one a batch.
+        absolute: whether parts add up magnitudes, as in :func:`mean_gradient`.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> buffer = GradientBuffer(layer, dict(layer.named_parameters()), losses=1)
+    >>> with buffer.collecting():
+    ...     buffer.add(layer(torch.tensor([2.0, 3.0])).sum())
+    ...     buffer.sum_over_workers(single_worker, ["the batch"], frozenset())
+    >>> buffer.views["weight"].tolist(), layer.weight.grad
+    ([[2.0, 3.0]], None)
     """
 
     def __init__(
@@ -172,6 +214,7 @@ class GradientBuffer:
             kinds.setdefault((parameter.device, parameter.dtype), []).append(name)
         for (device, dtype), names in kinds.items():
             sizes = [parameters[name].numel() for name in names]
+            # Layout: gradients, losses, counts of workers. Each buffer has room for losses; the last buffer's are read.
             buffer = torch.zeros(sum(sizes) + losses + len(names), device=device, dtype=dtype)
             *pieces, self.losses, _ = buffer.split_with_sizes([*sizes, losses, len(names)])
             self.kinds.append(names)
@@ -195,12 +238,15 @@ class GradientBuffer:
                 parameter.requires_grad_(False)
             for name, parameter in self.parameters.items():
                 parameter.requires_grad_(True)
+                # Autograd adds in place to a gradient already there, and replaces None: so the view comes first.
                 parameter.grad = self.views[name]
+                # A zero in the buffer does not tell a missing path from a vanishing gradient; only the hook does.
                 hook = parameter.register_post_accumulate_grad_hook(partial(self._reach, name))  # type: ignore[no-untyped-call]
                 hooks.append(hook)
             with torch.enable_grad():
                 yield
         finally:
+            # Also after an error in the loss: a left-over flag would freeze the user's model.
             for hook in hooks:
                 hook.remove()
             for parameter, flag, gradient in found:
@@ -216,6 +262,7 @@ class GradientBuffer:
             return
         for part in (share,) if isinstance(share, Tensor) else share:
             self.losses[index] = part.detach()
+            # A part computed in a frozen region counts as a loss, and has no gradient to give.
             if part.requires_grad:
                 part.backward()
             for total, buffer in zip(self.totals, self.buffers, strict=True):
@@ -225,9 +272,21 @@ class GradientBuffer:
     def sum_over_workers(
         self, reduce: Reduce, places: Sequence[str], mask: frozenset[str], *, divisor: int = 1
     ) -> None:
-        """Reduce the totals into the buffers, then check them: ``places`` says in an error where a loss was taken."""
+        """Reduce the totals into the buffers, then check them.
+
+        Args:
+            reduce: see :data:`Reduce`.
+            places: where each loss was taken, for error messages.
+            mask: the masked modalities, for error messages.
+            divisor: number of batches to take the mean over.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; raised on all workers.
+        """
         for total, names in zip(self.totals, self.kinds, strict=True):
+            # Every worker fills in its own reach, with zeros too: a collective call needs equal shapes everywhere.
             total[-len(names) :] = torch.tensor([float(name in self.reached) for name in names])
+        # No worker may raise before this line: the others would wait in the reduction for ever.
         reduce(self.totals)
         self.unreached = frozenset(
             name
@@ -237,6 +296,7 @@ class GradientBuffer:
         )
         for total, buffer in zip(self.totals, self.buffers, strict=True):
             buffer.copy_(total.div_(divisor))
+        # One test on the reduced buffers: all workers see the same sums and decide alike.
         if all(bool(torch.isfinite(buffer).all()) for buffer in self.buffers):
             return
         state = f"with {', '.join(sorted(mask))} masked" if mask else "of the intact model"
@@ -270,12 +330,15 @@ def evaluation(model: nn.Module, norms: NormMode = "running") -> Iterator[None]:
         if norms == "batch":
             for module in model.modules():
                 if getattr(module, "running_mean", None) is not None:
+                    # By the attribute, not the class: third-party norms share no base class with torch's.
                     module.training = True
         yield
     finally:
+        # Not model.train(): parts frozen in evaluation mode must stay in evaluation mode.
         for module, training in modes:
             module.training = training
         for module, name, buffer, initial in buffers:
+            # The very tensor found before, with its values: a module may have assigned another one meanwhile.
             setattr(module, name, buffer.copy_(initial))
 
 
@@ -286,6 +349,7 @@ def initial_parameters_kept(model: nn.Module) -> Iterator[None]:
     found = [(parameter.detach().clone(), parameter.grad) for parameter in parameters]
     try:
         for parameter in parameters:
+            # Removed, not zeroed: training inside would add to gradients the user has yet to apply.
             parameter.grad = None
         yield
     finally:
@@ -296,7 +360,7 @@ def initial_parameters_kept(model: nn.Module) -> Iterator[None]:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters that require gradients.
+    """All parameters with ``requires_grad``.
 
     Raises:
         UserError: there are none, or Adam cannot train one; see :mod:`altermoma_ray.pruning.model`.

@@ -1,4 +1,9 @@
-"""Which weights may be pruned, and which parameter group each belongs to."""
+"""Which weights may be pruned, and which parameter group each belongs to.
+
+>>> fusion = nn.ModuleDict({"camera": nn.Conv2d(3, 8, 3), "lidar": nn.Linear(4, 8), "norm": nn.BatchNorm1d(8)})
+>>> group_weights(prunable_weights(fusion), lambda name: name.split(".")[0])
+{'camera': ['camera.weight'], 'lidar': ['lidar.weight']}
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of convolutions (spconv's too), deconvolutions, linear, bilinear and recurrent layers, and attention.
 
     Weights are recognised by their attribute name and by two dimensions or more, in any module but a
-    normalisation nor an embedding. A weight under ``weight_norm``, ``spectral_norm``, ``torch.nn.utils.prune`` or a
+    normalisation or an embedding. A weight under ``weight_norm``, ``spectral_norm``, ``torch.nn.utils.prune`` or a
     parametrisation of one's own which keeps zeros stands under the name of its source parameter
     (``weight_v``, ``weight_orig``, ``parametrizations.weight.original``). Biases, norms, embeddings, position tables,
     parameters outside layers and frozen parts are left out; :func:`altermoma_ray.pruning.coverage` says which. A
@@ -71,6 +76,7 @@ def check_groups(groups: Mapping[str, Sequence[str]], available: Iterable[str]) 
             if name in members:
                 raise UserError(f"weight '{name}' is in the groups '{members[name]}' and '{group}': it must be in one")
             members[name] = group
+    # Sorted, so that every worker and every run names the same weight first.
     known = set(available)
     if unknown := sorted(members.keys() - known):
         raise UserError(f"weight '{unknown[0]}' of group '{members[unknown[0]]}' has no score")

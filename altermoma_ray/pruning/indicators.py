@@ -14,7 +14,7 @@ The paper takes the second gradient on D_B, the last reactivation batch. ReRI th
 two sets of data. ``Reactivation.gradient`` chooses: ``last-batch`` is the paper to the letter; with ``scoring-batches``
 the second gradient is taken on D as well, and the two gradients differ by the reactivation alone.
 
-Gradients, workers and what a loss is: see :mod:`altermoma_ray.pruning.gradients`. They are summed over the workers once
+For gradients, workers and losses see :mod:`altermoma_ray.pruning.gradients`. Gradients are summed over the workers once
 per quantity and once per reactivation step.
 """
 
@@ -82,6 +82,13 @@ class Indicators:
     Attributes:
         contribution: DeCI of every prunable weight.
         redundancy: ReRI by masked modality, each for the weights of the other groups.
+
+    >>> import torch
+    >>> found = Indicators(
+    ...     contribution={"camera.weight": torch.ones(2)}, redundancy={"lidar": {"camera.weight": torch.zeros(2)}}
+    ... )
+    >>> sorted(found.to_tensors())
+    ['contribution/camera.weight', 'redundancy/lidar/camera.weight']
     """
 
     contribution: Weights
@@ -104,6 +111,7 @@ class Indicators:
         contribution: Weights = {}
         redundancy: dict[str, Weights] = {}
         for key, value in tensors.items():
+            # Split at most twice: a parameter's own name may hold a slash.
             match key.split("/", 2):
                 case ["contribution", name]:
                     contribution[name] = value
@@ -165,7 +173,7 @@ def redundancy(
 
     All parameters with ``requires_grad`` are trained; the masked branch gets no gradient and stays. Settings with the
     same learning rate share one trajectory, since the shorter is a prefix of the longer. Parameters, buffers, gradients
-    and flags are what they were afterwards, also when an error is raised.
+    and flags are restored at the end, also after an error.
 
     Args:
         model: at θ_init.
@@ -190,22 +198,23 @@ def redundancy(
     trained = trained_parameters(model)
     mask = frozenset({masked})
     by_rate: dict[float, list[Reactivation]] = {}
-    for setting in dict.fromkeys(settings):
+    for setting in dict.fromkeys(settings):  # repeated settings once, in an order shared by all workers
         by_rate.setdefault(setting.learning_rate, []).append(setting)
 
     results: dict[Reactivation, Weights] = {}
     with evaluation(model, norms):
-        before = mean_gradient(model, scored, loss, mask, batches, reduce)
-        for learning_rate, wanted in sorted(by_rate.items()):
+        before = mean_gradient(model, scored, loss, mask, batches, reduce)  # one for all settings, at θ_init
+        for learning_rate, wanted in sorted(by_rate.items()):  # all workers must reduce in one order
             after: dict[Reactivation, Weights] = {}
             steps = max(setting.steps for setting in wanted)
             with initial_parameters_kept(model):
                 trajectory = adam_steps(model, trained, loss, mask, reactivation_batches[:steps], learning_rate, reduce)
-                for step in trajectory:
+                for step in trajectory:  # measuring moves no parameter: longer settings go on from here
                     for setting in [setting for setting in wanted if setting.steps == step]:
                         last = setting.gradient == "last-batch"
                         data = [reactivation_batches[step - 1]] if last else batches
                         after[setting] = mean_gradient(model, scored, loss, mask, data, reduce)
+            # Only here are the parameters θ_init again, which the product needs.
             results |= {setting: _moved(scored, before, gradient) for setting, gradient in after.items()}
     return results
 
@@ -221,6 +230,7 @@ def _check_enough(batches: Sequence[Any], settings: Sequence[Reactivation]) -> N
 
 def _moved(parameters: Mapping[str, nn.Parameter], before: Weights, after: Weights) -> Weights:
     """|θ·g − θ·g_B| as |θ·(g − g_B)|, where θ is θ_init again; ``before`` is g and ``after`` g_B."""
+    # One product instead of two, and no cancellation of two rounded products.
     return {
         name: (before[name] - after[name]).mul_(parameter.detach()).abs_() for name, parameter in parameters.items()
     }

@@ -69,7 +69,7 @@ def check_masking(
     with evaluation(model, norms):
         for batch in batches:
             try:
-                intact = gradient(batch, frozenset())
+                intact = gradient(batch, frozenset())  # anew: the batch before may hold no object
                 masked = {modality: gradient(batch, frozenset({modality})) for modality in waiting}
             except FloatingPointError:
                 return  # scoring says at which batch, and which learning rate is at fault
@@ -93,6 +93,7 @@ def _changes_others_alone(intact: Gradients, masked: Gradients, modality: str, o
         UserError: the mask changes these, yet its own weights still get a gradient.
     """
     changed = _differ(intact, masked, [name for name in masked if name not in own])
+    # Exactly zero, without a tolerance: a masked branch takes no part in the computation.
     leaking = [name for name in masked if name in own and bool(masked[name].any())]
     if changed and leaking:
         raise UserError(
@@ -103,6 +104,7 @@ def _changes_others_alone(intact: Gradients, masked: Gradients, modality: str, o
 
 
 def _differ(intact: Gradients, masked: Gradients, names: Sequence[str]) -> bool:
+    # Over all weights at once: single layers may have tiny gradients in both passes.
     difference = sum(float((intact[name] - masked[name]).double().square().sum()) for name in names)
     length = sum(float(intact[name].double().square().sum()) for name in names)
     return difference > _SAME**2 * length

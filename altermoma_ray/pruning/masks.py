@@ -26,11 +26,16 @@ class Masks(Mapping[str, Tensor]):
 
     Attributes:
         floored: layers at their minimum of weights, which would have lost more without one.
+
+    >>> masks = Masks({"camera": torch.tensor([True, False]), "lidar": torch.tensor([True, True])})
+    >>> masks.kept(), masks.sparsity(), masks.sparsity_by_layer()
+    (3, 0.25, {'camera': 0.5, 'lidar': 0.0})
     """
 
     def __init__(self, keep: Mapping[str, Tensor], floored: Iterable[str] = ()) -> None:
         self._keep = dict(keep)
         self.floored = tuple(sorted(floored))
+        # Counted once: on a GPU each sum waits for the device.
         self._kept = {name: int(mask.sum()) for name, mask in self._keep.items()}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -63,6 +68,7 @@ class Masks(Mapping[str, Tensor]):
         """Flat tensors for safetensors: per layer its shape (int64) and its mask, eight weights to the byte (uint8)."""
         tensors: dict[str, Tensor] = {}
         for name, mask in self.items():
+            # The last byte is padded with zeros: only the shape tells where the mask ends.
             tensors[f"shape/{name}"] = torch.tensor(mask.shape)
             tensors[f"keep/{name}"] = torch.from_numpy(np.packbits(mask.cpu().numpy()))
         tensors.update({f"floored/{name}": torch.ones(1, dtype=torch.uint8) for name in self.floored})
@@ -104,14 +110,17 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
     if floor < 0 or not scores:
         raise UserError(f"masks need floor >= 0 and at least one layer, but got floor={floor}, {len(scores)} layers")
     for name, score in scores.items():
+        # NaN compares as neither lower nor higher: a threshold would silently keep the weight.
         if not (bool(torch.isfinite(score).all()) or is_frozen(score)):
             raise ValueError(f"the scores of layer '{name}' are not finite: no order can be made of them")
+    # By name, not by the order of the mapping: equal scores are then decided alike everywhere.
     names = sorted(name for name, score in scores.items() if not is_frozen(score))
     if not names:
         return Masks({name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()})
     sizes = [scores[name].numel() for name in names]
     minima = [min(floor, size) for size in sizes]
     flat = torch.cat([scores[name].detach().flatten() for name in names])
+    # One rounding for all layers together; rounding layer by layer would miss the total.
     wanted = round(sparsity * flat.numel())
 
     # The highest weights of each layer leave the race at any sparsity: only then are masks nested.
@@ -121,9 +130,11 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
     pruned = _lowest(guarded, min(wanted, flat.numel() - sum(minima)))
 
     parts = pruned.split_with_sizes(sizes)
+    # The floor can only have acted where a layer is at its minimum. Otherwise the second selection is spared.
     at_floor = [size - int(part.sum()) == minimum for size, part, minimum in zip(sizes, parts, minima, strict=True)]
     floored: list[str] = []
     if floor and any(at_floor):
+        # The same selection without a floor shows the layers which would have lost more.
         unguarded = _lowest(flat, wanted).split_with_sizes(sizes)
         losses = [int(part.sum()) for part in unguarded]
         floored = [n for n, loss, size, least in zip(names, losses, sizes, minima, strict=True) if loss > size - least]
@@ -131,6 +142,7 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
         logger.info("the floor of %d weights acted in %d layers: %s", floor, len(floored), ", ".join(floored))
     keep = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
     keep |= {name: ~part.view(scores[name].shape) for name, part in zip(names, parts, strict=True)}
+    # In the order of the scores again: masks and scores are walked side by side.
     return Masks({name: keep[name] for name in scores}, floored)
 
 
@@ -170,6 +182,7 @@ def group_masks(
         global_masks({name: scores[name] for name in names}, ratios[group], floor=floor)
         for group, names in groups.items()
     ]
+    # Groups come in their own order; the masks return to the order of the scores.
     keep = {name: mask for part in parts for name, mask in part.items()}
     return Masks({name: keep[name] for name in scores}, [name for part in parts for name in part.floored])
 
@@ -177,6 +190,7 @@ def group_masks(
 def count_sparsity(model: nn.Module, names: Iterable[str]) -> float:
     """Fraction of exact zeros among the named weights, counted from the weights the model computes with."""
     weights = [effective_weight(model, name) for name in names]
+    # Counted in the model, not in the masks: a weight set to zero by training counts too.
     zeros = sum(weight.numel() - int(torch.count_nonzero(weight)) for weight in weights)
     return zeros / sum(weight.numel() for weight in weights)
 
@@ -185,6 +199,7 @@ def _lowest(values: Tensor, count: int) -> Tensor:
     """Mark the ``count`` lowest of a vector; among equals the first go first."""
     if count == 0:
         return torch.zeros_like(values, dtype=torch.bool)
+    # Not topk or plain argsort: neither promises an order among equals, and ties would differ between devices.
     threshold = values.kthvalue(count).values
     marked = values < threshold
     ties = (values == threshold).nonzero().squeeze(1)

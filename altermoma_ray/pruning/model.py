@@ -21,9 +21,11 @@ def check_values(model: nn.Module) -> None:
     """
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
+        # A lazy parameter has no shape: every later look at its size would fail with torch's own error.
         if is_lazy(parameter):
             raise UserError(f"parameter '{name}' has no shape yet: run the model once on a batch before pruning")
     without = [name for name, parameter in parameters.items() if parameter.is_meta]
+    # All on the meta device is allowed: a model without values is only counted, never scored.
     if without and len(without) < len(parameters):
         raise UserError(_meta(without[0]))
 
@@ -32,7 +34,7 @@ def check_model(model: nn.Module) -> None:
     """Check a model before scoring.
 
     Raises:
-        UserError: the model has no parameters, or one is lazy, on the meta device or not finite; the message names it.
+        UserError: the model has no parameters, or one is lazy, on the meta device or not finite; its name is given.
     """
     check_values(model)
     parameters = dict(model.named_parameters())
@@ -41,6 +43,7 @@ def check_model(model: nn.Module) -> None:
     for name, parameter in parameters.items():
         if parameter.is_meta:
             raise UserError(_meta(name))
+        # Whole numbers are always finite. Complex parameters are judged, and left out, by coverage.
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter.detach()).all()):
             broken = int((~torch.isfinite(parameter.detach())).sum())
             raise UserError(
@@ -61,6 +64,7 @@ def check_trained(model: nn.Module, trained: Mapping[str, Tensor]) -> None:
             "call requires_grad_(True) on the parts to prune"
         )
     for name, parameter in trained.items():
+        # In float16 the square of a gradient below 2e-4 is zero, and one above 256 is infinite.
         if parameter.dtype not in _TRAINABLE and not parameter.is_complex():
             kind = str(parameter.dtype).removeprefix("torch.")
             raise UserError(

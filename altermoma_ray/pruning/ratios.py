@@ -62,6 +62,7 @@ def solve_ratios(
     if not all(isfinite(value) for value in preference.values()):
         raise UserError(f"preferences must be finite, but got {dict(preference)}")
     total = sum(sizes.values())
+    # In whole weights from here on: fractions would sum to the target only up to rounding.
     budget = total - round(target * total)
     if budget < len(sizes):
         raise UserError(
@@ -88,16 +89,19 @@ def check_fixed(sizes: Mapping[str, int], target: float, fixed: Mapping[str, flo
             raise UserError(
                 f"a ratio is fixed for {group!r}, but the groups are {', '.join(sizes)}; choose out of these"
             )
+        # A ratio below 1 still empties a small group by rounding.
         if round(ratio * sizes[group]) == sizes[group]:
             raise UserError(f"a ratio of {group}={ratio:g} leaves none of its {sizes[group]} weights; lower it")
     rest, budget = _rest(sizes, target, fixed)
     fixed_ones = ", ".join(f"{group}={ratio:g}" for group, ratio in fixed.items())
     if not rest:
         raise UserError(f"ratios are fixed for all groups ({fixed_ones}), so that none can make up the total; free one")
+    # More to keep than the free groups hold: the fixed ratios overshoot the target.
     if budget > sum(rest.values()):
         raise UserError(
             f"a total sparsity of {target} cannot be met with {fixed_ones}: these alone remove more; lower them"
         )
+    # Each free group keeps at least one weight.
     if budget < len(rest):
         raise UserError(
             f"a total sparsity of {target} cannot be met with {fixed_ones}: {', '.join(rest)} cannot make up the rest; "
@@ -138,9 +142,11 @@ def _kept_shares(sizes: Mapping[str, int], budget: int, preference: Mapping[str,
     while free:
         rest = budget - sum(kept.values())
         top = max(preference[group] for group in free)  # keeps exp from overflowing, and the sum below above zero
+        # k_g n_g without the factor c. Groups beyond 1 are settled, and c is found anew for the others.
         demand = {group: size * exp(preference[group] - top) for group, size in free.items()}
         scale = rest / sum(demand.values())
         full = [group for group, size in free.items() if scale * demand[group] >= size]
+        # Ends: every turn without a return settles at least one group.
         if not full:
             return kept | {group: scale * value for group, value in demand.items()}
         for group in full:
@@ -150,9 +156,11 @@ def _kept_shares(sizes: Mapping[str, int], budget: int, preference: Mapping[str,
 
 def _whole(shares: Mapping[str, float], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
     """Whole counts between 1 and the group's size with the budget as their sum: largest remainders are rounded up."""
+    # Rounded down first, within 1 and the size; these bounds can put the sum on either side of the budget.
     kept = {group: min(max(floor(shares[group]), 1), size) for group, size in sizes.items()}
     while (missing := budget - sum(kept.values())) != 0:
         step = 1 if missing > 0 else -1
         movable = [group for group in sizes if 1 <= kept[group] + step <= sizes[group]]
+        # One weight at a time, to or from the group furthest from its share; among equals the first group.
         kept[max(movable, key=lambda group: step * (shares[group] - kept[group]))] += step
     return kept

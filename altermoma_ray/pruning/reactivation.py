@@ -59,6 +59,7 @@ def reactivated(
         )
     trained = trained_parameters(model)
     with evaluation(model), initial_parameters_kept(model):
+        # A prefix of the scoring trajectory: the same batches in the same order lead to the same θ_B.
         steps = adam_steps(
             model,
             trained,
@@ -68,6 +69,7 @@ def reactivated(
             setting.learning_rate,
             reduce,
         )
+        # A generator: training happens only as steps are drawn from.
         for _ in steps:
             pass
         yield model

@@ -24,6 +24,11 @@ ScheduleKind = Literal["one-shot", "linear", "cubic", "exponential"]
 class Schedule:
     """When to prune how much.
 
+    >>> Schedule(kind="linear", rounds=4).sparsities(0.5)
+    [0.125, 0.25, 0.375, 0.5]
+    >>> Schedule(kind="linear", rounds=4).steps(phase=100)
+    [0, 25, 50, 75]
+
     Attributes:
         kind: shape of the rise.
         rounds: R, how many times weights are pruned; 1 for one-shot.
@@ -44,6 +49,7 @@ class Schedule:
         """Sparsity after each round; the last is the target. With several groups, each ratio gets its own."""
         check_ratio("target", target)
         progress = [(index + 1) / self.rounds for index in range(self.rounds - 1)]
+        # The target itself comes last, not its formula: rounding must not shift the final count by a weight.
         return [self._at(target, done) for done in progress] + [target]
 
     def fractions(self) -> list[float]:
@@ -58,6 +64,7 @@ class Schedule:
         """
         if phase < self.rounds and self.rounds > 1:
             raise UserError(f"{self.rounds} pruning rounds need as many steps, but got {phase}: take fewer rounds")
+        # Whole division: rounds never share a step, since a phase has at least as many steps as rounds.
         return [index * phase // self.rounds for index in range(self.rounds)]
 
     def _at(self, target: float, done: float) -> float:

@@ -29,6 +29,13 @@ class Target:
 
     Raises:
         UserError: the sparsity or a ratio is out of range, or ratios and groups do not fit.
+
+    >>> import torch
+    >>> groups = {"camera": ["camera.weight"], "lidar": ["lidar.weight"]}
+    >>> target = Target(groups=groups, sparsity=0.5, ratios={"camera": 0.75, "lidar": 0.25})
+    >>> masks = target.masks({name: torch.arange(4.0) for names in groups.values() for name in names})
+    >>> masks.sparsity_by_group(groups)
+    {'camera': 0.75, 'lidar': 0.25}
     """
 
     groups: Mapping[str, Sequence[str]]
@@ -54,6 +61,7 @@ class Target:
 
     def rising(self, schedule: Schedule) -> list[Target]:
         """Targets of the schedule's rounds, of which the last is this one; each group's ratio rises by itself."""
+        # The ratios of a round need not sum to its sparsity exactly; masks read the ratios where there are any.
         rounds = [replace(self, sparsity=sparsity) for sparsity in schedule.sparsities(self.sparsity)]
         if self.ratios is not None:
             rises = {group: schedule.sparsities(ratio) for group, ratio in self.ratios.items()}
@@ -61,4 +69,5 @@ class Target:
                 replace(target, ratios={group: rise[index] for group, rise in rises.items()})
                 for index, target in enumerate(rounds)
             ]
+        # This very object ends the rise: no rounding between the target asked for and the last round.
         return [*rounds[:-1], self]

@@ -26,6 +26,14 @@ class AlterMOMA(IndicatorCriterion):
         reactivation: how long and how fast the masked model trains.
         normalisation: the divisor of each indicator's values, the sum over its parameter group (the paper's) or
             over its layer.
+
+    >>> import torch
+    >>> indicators = Indicators(
+    ...     contribution={"camera.weight": torch.tensor([3.0, 1.0])},
+    ...     redundancy={"lidar": {"camera.weight": torch.tensor([1.0, 1.0])}},
+    ... )
+    >>> AlterMOMA(alpha=1.0, beta=1.0).combine(indicators, {"camera": ["camera.weight"]})["camera.weight"].tolist()
+    [0.25, -0.25]
     """
 
     alpha: float = 1.0
@@ -48,6 +56,7 @@ class AlterMOMA(IndicatorCriterion):
         Raises:
             UserError: β is not 0, and a modality cannot be masked; see :func:`altermoma_ray.pruning.check_masking`.
         """
+        # Before anything costly: a loss deaf to masks would waste the whole scoring.
         if self.beta != 0:
             check_masking(
                 problem.model,
@@ -64,11 +73,13 @@ class AlterMOMA(IndicatorCriterion):
             ),
             redundancy={},
         )
+        # DeCI alone decides: the passes with a masked modality, the costly part, are spared.
         if self.beta == 0:
             return found
         for masked in problem.modalities:
             found.redundancy[masked] = redundancy(
                 problem.model,
+                # The masked group's own gradients are zero: Algorithm 1 scores only the others.
                 [name for group, names in problem.groups.items() if group != masked for name in names],
                 problem.loss,
                 masked,

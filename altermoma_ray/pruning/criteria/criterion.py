@@ -40,7 +40,7 @@ class Criterion(ABC):
 
     Attributes:
         needs: the files kept of the criterion; see :data:`Needs`.
-        version: raise it to make stored scores be computed anew where the source cannot be read.
+        version: a higher one has stored scores computed anew; needed where the source cannot be read.
     """
 
     needs: ClassVar[Needs] = "masks"
@@ -51,9 +51,11 @@ class Criterion(ABC):
 
         The source is the text of the modules of its class and of its bases.
         """
+        # The bases too: a change in a parent's formula must not find the child's old scores.
         bases = [base for base in type(self).__mro__ if base.__module__ not in ("builtins", "abc", "typing")]
         parameters = self if is_dataclass(self) else sorted(vars(self).items())
         parts = [f"{type(self).__qualname__} {parameters!r} {self.version}", *(_source(base) for base in bases)]
+        # Joined by a zero byte, which no source holds: parts cannot run into one another.
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     @abstractmethod
@@ -89,7 +91,16 @@ class Criterion(ABC):
 
 
 class ScoreCriterion(Criterion):
-    """A criterion with one look: its scores do not depend on the target, and masks of higher sparsities are nested."""
+    """A criterion with one look: its scores do not depend on the target, and masks of higher sparsities are nested.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Squares(ScoreCriterion):
+    ...     def scores(self, problem: Problem) -> Weights:
+    ...         return {name: problem.model.get_parameter(name).detach().square() for name in problem.names}
+    >>> Squares().needs, Squares().passes(batches=8)
+    ('scores', 0)
+    """
 
     needs: ClassVar[Needs] = "scores"
 
@@ -98,7 +109,7 @@ class ScoreCriterion(Criterion):
         """Finite scores of all prunable weights, in their shapes; the lowest are pruned first."""
 
     def masks(self, problem: Problem, target: Target) -> Masks:
-        """The masks that meet the target."""
+        """The masks for the target."""
         return target.masks(self.scores(problem))
 
 
@@ -106,6 +117,10 @@ class IndicatorCriterion(ScoreCriterion):
     """A criterion whose scores are made of DeCI and ReRI: these are stored once, for all of its parameters.
 
     The criterion reads the ReRI of one reactivation (:attr:`reads`), or DeCI alone.
+
+    >>> from altermoma_ray.pruning.criteria import CRITERIA
+    >>> [name for name, criterion in CRITERIA.items() if isinstance(criterion, IndicatorCriterion)]
+    ['altermoma', 'altermoma-residual', 'deci', 'reri']
     """
 
     needs: ClassVar[Needs] = "indicators"
@@ -128,6 +143,7 @@ def _default(field: Field[Any]) -> Any:
 @lru_cache
 def _source(kind: type) -> str:
     """The text of a class's module; empty where there is none, as in an interactive session."""
+    # The whole module, not the class alone: helper functions beside the class decide scores too.
     module = inspect.getmodule(kind)
     try:
         return "" if module is None else inspect.getsource(module)

@@ -1,11 +1,11 @@
 """Iterative magnitude pruning with rewinding: the lottery ticket hypothesis.
 
 Frankle and Carbin, *The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks*, ICLR 2019. Each round
-trains the network that is left, removes its smallest weights, and rewinds the others to θ_init. The fraction kept is
+trains the remaining network, removes its smallest weights, and rewinds the others to θ_init. The fraction kept is
 the same in every round, so sparsity follows an exponential schedule.
 
-Normalisation keeps its running statistics while the rounds train, as in AlterMOMA's reactivation, so that the masks do
-not depend on the number of workers. Every round sees the same batches.
+Normalisation keeps its running statistics while the rounds train, as in AlterMOMA's reactivation: the masks do not
+depend on the number of workers. Every round sees the same batches.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class IMP(Criterion):
         rounds: how many times weights are removed.
         steps: optimisation steps of a round, one training batch each.
         learning_rate: of Adam, constant.
+
+    >>> IMP(rounds=4, steps=60).passes(batches=8)
+    240
     """
 
     rounds: int = 4
@@ -68,8 +71,10 @@ class IMP(Criterion):
         masks = Masks({name: weight.new_ones(weight.shape).bool() for name, weight in weights.items()})
         with evaluation(problem.model, problem.norms):
             for number, goal in enumerate(target.rising(Schedule(kind="exponential", rounds=self.rounds)), start=1):
+                # The rewinding: leaving the context restores θ_init, after the round's magnitudes were read.
                 with initial_parameters_kept(problem.model):
                     self._train(problem, masks, f"IMP round {number}")
+                    # Effective weights: under weight_norm the magnitude of a direction says nothing of the weight's.
                     left = {name: effective_weight(problem.model, name).abs() for name in weights}
                     masks = goal.masks({name: remaining(size, masks[name]) for name, size in left.items()})
         return masks
@@ -85,11 +90,12 @@ class IMP(Criterion):
             problem.reduce,
             phase=phase,
         )
+        # Without an optimiser's state: every round begins with a new Adam, and zero gradients build up no moments.
         with MaskHolder(problem.model, masks) as holder:
             for _ in trajectory:
                 holder.after_step()
 
 
 def remaining(scores: Tensor, mask: Tensor) -> Tensor:
-    """Non-negative scores of the weights that are left; those pruned before come below all of them."""
+    """Non-negative scores of the remaining weights; weights pruned before come below all of them."""
     return scores.detach().masked_fill(~mask, -1)

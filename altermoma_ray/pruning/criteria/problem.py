@@ -31,6 +31,18 @@ class Problem:
         norms: normalisation while the model is scored; see :data:`NormMode`.
         reduce: see :data:`Reduce`.
         seed: for random draws of a criterion.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> problem = Problem(
+    ...     model=layer,
+    ...     groups={"fusion": ["weight"]},
+    ...     loss=lambda batch, masked: layer(batch).sum(),
+    ...     batches=[],
+    ...     modalities=[],
+    ...     training_batches=["first", "second"],
+    ... )
+    >>> problem.names, problem.training(steps=3)
+    (['weight'], ['first', 'second', 'first'])
     """
 
     model: nn.Module
@@ -57,4 +69,5 @@ class Problem:
         """
         if len(self.training_batches) == 0:
             raise UserError(f"{steps} training steps need training batches, but the problem has none: give one a step")
+        # By index from the start: every call, on every worker, sees the same batches in the same order.
         return [self.training_batches[step % len(self.training_batches)] for step in range(steps)]

@@ -52,7 +52,10 @@ class ProsPr(ScoreCriterion):
 
     Attributes:
         steps: T, inner steps of SGD; with 0 the score is SNIP's.
-        learning_rate: η. The authors' 0.1 is for untrained networks; at that the loss of the trained toy model rises.
+        learning_rate: η. The authors' 0.1 is for untrained networks; at 0.1 the loss of the trained toy model rises.
+
+    >>> ProsPr(steps=3).passes(batches=8)
+    17
     """
 
     steps: int = 3
@@ -73,13 +76,16 @@ class ProsPr(ScoreCriterion):
         """Meta-gradient scores; see the class."""
         scored = parameters_named(problem.model, problem.names)
         trained = trained_parameters(problem.model)
+        # Weights without requires_grad are scored too, though no step moves them.
         everything = trained | scored
         batches = problem.training(self.steps) if self.steps else []
         with evaluation(problem.model, problem.norms):
             with initial_parameters_kept(problem.model):
                 states = []
                 for batch in batches:
+                    # The backward pass needs θ_t of every step: T copies of the trained parameters.
                     states.append(_values(trained))
+                    # Plain SGD: momentum or Adam would add terms to the recursion of v_t.
                     gradient = _gradient(problem, trained, [batch])
                     _move(trained, states[-1], gradient, -self.learning_rate)
                 meta = _gradient(problem, everything, problem.batches)
@@ -87,6 +93,7 @@ class ProsPr(ScoreCriterion):
                     product = _hessian_product(problem, everything, state, meta, batch)
                     for name, value in meta.items():
                         value.sub_(product[name], alpha=self.learning_rate)
+            # Only here, with θ_init restored: the score is θ_init ⊙ v_0, not θ_T ⊙ v_0.
             return meta.contributions(scored)
 
 
@@ -97,15 +104,18 @@ def _gradient(problem: Problem, parameters: Mapping[str, nn.Parameter], batches:
 def _hessian_product(
     problem: Problem, parameters: Mapping[str, nn.Parameter], state: Weights, direction: Weights, batch: Any
 ) -> Weights:
-    """``H v`` for all parameters at a state, v being the direction's part that is trained (as the state is)."""
+    """``H v`` for all parameters at a state, v being the trained part of the direction (as the state is)."""
     length = _norm([direction[name] for name in state])
+    # No direction, no product: the division below would give NaN.
     if length == 0:
         return {name: torch.zeros_like(value) for name, value in direction.items()}
+    # The coarsest type decides: a smaller step would vanish in its rounding.
     precision = max(torch.finfo(value.dtype).eps for value in state.values())
     epsilon = STEP * precision ** (1 / 3) * (_norm(list(state.values())) or 1.0) / length
     trained = {name: parameters[name] for name in state}
     _move(trained, state, direction, epsilon)
     above = _gradient(problem, parameters, [batch])
+    # From the saved state, not back by 2ε: rounding would leave the parameters a little off.
     _move(trained, state, direction, -epsilon)
     below = _gradient(problem, parameters, [batch])
     return {name: above[name].sub_(below[name]).div_(2 * epsilon) for name in parameters}

@@ -20,6 +20,9 @@ class Snip(ScoreCriterion):
     """``|θ · ∂L/∂θ|`` of the intact model over D, without normalisation by group.
 
     The formula is DeCI's (AlterMOMA Eq. 6): the difference: DeCI is compared within groups.
+
+    >>> Snip().needs, Snip().passes(batches=8)
+    ('scores', 8)
     """
 
     def passes(self, batches: int) -> int:
@@ -28,6 +31,7 @@ class Snip(ScoreCriterion):
 
     def scores(self, problem: Problem) -> Weights:
         """Connection sensitivities; see the class."""
+        # DeCI's code, not a copy: the two criteria can then differ in the comparison alone.
         return contribution(
             problem.model, problem.names, problem.loss, problem.batches, reduce=problem.reduce, norms=problem.norms
         )

@@ -5,7 +5,7 @@ Tanaka et al., *Pruning neural networks without any data by iteratively conservi
 Notation::
 
     R     = 1ᵀ ∏ |θ| 1, the sum of the outputs of the network of magnitudes for inputs of ones       Eq. 3
-    score = |θ ∂R/∂θ|, of the network that is left; each round prunes a little more (Algorithm 1)
+    score = |θ ∂R/∂θ|, of the remaining network; each round prunes a little more (Algorithm 1)
 
 Flow is conserved over layers: the sum of a layer's scores does not depend on its size. Weights of a layer with few
 left therefore score high, and no layer on all paths is emptied before the others. One-shot pruning lacks this
@@ -37,13 +37,15 @@ from altermoma_ray.pruning.targets import Target
 class SynFlow(Criterion):
     """Rounds of scoring by flow and pruning, on an exponential schedule.
 
-    All is computed on a copy in float64. Workers do not share the work: each computes the same, so that they must be
-    given the same flow.
+    All is computed on a copy in float64. Workers do not share the work: each computes the same from the same flow.
 
     Attributes:
         rounds: how many times weights are removed.
         balanced: whether parallel branches are weighed by their normalisations; without, the deepest branch of a fusion
             model takes all the flow, and the others are emptied.
+
+    >>> SynFlow(rounds=100).needs, SynFlow().needs_flow
+    ('masks', True)
     """
 
     needs_flow: ClassVar[bool] = True
@@ -66,15 +68,18 @@ class SynFlow(Criterion):
             raise UserError("SynFlow needs the problem's flow: a function of the model that sums its outputs for ones")
         model = linear_copy(problem.model)
         weights = parameters_named(model, problem.names)
+        # linear_copy switches all gradients off; activations need a path to the weights, and only to these.
         for weight in weights.values():
             weight.requires_grad_(True)
         masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
         for number, goal in enumerate(target.rising(Schedule(kind="exponential", rounds=self.rounds)), start=1):
             scores = self._scores(model, weights, problem.flow, number)
-            # What was pruned before has no flow, as may have what is left, but goes first.
+            # Weights pruned before go first. Remaining weights may score zero too, and −1 tells the two apart.
             masks = goal.masks({name: score.masked_fill(~masks[name], -1) for name, score in scores.items()})
             for name, weight in weights.items():
+                # Zeros in the copy take the pruned paths out of the next round's flow.
                 weight.detach().masked_fill_(~masks[name], 0)
+        # The copy is on the CPU; masks belong where the model's weights are.
         devices = {name: weight.device for name, weight in parameters_named(problem.model, problem.names).items()}
         return Masks({name: mask.to(devices[name]) for name, mask in masks.items()}, masks.floored)
 
@@ -87,8 +92,10 @@ class SynFlow(Criterion):
         with torch.enable_grad(), LinearFlow(balanced=self.balanced):
             total = flow(model)
             value = float(total.detach())
+            # Magnitudes multiply from layer to layer, and leave even float64 in a deep network.
             if not isfinite(value) or value == 0:
                 raise FloatingPointError(f"the synaptic flow is {value} {place}: {remedy}")
+            # allow_unused: weights on no path from input to output are legal, and score zero.
             gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True, materialize_grads=True)
         scores: Weights = {}
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):

@@ -23,6 +23,7 @@ def replay(model: AnyModule, plan: Plan) -> AnyModule:
     """
     if not plan:
         return model
+    # Read from storage, the name may be any JSON value: str lets the message below show the value.
     name = str(plan.get("granularity"))
     if name not in GRANULARITIES:
         raise UserError(f"no granularity {name!r} is known, only {', '.join(GRANULARITIES)}")

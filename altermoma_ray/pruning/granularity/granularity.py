@@ -118,6 +118,7 @@ class Granularity(ABC):
         Raises:
             UserError: the plan is none of this granularity.
         """
+        # An unchanged architecture has an empty plan: any other was made by another granularity, or damaged.
         if plan:
             raise UserError(
                 f"granularity {type(self).__name__} changes no architecture, but got a plan with {', '.join(plan)}"
