@@ -11,6 +11,7 @@ from torch import Tensor
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.channels.couplings import Coupling
+from altermoma_ray.pruning.masks import is_frozen
 from altermoma_ray.pruning.targets import OutOfReach, Target
 
 
@@ -18,8 +19,11 @@ from altermoma_ray.pruning.targets import OutOfReach, Target
 class Bounds:
     """How narrow a layer may become.
 
-    >>> Bounds(least=0.25, multiple=8).smallest(64), Bounds().smallest(3)
-    (16, 1)
+    >>> from altermoma_ray.pruning.channels import Slice
+    >>> rows = torch.arange(64)[:, None]
+    >>> coupling = Coupling(name="layer", slices=(Slice("layer.weight", 0, rows),))
+    >>> Bounds(least=0.2, multiple=8).narrowest(coupling), Bounds(least=0.2).narrowest(coupling)
+    (16, 13)
 
     Attributes:
         least: least share of channels kept of each coupling, in (0, 1].
@@ -38,13 +42,13 @@ class Bounds:
     def step(self, coupling: Coupling) -> int:
         """Widths of a coupling are multiples of this number."""
         step = math.lcm(self.multiple, coupling.multiple)
+        # An odd width, of ten classes for example, cannot keep to multiples of 8 and stay whole.
         return step if coupling.channels % step == 0 else coupling.multiple
 
-    def smallest(self, width: int, step: int | None = None) -> int:
-        """The least width of a layer with ``width`` channels before pruning."""
-        step = self.multiple if step is None else step
-        step = step if width % step == 0 else 1
-        return min(width, step * math.ceil(max(1.0, self.least * width) / step))
+    def narrowest(self, coupling: Coupling) -> int:
+        """The least width of a coupling."""
+        step = self.step(coupling)
+        return min(coupling.channels, step * math.ceil(max(1.0, self.least * coupling.channels) / step))
 
 
 class _Space:
@@ -69,7 +73,7 @@ class _Space:
     def width(self, coupling: Coupling, pruned: int) -> int:
         """Channels kept of a coupling, for a number of channels to prune."""
         step = self.bounds.step(coupling)
-        wanted = max(coupling.channels - pruned, self.bounds.smallest(coupling.channels, step))
+        wanted = max(coupling.channels - pruned, self.bounds.narrowest(coupling))
         return min(coupling.channels, step * math.ceil(wanted / step))
 
     def left(self, widths: Mapping[str, int], names: Sequence[str]) -> int:
@@ -94,7 +98,7 @@ def choose(
     are thus compared by the worth of one weight.
 
     Args:
-        scores: of every prunable weight, by name.
+        scores: of every prunable weight, by name; a layer whose scores are all infinite is frozen and stays whole.
         couplings: of the model.
         target: the share of the weights to prune, of all or of each group.
         bounds: how narrow a layer may become.
@@ -105,21 +109,23 @@ def choose(
     Raises:
         OutOfReach: the bounds, or layers whose channels all stay, do not allow the target's sparsity.
     """
-    space = _Space(scores, couplings, bounds)
+    frozen = {name for name, score in scores.items() if is_frozen(score)}
+    movable = [one for one in couplings if not any(part.tensor in frozen for part in one.slices)]
+    space = _Space(scores, movable, bounds)
+    whole = {one.name: torch.ones(one.channels, dtype=torch.bool) for one in couplings}
     names = [name for members in target.groups.values() for name in members]
     if target.ratios is None:
-        members = {coupling.name: coupling for coupling in couplings}
-        pruned = _prune(space, list(members.values()), names, target.sparsity, dict.fromkeys(members, 0), "model")
-        return space.kept(pruned)
+        others = dict.fromkeys((coupling.name for coupling in movable), 0)
+        return whole | space.kept(_prune(space, movable, names, target.sparsity, others, "model"))
     owner = {name: group for group, members in target.groups.items() for name in members}
-    pruned = {coupling.name: 0 for coupling in couplings}
+    pruned = {coupling.name: 0 for coupling in movable}
     # Inputs of a later group's layers go with an earlier group's channels: the weights left in a group depend on the
     # other groups a little. Three rounds settle the counts.
     for _ in range(3):
         for group, ratio in target.ratios.items():
-            mine = [one for one in couplings if owner.get(_first_weight(one, owner)) == group]
+            mine = [one for one in movable if owner.get(_first_weight(one, owner)) == group]
             pruned |= _prune(space, mine, target.groups[group], ratio, pruned, f"group {group}")
-    return space.kept(pruned)
+    return whole | space.kept(pruned)
 
 
 def _prune(

@@ -89,9 +89,7 @@ class Channel(Granularity):
         narrowest = [
             coupling.name
             for coupling in self.couplings
-            if int(kept[coupling.name].sum())
-            == self.bounds.smallest(coupling.channels, self.bounds.step(coupling))
-            < coupling.channels
+            if int(kept[coupling.name].sum()) == self.bounds.narrowest(coupling) < coupling.channels
         ]
         return Masks({name: mask.to(scores[name].device) for name, mask in masks.items()}, narrowest)
 
