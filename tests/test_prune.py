@@ -1,0 +1,32 @@
+"""The commands that prune without a search and measure what it gained, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from altermoma_ray.workloads.nusc import SHIPPED
+
+
+@pytest.mark.slow
+def test_a_pruned_model_is_written_and_measured_beside_the_unpruned_one(synthetic_root, tmp_path):
+    def run(command, *options):
+        line = [sys.executable, "-m", f"altermoma_ray.{command}", "nusc", "--dataroot", synthetic_root]
+        line += ["--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED, "--storage", tmp_path / "storage", *options]
+        return subprocess.run(list(map(str, line)), check=True, capture_output=True, text=True).stdout
+
+    out = tmp_path / "pruned"
+    assert run("prune", "--sparsity", 0.5, "--criterion", "snip", "--out", out).strip() == str(out)
+    figures = json.loads((out / "figures.json").read_text())
+    assert figures["granularity"] == "channel"
+    assert figures["params"] < 0.55 * figures["unpruned_params"]
+    assert figures["macs"] < figures["unpruned_macs"]
+    assert {"map", "nds"} <= figures["metrics"].keys()
+    shapes = json.loads((out / "shapes.json").read_text())
+    assert all(before != after for before, after in shapes.values())
+    measured = json.loads(run("benchmark", "--pruned", out, "--samples", 1, "--repeats", 2, "--format", "json"))
+    assert {"ratio", "latency_ms", "unpruned_ms", "device", "threads"} <= measured.keys()
+    assert measured["macs"] < measured["unpruned_macs"]
