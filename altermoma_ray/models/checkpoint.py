@@ -65,6 +65,8 @@ def load_checkpoint(
 ) -> tuple[Any, dict[str, Any]]:
     """Read a file of :func:`save_checkpoint`: the model on the CPU in evaluation mode, and the metadata.
 
+    A model of a pruned architecture has its plan as ``channel_plan``.
+
     Args:
         location: the file to read.
         build: makes the model from the JSON of its configuration; None makes a
@@ -109,6 +111,15 @@ def load_checkpoint(
             f"{location} has a header that no model can be built from ({shown(str(error))}); it was edited or damaged: "
             "copy it again, or give another checkpoint"
         ) from error
+    model = _replayed(model, plan, header, location)
+    fit(model, tensors, str(location))
+    return model.eval(), metadata
+
+
+def _replayed(model: nn.Module, plan: Plan, header: Mapping[str, str], location: Location) -> nn.Module:
+    """The model of an unpruned architecture cut as a file's plan says."""
+    if not plan:
+        return model
     try:
         model = replay(model, plan)
     except UserError as error:
@@ -117,8 +128,8 @@ def load_checkpoint(
             f"{location} holds a pruned model of version {by} that this version, {__version__}, cannot rebuild "
             f"({shown(str(error))}); use altermoma_ray {by}, or give another checkpoint"
         ) from error
-    fit(model, tensors, str(location))
-    return model.eval(), metadata
+    model.channel_plan = plan  # type: ignore[assignment]
+    return model
 
 
 def read_header(data: bytes) -> dict[str, str]:

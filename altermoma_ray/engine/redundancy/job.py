@@ -211,7 +211,13 @@ class PrunedModel:
         """
         shapes = {name: weight.shape for name, weight in prunable_weights(unpruned).items()}
         same = {name: mask.shape for name, mask in self.masks.items()} == shapes
-        if not same or getattr(self.load()[0], "config", None) != getattr(unpruned, "config", None):
+        pruned, _ = self.load()
+        if same and {name: weight.shape for name, weight in prunable_weights(pruned).items()} != shapes:
+            raise UserError(
+                f"{self.folder} holds a model whose channels were removed, but the report compares single weights; "
+                "give --pruned a trial of granularity 'weight'"
+            )
+        if not same or getattr(pruned, "config", None) != getattr(unpruned, "config", None):
             raise UserError(
                 f"{self.folder} holds another model than the checkpoint; give the --checkpoint it was made of"
             )

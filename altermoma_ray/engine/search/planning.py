@@ -91,6 +91,11 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     if request.workers > batch_size:
         raise UserError(f"{request.workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
     model = workload.unpruned(request.checkpoint)
+    if hasattr(model, "channel_plan"):
+        raise UserError(
+            f"{request.checkpoint or workload.checkpoint} holds a model whose channels were removed already; "
+            "give the unpruned checkpoint, and a higher --sparsity"
+        )
     space, sizes = _space_for(model, request), sizes_of(model)
     figures = Figures(metrics=workload.task.metrics, groups=tuple(sizes), modalities=modalities_of(model))
     objective = Objective.parse(request.objective, figures)

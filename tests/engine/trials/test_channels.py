@@ -7,8 +7,10 @@ import pytest
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.trials import trial
 from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.engine.trials.trial import TrialRunner, read_result
+from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import prunable_weights
 from altermoma_ray.storage import Location
 
@@ -31,7 +33,8 @@ def setting(**fields):
 
 
 @pytest.mark.parametrize(("epochs", "schedule"), [(0.0, "one-shot"), (None, "cubic")])
-def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epochs, schedule):
+def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epochs, schedule, monkeypatch):
+    monkeypatch.setattr(trial, "BATCHES", 2)
     task = TrialTask(number=0, setting=setting(schedule=schedule), fine_tune_epochs=epochs)
     runner = TrialRunner(job)
     reports = list(runner.run(task))
@@ -46,6 +49,14 @@ def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epo
     data = workload.source()
     metrics = Evaluator(data, data.rows("validation"), batch_size=2)(small, workload.task_for(small))
     assert metrics["nds"] == pytest.approx(reports[-1]["nds"], abs=1e-3)
+    again = SearchRequest(
+        workload=job.workload,
+        checkpoint=str(job.trial_folder(0).join("model.safetensors")),
+        space=SPACE,
+        sparsity=0.5,
+    )
+    with pytest.raises(UserError, match=r"model\.safetensors holds a model whose channels were removed already"):
+        plan_search(again)
 
 
 def test_a_sparsity_out_of_reach_fails_one_trial_with_the_reason(job):
