@@ -19,5 +19,6 @@ def check_name(name: str) -> None:
     Raises:
         UserError: the name has odd characters.
     """
+    # A '.' in front would hide the folder, a '-' would turn the name into an option of the command line.
     if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", name):
         raise UserError(f"search name {name!r} must be letters, digits, '.', '_' and '-'; choose another --name")
