@@ -65,7 +65,7 @@ def write_model(folder: Path, model: nn.Module, run_id: str) -> None:
         # The pickle keeps the mode: in training mode the loaded model would move its batch norms' statistics.
         model.eval(),
         folder / MODEL_FOLDER,
-        # save_model knows no run; without the number here the registry could not lead from a version to its run.
+        # save_model knows no run: without the number the model's record would not name the run of its weights.
         mlflow_model=Model(artifact_path=MODEL_FOLDER, run_id=run_id),
         # MLflow's own module is cloudpickle, which puts the code of classes from a script into the file.
         pickle_module=pickle,

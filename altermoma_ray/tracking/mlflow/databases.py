@@ -78,7 +78,7 @@ def sqlite_file(uri: str) -> Path | None:
         raise UserError(f"tracking URI {shown!r}: '?' ends the file's name in a URI; write %3F in its place")
     if not path or path == ":memory:" or path.startswith("file:"):
         return None
-    # A folder '100%25' typed as it is named would be read as '100%', and a new database made there.
+    # The path of a folder named '100%25' reads as '100%', where MLflow would make a new database.
     literal = uri.partition("?")[0].partition(":///")[2]
     if literal != path and Path(literal).parent.is_dir() and not Path(path).parent.is_dir():
         raise UserError(f"tracking URI {shown!r} names {path}; write %25 for '%' to name {literal}")
@@ -151,7 +151,7 @@ def _check_tables(shown: str, tables: set[str], revisions: list[str]) -> None:
     if not tables >= _OWN_TABLES:
         some = ", ".join(sorted(tables - {"alembic_version"})[:3])
         raise UserError(f"database {shown} is not MLflow's (its tables: {some or 'none'}); name another --tracking-uri")
-    # The configuration is one of configparser, to which a '%' begins a variable.
+    # Alembic reads its options with configparser, to which a '%' begins a variable.
     config, migrations = Config(), Path(mlflow.__path__[0], "store", "db_migrations")
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
@@ -159,7 +159,7 @@ def _check_tables(shown: str, tables: set[str], revisions: list[str]) -> None:
     if revisions == [head]:
         return
     ours = f"MLflow {mlflow.__version__}"
-    # Before the advice to upgrade: this release's migrations do not lead on from a schema that they do not hold.
+    # Before the advice to upgrade: this release's migrations cannot lead on from a schema unknown to them.
     if not set(revisions) <= known:
         raise UserError(
             f"database {shown} was made by a newer MLflow than this ({ours} does not know its schema "
@@ -178,5 +178,5 @@ def remedy(reason: str, otherwise: str) -> str:
 
 def first_line(error: Exception) -> str:
     """The first line of an error's text."""
-    # SQLAlchemy adds the statement, its values and a link below.
+    # SQLAlchemy's further lines hold the statement with its values, and a link.
     return str(error).splitlines()[0].rstrip(" .") if str(error) else type(error).__name__

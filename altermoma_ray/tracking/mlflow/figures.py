@@ -43,5 +43,5 @@ def trial_metrics(result: TrialResult) -> list[Metric]:
 def is_complete(run: Run, ended: Status | None) -> bool:
     """Whether a trial's run was logged to its end, with the given status of the trial (None: any status)."""
     status = cast(Status, run.data.tags.get(STATUS_TAG))
-    # The end status is set last; a run that lacks it was interrupted. No status equals None, of a run without the tag.
+    # The end status is set last: a run still RUNNING was interrupted. A run without the tag compares with None: False.
     return run.info.status == RUN_STATUS.get(status) and ended in (None, status)
