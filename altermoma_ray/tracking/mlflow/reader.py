@@ -138,14 +138,14 @@ class SearchReader:
         """The metrics a search optimises; an unknown metric counts as better when higher."""
         figures = self._figures(search)
         names = search.data.tags[OBJECTIVE_TAG].split(",")
-        # A search of an earlier or another release may name a metric unknown here; its leaderboard shall open all the same.
+        # Another release may have logged a metric unknown here; the search's leaderboard opens all the same.
         return tuple(figures.find(name) or Metric(name, name) for name in names)
 
     def _axes(self, search: Run) -> tuple[Metric, Metric]:
         """The metrics of a search's picture: the second objective across and the first one up, else over sparsity."""
         objective = self._objective(search)
         shown = [metric for metric in columns_of(self._figures(search), objective) if metric != SPARSITY]
-        # Sparsity goes across, as in the usual pictures of pruning; only a second objective of another kind displaces it.
+        # Sparsity goes across, as usual for pruning, unless a second objective of another kind takes the place.
         others = [metric for metric in objective if metric != SPARSITY]
         return (others[1] if len(others) > 1 else SPARSITY), (others or shown or [SPARSITY])[0]
 
@@ -165,7 +165,7 @@ class SearchReader:
 
     def _trials(self, parent: Run, number: int | None = None) -> list[Run]:
         """A search's child runs, of one trial by its number or of all."""
-        # Names with dots are put in backticks, or MLflow reads the dot as a separator.
+        # MLflow asks for backticks around a key with a period.
         condition = f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'"
         if number is not None:
             condition += f" and tags.`{TRIAL_TAG}` = '{number}'"
@@ -174,7 +174,7 @@ class SearchReader:
     def _runs(self, experiment_ids: list[str], condition: str) -> list[Run]:
         """All runs under a condition, page by page."""
         runs: list[Run] = []
-        # An empty token asks for the first page; None, from MLflow, says there is no further one.
+        # The empty token asks for the first page; None ends the loop after the last.
         token: str | None = ""
         while experiment_ids and token is not None:
             page = self._client.search_runs(experiment_ids, condition, max_results=_PAGE_SIZE, page_token=token or None)

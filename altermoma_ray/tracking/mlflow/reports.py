@@ -45,7 +45,7 @@ class ReportTracker(Tracker):
         now = int(1000 * time.time())
         with tempfile.TemporaryDirectory() as folder, self._store.reported():
             experiment = self._experiment(experiment_name(dataset, model))
-            # The tag is set with the run: a report broken off half-way is found here by the next call, and deleted, too.
+            # The tag is set with the run, so the next call finds and deletes a report broken off half-way, too.
             for old in self._runs([experiment], f"tags.`{REPORT_TAG}` = '{name}'"):
                 self._client.delete_run(old.info.run_id)
             run = self._client.create_run(experiment, tags={REPORT_TAG: name}, run_name=name)
