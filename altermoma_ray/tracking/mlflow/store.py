@@ -144,7 +144,7 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
             raise UserError(f"no MLflow store at {file}; name the storage folder or tracking URI that the search used")
         if not file.is_file():
             create_sqlite(file)
-        # An absolute, quoted path, as workers and MLflow's own processes run in other folders. Options stay as given.
+        # With '~' and the working folder resolved, which SQLAlchemy leaves as they are. Options stay as given.
         if "?" not in tracking_uri:
             tracking_uri = sqlite_uri(file)
     _check(tracking_uri)
@@ -189,7 +189,7 @@ def _artifacts(storage: Location) -> Location:
             f"MLflow needs {package} to keep files in {storage}; pip install {package}, "
             "or name an MLflow server with --tracking-uri"
         ) from error
-    # MLflow's clients read an endpoint from the environment alone, and would take the options for a part of the key.
+    # MLflow's clients read an endpoint from the environment alone, and drop the options of an address.
     if storage.query:
         raise UserError(
             f"MLflow cannot read the options in {storage}; set AWS_ENDPOINT_URL and AWS_DEFAULT_REGION in their place, "
