@@ -77,6 +77,7 @@ class TrialResult(_Record):
 
     @model_validator(mode="after")
     def _check_reason(self) -> TrialResult:
+        # Both ways: a reason beside figures would make readers doubt a good trial.
         if (self.status == "failed") != (self.reason is not None):
             raise ValueError(f"a failed trial, and only that, has a reason, but got {self.status=}, {self.reason=}")
         return self
