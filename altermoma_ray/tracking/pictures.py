@@ -32,8 +32,8 @@ def pareto_front(points: Sequence[Point], across: Metric, up: Metric) -> list[Po
         across: the metric of each point's first figure.
         up: the metric of the second one.
     """
-    # From the best figure across to the worst: a point is beaten exactly by an earlier one at least as good up, and the
-    # front's last point is the best of all earlier ones. Sorting makes n log n of n² comparisons.
+    # From the best figure across to the worst, so only an earlier point can beat a point. The front's last point is
+    # the best of all earlier ones in the other metric: one comparison replaces a comparison with each of them.
     front: list[Point] = []
     for point in sorted(set(points), key=lambda point: (across.gain(point[0]), up.gain(point[1])), reverse=True):
         if not front or up.gain(point[1]) > up.gain(front[-1][1]):
@@ -92,7 +92,7 @@ def pareto_picture(
     """
     across, up = metrics
     percent = across == SPARSITY
-    # Figure and not pyplot, which keeps every figure for the process's life and is not safe in the logging thread.
+    # Figure and not pyplot, which keeps every figure for the process's life and is not safe outside the main thread.
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel=f"{across.title} (%)" if percent else across.title, ylabel=up.title)
     axes.grid(alpha=0.3)

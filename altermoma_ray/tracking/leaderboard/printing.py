@@ -58,7 +58,7 @@ def print_json(rows: Sequence[Row], columns: Sequence[str], champion: Champion |
     Args:
         rows: the leaderboard.
         columns: unused; each object names its own.
-        champion: unused; ``run_id`` leads to it.
+        champion: unused; programs read the objects alone.
     """
     # Rows hold no NaN. A bare NaN is no JSON, and other languages' readers refuse the whole text.
     print(json.dumps([row.cells() for row in rows], indent=2, allow_nan=False))
