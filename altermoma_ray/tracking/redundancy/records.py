@@ -190,7 +190,7 @@ class RedundancyReport(_Record):
 
     def states(self) -> list[str]:
         """The evaluated states, in their order."""
-        # In the order of measurement, from unpruned to fine-tuned; a report may leave states out.
+        # In the order of measurement: unpruned, reactivated, pruned, fine-tuned.
         return list(dict.fromkeys(entry.state for entry in self.sensors))
 
     def metrics(self) -> dict[str, float]:

@@ -74,7 +74,7 @@ def definition() -> str:
 
 def removal_text(report: RedundancyReport) -> list[str]:
     """The agreement of the criteria."""
-    # The report's own model is one of the criteria again, and would be the most alike to itself.
+    # The report's own model is no further criterion; with the criterion of its masks the agreement means nothing.
     criteria = [removal for removal in report.removals if removal.criterion != THIS_MODEL]
     pairs = [
         (one.overlap[other.criterion], one.criterion, other.criterion)
