@@ -44,7 +44,13 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A mean difference; NaN where there are too few pairs."""
+    """A mean difference; NaN where there are too few pairs.
+
+    >>> Difference(mean=0.02, half_width=0.03, n=3).holds_zero
+    True
+    >>> Difference(mean=0.02, half_width=0.01, n=3).holds_zero
+    False
+    """
 
     mean: float
     half_width: float
@@ -262,7 +268,11 @@ def by_value(groups: Mapping[tuple[Value, ...], Trials]) -> list[tuple[tuple[Val
 
 
 def ordered(values: Iterable[Value]) -> list[Value]:
-    """Distinct values: None, then numbers rising, then texts in the order of appearance."""
+    """Distinct values: None, then numbers rising, then texts in the order of appearance.
+
+    >>> ordered([8, "layer", None, 2, "group", 8])
+    [None, 2, 8, 'layer', 'group']
+    """
     return sorted(dict.fromkeys(values), key=_order)
 
 

@@ -42,7 +42,11 @@ def score_text(value: float, *, signed: bool = False) -> str:
 
 
 def decimals(value: float, places: int) -> str:
-    """A plain number, "–" for NaN."""
+    """A plain number, "–" for NaN.
+
+    >>> decimals(12.345, 1), decimals(math.nan, 1)
+    ('12.3', '–')
+    """
     return "–" if math.isnan(value) else f"{value:.{places}f}"
 
 

@@ -172,11 +172,25 @@ def _check_tables(shown: str, tables: set[str], revisions: list[str]) -> None:
 
 
 def remedy(reason: str, otherwise: str) -> str:
-    """Advice for an error of a database."""
+    """Advice for an error of a database.
+
+    >>> remedy("(sqlite3.OperationalError) database is locked", "see the server's log")
+    'another process holds it; wait until that ends, and try again'
+    >>> remedy("could not connect", "see the server's log")
+    "see the server's log"
+
+    Args:
+        reason: the error's text.
+        otherwise: advice for an error without its own.
+    """
     return next((advice for part, advice in _REMEDIES.items() if part in reason), otherwise)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
+    """The first line of an error's text, or the error's kind where there is no text.
+
+    >>> first_line(OSError("disk is full.\\nerrno 28")), first_line(TimeoutError())
+    ('disk is full', 'TimeoutError')
+    """
     # SQLAlchemy's further lines hold the statement with its values, and a link.
     return str(error).splitlines()[0].rstrip(" .") if str(error) else type(error).__name__

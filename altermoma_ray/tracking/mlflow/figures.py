@@ -17,7 +17,11 @@ LONGEST_VALUE = 5000  # characters of a parameter or tag
 
 
 def as_text(value: object) -> str:
-    """A parameter's value in MLflow's form."""
+    """A parameter's value in MLflow's form.
+
+    >>> as_text("snip"), as_text(0.9), as_text(None), as_text([1, 2])
+    ('snip', '0.9', 'null', '[1, 2]')
+    """
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text[:LONGEST_VALUE]
 

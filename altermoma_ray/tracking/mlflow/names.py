@@ -9,7 +9,11 @@ from altermoma_ray.tracking.mlflow.store import EXPERIMENT_PREFIX
 
 
 def experiment_name(dataset: str, model: str) -> str:
-    """Name of the experiment of one model on one data set, and of its registered model."""
+    """Name of the experiment of one model on one data set, and of its registered model.
+
+    >>> experiment_name("nusc", "bevfusion")
+    'altermoma-nusc-bevfusion'
+    """
     return f"{EXPERIMENT_PREFIX}{dataset}-{model}"
 
 
