@@ -49,6 +49,7 @@ def comparison_report(results: Sequence[TrialResult], reference: Mapping[str, fl
         figures: what the trials are measured by.
     """
     text = comparison_markdown(results, reference, figures.columns)
+    # Tables show all metrics, the picture the first one: readers compare criteria by one figure.
     picture = comparison_picture(results, reference, figures.columns[0])
     return _report(text, results, figures, {"comparison.png": picture})
 

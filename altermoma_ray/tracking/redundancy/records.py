@@ -168,6 +168,7 @@ class RedundancyReport(_Record):
 
     def layers_of(self, group: str) -> list[LayerFigures]:
         """A group's layers, the highest ReRI share first."""
+        # Sorted by each reader and not once: the records stay in the order of the model.
         return sorted((layer for layer in self.layers if layer.group == group), key=lambda layer: -layer.reri_share)
 
     def sensor(self, state: str, lost: str) -> SensorFigures | None:
@@ -182,6 +183,7 @@ class RedundancyReport(_Record):
     def first(self, state: str, lost: str) -> float:
         """The first metric of one state with one sensor lost; NaN where not measured."""
         entry = self.sensor(state, lost)
+        # The figures come in the order of the titles. NaN, as a missing figure then spoils no picture.
         return float("nan") if entry is None else next(iter(entry.figures.values()))
 
     def feature(self, row: str, state: str) -> FeatureFigures:

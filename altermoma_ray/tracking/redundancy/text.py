@@ -42,6 +42,7 @@ def _group_line(report: RedundancyReport, group: GroupFigures) -> str:
     alike = "no order to compare" if group.spearman is None else f"Spearman {group.spearman:.2f}: "
     alike += "" if group.spearman is None else _strength(group.spearman)
     redundant = [layer for layer in report.layers_of(group.name) if layer.redundant]
+    # Shares of one group add up to 1, so a sum over some layers is their part of the group.
     held = sum(layer.reri_share for layer in redundant)
     count = f"{len(redundant)} of {len(report.layers_of(group.name))} layers"
     where = (
@@ -121,6 +122,7 @@ def sensors_text(report: RedundancyReport) -> list[str]:
         change = report.first(state, INTACT) - intact
         lines.append(f"{name} changes {title} by {change:+.3f}, to {report.first(state, INTACT):.3f}.")
     for sensor in lost:
+        # The same question before and after pruning: how much is missing from each model without the sensor.
         before = intact - report.first(UNPRUNED, sensor)
         after = report.first(FINE_TUNED, INTACT) - report.first(FINE_TUNED, sensor)
         use = "the pruned model makes no use of it" if sign * after < SMALL else "the pruned model still uses it"
