@@ -37,7 +37,7 @@ _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 EXPERIMENT_PREFIX = "altermoma-"
 """How the names of all experiments of this project begin."""
 _ANSWER_SECONDS = 15
-# MLflow reads these settings at every request. Its own defaults are seven retries with growing pauses, and 120 s.
+# MLflow's own defaults are seven retries with growing pauses, and 120 seconds for each answer.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
