@@ -41,6 +41,7 @@ class Objective:
         """
         names = [figures.metrics[0].name] if text is None else [name.strip() for name in text.split(",")]
         found = [figures.find(name) for name in names]
+        # Unknown names are missing here, doubled ones in the set.
         metrics = tuple(metric for metric in found if metric is not None)
         if len(metrics) < len(names) or len(set(names)) < len(names):
             first = figures.metrics[0].name
@@ -82,6 +83,7 @@ class Objective:
     def values(self, result: TrialResult, evaluation: int | None = None) -> list[float]:
         """The objective's values of a trial, at its end or at one of its evaluations; NaN where there are none."""
         metrics = result.metrics if evaluation is None else result.history[evaluation].metrics
+        # Sparsity is measured on the mask and no part of an evaluation: the same at every step of the trial.
         known = {**metrics, SPARSITY.name: result.sparsity.get("total", math.nan)}
         return [known.get(name, math.nan) for name in self.names]
 
@@ -130,6 +132,7 @@ def knee(points: Mapping[int, tuple[float, ...]]) -> int:
     Args:
         points: finite coordinates by number, more is better; at least one point.
     """
+    # Best first, so of equal points the lowest number is kept, and the other one counts as beaten.
     front: dict[int, tuple[float, ...]] = {}
     for number, point in sorted(points.items(), key=lambda entry: (entry[1], -entry[0]), reverse=True):
         # Only an earlier point in this order can beat a point, and then one of the front does.
@@ -141,6 +144,7 @@ def knee(points: Mapping[int, tuple[float, ...]]) -> int:
         short = [
             (high - value) / (high - low)
             for value, (low, high) in zip(front[number], ranges, strict=True)
+            # A coordinate without a range would divide by 0.
             if high > low
         ]
         # Rounded: distances equal in exact arithmetic then tie on every machine.

@@ -26,7 +26,14 @@ def pareto_front(points: Sequence[Point], across: Metric, up: Metric) -> list[Po
     [(0.8, 0.5), (0.9, 0.4)]
     >>> pareto_front(points, SPARSITY, Metric("loss", "loss", "minimize"))
     [(0.85, 0.3), (0.9, 0.4)]
+
+    Args:
+        points: figures of the trials, in any order.
+        across: the metric of each point's first figure.
+        up: the metric of the second one.
     """
+    # From the best figure across to the worst, so only an earlier point can beat a point. The front's last point is
+    # the best of all earlier ones in the other metric: one comparison replaces a comparison with each of them.
     front: list[Point] = []
     for point in sorted(set(points), key=lambda point: (across.gain(point[0]), up.gain(point[1])), reverse=True):
         if not front or up.gain(point[1]) > up.gain(front[-1][1]):
@@ -50,6 +57,7 @@ def search_picture(
         reference: the unpruned model's metrics.
         axes: the metrics across and up.
     """
+    # No list for failed trials: a row without figures is skipped before its status is looked up.
     points: dict[str, list[Point]] = {"finished": [], "stopped": []}
     marked = None
     for row in rows:
@@ -72,14 +80,25 @@ def pareto_picture(
     champion: Point | None,
     reference: float | None,
 ) -> bytes:
-    """One metric over another: all trials, their Pareto front, the champion and the unpruned model's figure."""
+    """One metric over another: all trials, their Pareto front, the champion and the unpruned model's figure.
+
+    Args:
+        title: of the picture.
+        finished: points of the finished trials.
+        stopped: points of trials stopped early, which may lie on the front, too.
+        metrics: the metrics across and up.
+        champion: point of the champion, marked by a star.
+        reference: the unpruned model's figure up, drawn as a horizontal line.
+    """
     across, up = metrics
     percent = across == SPARSITY
+    # Figure and not pyplot, which keeps every figure for the process's life and is not safe outside the main thread.
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel=f"{across.title} (%)" if percent else across.title, ylabel=up.title)
     axes.grid(alpha=0.3)
     if reference is not None:
         axes.axhline(reference, color="tab:gray", linestyle="--", label="unpruned")
+    # In the order of drawing: the champion lies over its own dot.
     series: list[tuple[Sequence[Point], str, dict[str, Any]]] = [
         (pareto_front([*finished, *stopped], across, up), "Pareto front", {"color": "tab:blue", "alpha": 0.5}),
         (finished, "finished", {"color": "tab:blue", "marker": "o", "linestyle": ""}),
@@ -102,8 +121,10 @@ def histogram_picture(title: str, histograms: Mapping[str, Histogram]) -> bytes:
         axes = figure.add_subplot(1, len(histograms), column, title=group, xlabel="score", ylabel="weights")
         for name, color in (("pruned", "tab:gray"), ("kept", "tab:blue")):
             axes.stairs(getattr(histogram, name), histogram.edges, fill=True, alpha=0.6, color=color, label=name)
+        # Scores over more than three powers of ten; a logarithmic axis has no place for an edge at 0.
         if 0 < 1000 * histogram.edges[0] < histogram.edges[-1]:
             axes.set_xscale("log")
+        # Counts from none to millions: logarithmic above 1, and linear below for bins without a weight.
         axes.set_yscale("symlog", linthresh=1)
         axes.legend()
     return to_png(figure)

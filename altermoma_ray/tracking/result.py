@@ -31,6 +31,7 @@ class Histogram(_Record):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Histogram:
+        # Bins lie between edges, so n bins have n + 1 edges, as numpy's and matplotlib's histograms do.
         if not len(self.edges) - 1 == len(self.kept) == len(self.pruned):
             sizes = f"{len(self.edges)} edges, {len(self.kept)} kept, {len(self.pruned)} pruned"
             raise ValueError(f"a histogram needs one edge more than its counts, but got {sizes}")
@@ -77,11 +78,13 @@ class TrialResult(_Record):
 
     @model_validator(mode="after")
     def _check_reason(self) -> TrialResult:
+        # Both ways: a reason beside figures would make readers doubt a good trial.
         if (self.status == "failed") != (self.reason is not None):
             raise ValueError(f"a failed trial, and only that, has a reason, but got {self.status=}, {self.reason=}")
         return self
 
     def to_json(self) -> str:
+        # Indented, as people read the files of a trial in storage.
         return self.model_dump_json(indent=2)
 
     @classmethod

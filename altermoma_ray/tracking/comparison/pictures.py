@@ -50,6 +50,7 @@ def comparison_picture(results: Sequence[TrialResult], reference: Mapping[str, f
     Raises:
         ValueError: a seed occurs twice in one setting.
     """
+    # Criteria are compared at equal cost only, so each length has its panel. Without trials one empty panel is drawn.
     budgets = by_value(grouped(results, ("fine_tune_epochs",))) or [((None,), [])]
     figure = Figure(figsize=(_WIDTH * len(budgets), _HEIGHT), layout="constrained")
     for column, ((epochs,), trials) in enumerate(budgets, start=1):
@@ -57,9 +58,11 @@ def comparison_picture(results: Sequence[TrialResult], reference: Mapping[str, f
         curves = {key: _curve(group, "sparsity", metric) for key, group in grouped(_pruned(trials), ("label",)).items()}
         counts = [point.n for curve in curves.values() for _, point in curve]
         axes.set_title(f"{text('fine_tune_epochs', epochs)} of fine-tuning, {seeds_text(counts)}")
+        # Colours go by the place among the criteria, in the order of the trials: alike in all panels of a full grid.
         for position, ((label,), curve) in enumerate(curves.items()):
             points = [(100 * float(value or 0), point) for value, point in curve]
             _draw(axes, points, text("label", label), position, ours=label == _OURS)
+        # Ticks at the measured sparsities: 80, 90, 95 and 98 % lie unevenly, and no other has a figure.
         axes.set_xticks(sorted({100 * float(value or 0) for curve in curves.values() for value, _ in curve}))
         _references(axes, trials, reference, metric)
         _legend(axes)
@@ -87,11 +90,13 @@ def ablation_picture(
     Raises:
         ValueError: a seed occurs twice at one point.
     """
+    # The parameter of the axis tells points of a line apart, not lines.
     names = tuple(name for name in SERIES if name != axis)
     pruned = _pruned(results)
     series = dict(by_value(grouped(pruned, names)))
     values = [value for value in ordered(parameter(result, axis) for result in pruned) if value is not None]
     categories = any(isinstance(value, (str, bool)) for value in values)
+    # Texts stand at whole numbers, without a line between: no order leads from one to the next.
     places = {value: place if categories else float(value) for place, value in enumerate(values)}
     figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
     axes = figure.add_subplot(xlabel=label, ylabel=metric.title)
@@ -101,14 +106,17 @@ def ablation_picture(
         counts += [point.n for _, point in curve]
         points = [(places[value], point) for value, point in curve if value is not None]
         _draw(axes, points, series_text(names, key, series), position, ours=position == 0, line=not categories)
+        # A setting without the parameter (a criterion without reactivation) has no place on the axis.
         for point in (point for value, point in curve if value is None):
             name = f"{series_text(names, key, series)}, no {label}"
             axes.axhline(point.mean, color=_look(position, ours=position == 0)[0], linestyle=":", label=name)
     axes.set_title(seeds_text(counts))
+    # A logarithmic axis has no place for 0, a possible B or length of fine-tuning.
     if axis in LOGARITHMIC and values and all(place > 0 for place in places.values()):
         axes.set_xscale("log")
     if len(values) <= 12:
         axes.set_xticks(list(places.values()), [text(axis, value) for value in values])
+        # A logarithmic axis would add its own ticks between the measured values.
         axes.minorticks_off()
     _references(axes, results, reference, metric)
     _legend(axes)
@@ -120,6 +128,12 @@ def grid_picture(
 ) -> bytes:
     """A metric by two parameters, rows and columns, as a heat map for each criterion, sparsity and fine-tuning.
 
+    Args:
+        results: trials with differences only in ``axes`` and in the parameters of the heat maps.
+        axes: the parameters of the rows and of the columns.
+        labels: names of both axes.
+        metric: in the cells.
+
     Raises:
         ValueError: a seed occurs twice in a cell.
     """
@@ -128,6 +142,7 @@ def grid_picture(
     for column, (key, trials) in enumerate(series.items(), start=1):
         cells = {cell: estimate(list(by_seed(group, metric).values())) for cell, group in grouped(trials, axes).items()}
         rows, columns = ordered(row for row, _ in cells), ordered(column for _, column in cells)
+        # NaN leaves a cell blank: an ablation need not hold every pair of values.
         means = [[cells[row, value].mean if (row, value) in cells else math.nan for value in columns] for row in rows]
         panel = figure.add_subplot(1, len(series), column, xlabel=labels[1], ylabel=labels[0])
         panel.set_title(f"{series_text(SERIES, key, series)}, {seeds_text(cell.n for cell in cells.values())}")
@@ -137,6 +152,7 @@ def grid_picture(
         panel.set_yticks(range(len(rows)), [text(axes[0], value) for value in rows])
         for row, line in enumerate(means):
             for place, mean in enumerate(line):
+                # cividis begins in dark blue and ends in yellow: white reads on its lower half, black on the upper.
                 dark = math.isfinite(mean) and image.norm(mean) < 0.5
                 panel.text(place, row, score_text(mean), ha="center", va="center", color="white" if dark else "black")
     return to_png(figure)
@@ -157,6 +173,7 @@ def _look(position: int, *, ours: bool) -> tuple[str, str, object]:
     """Colour, marker and dashes of a line."""
     if ours:
         return _OUR_COLOUR, "*", "-"
+    # Lists of 8, 8 and 5: one look comes again after 40 lines.
     return tuple(choices[position % len(choices)] for choices in (_COLOURS, _MARKERS, _DASHES))  # type: ignore[return-value]
 
 
@@ -167,7 +184,9 @@ def _draw(
     colour, marker, dashes = _look(position, ours=ours)
     x, means = [place for place, _ in points], [point.mean for _, point in points]
     widths = [point.half_width for _, point in points]
+    # Where lines meet, the method of this project is drawn above all others.
     order = 5 if ours else 2
+    # One point has no line, and a band over a single place would have no width.
     line = line and len(points) > 1
     axes.plot(
         x,
@@ -198,6 +217,7 @@ def _references(
         found = estimate(list(by_seed(trials, metric).values()))
         name = "unpruned + fine-tuning" + (f", {text('fine_tune_epochs', epochs)}" if len(lengths) > 1 else "")
         axes.axhline(found.mean, color="tab:gray", linestyle=":", linewidth=2, label=name)
+        # One seed has no interval, and a band of NaN no edges.
         if found.n > 1:
             axes.axhspan(found.mean - found.half_width, found.mean + found.half_width, color="tab:gray", alpha=0.15)
 
@@ -205,4 +225,5 @@ def _references(
 def _legend(axes: Axes) -> None:
     axes.grid(alpha=0.3)
     if axes.has_data():
+        # Beside the axes: with many criteria no corner is free of lines.
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

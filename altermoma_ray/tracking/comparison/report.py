@@ -49,6 +49,7 @@ def comparison_report(results: Sequence[TrialResult], reference: Mapping[str, fl
         figures: what the trials are measured by.
     """
     text = comparison_markdown(results, reference, figures.columns)
+    # Tables show all metrics, the picture the first one: readers compare criteria by one figure.
     picture = comparison_picture(results, reference, figures.columns[0])
     return _report(text, results, figures, {"comparison.png": picture})
 
@@ -69,9 +70,11 @@ def ablation_report(
     pictures: dict[str, bytes] = {}
     for axis, label in AXES.items():
         trials = only_varying(results, (axis,), base)
+        # An axis not asked for has its published value alone: a table of one row.
         if _values(trials, axis) > 1:
             tables.append(ablation_markdown(trials, axis, label, metrics, reference))
             pictures[f"{axis}.png"] = ablation_picture(trials, axis, label, metrics[0], reference)
+    # The two belong together: more steps at a lower rate move the weights about as far.
     trials = only_varying(results, GRID, base)
     if all(_values(trials, axis) > 1 for axis in GRID):
         labels = (AXES[GRID[0]], AXES[GRID[1]])
@@ -92,4 +95,5 @@ def _values(results: Sequence[TrialResult], axis: str) -> int:
 
 def _report(text: str, results: Sequence[TrialResult], figures: Figures, pictures: Mapping[str, bytes]) -> Report:
     csv = comparison_csv(results, figures)
+    # The table holds all trials, the failed ones too, so readers can recompute every mean.
     return Report(text, {"comparison.md": text.encode(), "trials.csv": csv.encode(), **pictures})

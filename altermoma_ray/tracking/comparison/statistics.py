@@ -44,7 +44,13 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A mean difference; NaN where there are too few pairs."""
+    """A mean difference; NaN where there are too few pairs.
+
+    >>> Difference(mean=0.02, half_width=0.03, n=3).holds_zero
+    True
+    >>> Difference(mean=0.02, half_width=0.01, n=3).holds_zero
+    False
+    """
 
     mean: float
     half_width: float
@@ -55,6 +61,7 @@ class Difference:
     @property
     def holds_zero(self) -> bool:
         """Whether the interval holds 0; also where there is no interval, as nothing is known then."""
+        # Turned around for NaN, which compares as False in either direction.
         return not abs(self.mean) > self.half_width
 
 
@@ -95,6 +102,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
     n = len(values)
     deviation = stdev(values) if n > 1 else math.nan
+    # Two-sided: 2.5 % on either side, hence the 0.975 quantile. Three seeds have t = 4.3, far from a normal 1.96.
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) if n > 1 else math.nan
     mean = fmean(values) if n else math.nan
     return Estimate(mean=mean, deviation=deviation, half_width=quantile * deviation / math.sqrt(max(n, 1)), n=n)
@@ -111,12 +119,14 @@ def by_seed(results: Sequence[TrialResult], metric: Metric) -> dict[Value, float
         if result.status != "finished":
             continue
         seed = result.params.get("seed")
+        # Two trials of one seed differ in a parameter that was not grouped by: their mean would mix settings.
         if seed in values:
             raise ValueError(
                 f"the trials of one setting must have different seeds, but got seed {seed} again in trial "
                 f"{result.number}; group by what tells them apart"
             )
         values[seed] = result.metrics.get(metric.name, math.nan)
+    # Last and not in the loop: a trial with a NaN also takes its seed.
     return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
 
@@ -128,10 +138,16 @@ def has_result(result: TrialResult, metric: Metric) -> bool:
 def paired_difference(a: Sequence[TrialResult], b: Sequence[TrialResult], metric: Metric) -> Difference:
     """``a`` less ``b``, over the seeds with a result of both.
 
+    Args:
+        a: trials of one setting.
+        b: trials of the other one.
+        metric: to compare.
+
     Raises:
         ValueError: a seed occurs twice in one of them.
     """
     ours, theirs = by_seed(a, metric), by_seed(b, metric)
+    # Paired: a seed's data order and batches act on both sides, so the differences spread less than the figures do.
     found = estimate([value - theirs[seed] for seed, value in ours.items() if seed in theirs])
     return Difference(mean=found.mean, half_width=found.half_width, n=found.n)
 
@@ -143,17 +159,20 @@ def find_best(
 
     (None, []) when none has a result.
     """
+    # A setting without any result has no mean and is no candidate.
     means = {key: fmean(values) for key, results in settings.items() if (values := by_seed(results, metric).values())}
     if not means:
         return None, []
     best = max(means, key=lambda key: metric.gain(means[key]))
     differences = {key: paired_difference(settings[best], settings[key], metric) for key in means if key != best}
+    # Of one shared seed there is no interval: the setting counts as a rival, as nothing speaks against it.
     return best, [(key, difference) for key, difference in differences.items() if difference.holds_zero]
 
 
 def grouped(results: Sequence[TrialResult], by: Sequence[str]) -> dict[tuple[Value, ...], Trials]:
     """Trials by the values of parameters, in the order of their numbers."""
     groups: dict[tuple[Value, ...], Trials] = {}
+    # Workers finish in any order; by number the tables of one comparison are alike from run to run.
     for result in sorted(results, key=lambda result: result.number):
         groups.setdefault(tuple(parameter(result, name) for name in by), []).append(result)
     return groups
@@ -166,7 +185,14 @@ def parameter(result: TrialResult, name: str) -> Value:
 
 
 def only_varying(results: Sequence[TrialResult], axes: Sequence[str], base: Mapping[str, Value]) -> Trials:
-    """The trials in agreement with ``base`` in all parameters but ``axes``, and all unpruned ones."""
+    """The trials in agreement with ``base`` in all parameters but ``axes``, and all unpruned ones.
+
+    Args:
+        results: all trials of a comparison.
+        axes: parameters free to vary.
+        base: the published value of every parameter.
+    """
+    # Unpruned trials have no parameters of a criterion to agree in, and serve every axis as a reference.
     fixed = {name: value for name, value in base.items() if name not in axes}
     return [
         result
@@ -217,6 +243,7 @@ def _summary(
     metrics: Sequence[Metric],
 ) -> Summary:
     first = metrics[0]
+    # Means of sparsity and time are over the same trials as the mean of the first metric.
     ended = [trial for trial in trials if has_result(trial, first)]
     score = estimate(list(by_seed(trials, first).values()))
     seconds = [trial.seconds["criterion"] for trial in ended if "criterion" in trial.seconds]
@@ -229,6 +256,7 @@ def _summary(
         figures={metric.name: estimate(list(by_seed(ended, metric).values())) for metric in metrics},
         sparsity={group: fmean(trial.sparsity.get(group, math.nan) for trial in ended) for group in groups},
         seconds=fmean(seconds) if seconds else math.nan,
+        # The unpruned model is one given checkpoint without spread, so the difference keeps the figure's own interval.
         to_unpruned=Difference(mean=score.mean - unpruned, half_width=score.half_width, n=score.n),
         to_fine_tuned=paired_difference(trials, fine_tuned, first),
     )
@@ -240,9 +268,15 @@ def by_value(groups: Mapping[tuple[Value, ...], Trials]) -> list[tuple[tuple[Val
 
 
 def ordered(values: Iterable[Value]) -> list[Value]:
-    """Distinct values: None, then numbers rising, then texts in the order of appearance."""
+    """Distinct values: None, then numbers rising, then texts in the order of appearance.
+
+    >>> ordered([8, "layer", None, 2, "group", 8])
+    [None, 2, 8, 'layer', 'group']
+    """
     return sorted(dict.fromkeys(values), key=_order)
 
 
 def _order(value: Value) -> tuple[bool, float]:
+    # Numbers, texts and None cannot be compared; this key puts None before all numbers. Equal keys keep their order,
+    # as sorted is stable: texts stay as they came.
     return isinstance(value, str), 0.0 if isinstance(value, str) else -math.inf if value is None else float(value)

@@ -67,10 +67,12 @@ def comparison_markdown(
         blocks += [f"## Fine-tuning: {text('fine_tune_epochs', epochs)}", _unpruned(trials, reference, metrics)]
         blocks += _means(pruned, ("label",), "criterion", ("sparsity",), first)
         for (sparsity,), chosen in by_value(grouped(pruned, ("sparsity",))):
+            # As in the table of all figures, a trial without a final first metric counts for no other metric, either.
             ended = [trial for trial in chosen if has_result(trial, first)]
             summaries = summarise([*unpruned, *chosen], reference, metrics)
             named = {text("label", label): group for (label,), group in grouped(ended, ("label",)).items()}
             blocks += [f"### {text('sparsity', sparsity)}", _details(summaries, metrics)]
+            # The verdict on the first metric stands below the table of means already.
             blocks += [_verdict(metric.title, named, metric) for metric in metrics[1:]]
     return _document([*blocks, _NOTE, _missing(results, first)])
 
@@ -116,13 +118,22 @@ def grid_markdown(
 ) -> str:
     """The first metric by two parameters, rows and columns; a table for each criterion, sparsity and fine-tuning.
 
-    Arguments and errors as in :func:`ablation_markdown`.
+    Args:
+        results: see :func:`ablation_markdown`.
+        axes: the parameters of the rows and of the columns.
+        labels: names of both axes.
+        metrics: see :func:`comparison_markdown`.
+        reference: metrics of the given unpruned model.
+
+    Raises:
+        ValueError: a seed occurs twice in a cell.
     """
     pruned = [result for result in results if not is_unpruned(result)]
     first = metrics[0]
     blocks = [_unpruned(results, reference, metrics)]
     for key, trials in by_value(grouped(pruned, SERIES)):
         cells = grouped(trials, axes)
+        # One best cell of the whole grid, not one of each row: both parameters are chosen together.
         best, _ = find_best(cells, first)
         columns = ordered([column for _, column in cells])
         header = [f"{labels[0]} \\ {labels[1]}", *(text(axes[1], column) for column in columns)]
@@ -145,6 +156,7 @@ def comparison_csv(results: Sequence[TrialResult], figures: Figures) -> str:
         "trial": lambda trial: trial.number,
         "status": lambda trial: trial.status,
         "reason": lambda trial: trial.reason,
+        # partial and not lambda: a lambda would see the last name of the loop in every column.
         **{name: partial(parameter, name=name) for name in PARAMS},
         **{metric.name: partial(_figure, metric=metric) for metric in figures.columns},
         "measured_sparsity": lambda trial: trial.sparsity.get("total"),
@@ -162,6 +174,7 @@ def comparison_csv(results: Sequence[TrialResult], figures: Figures) -> str:
 
 
 def _figure(trial: TrialResult, metric: Metric) -> float | None:
+    # A failed trial may have measured something on the way. A stopped one keeps its last figures, beside its status.
     return None if trial.status == "failed" else trial.metrics.get(metric.name)
 
 
@@ -177,8 +190,10 @@ def _means(
     titles = {key: series_text(series, key, columns) for key in columns}
     cells = {key: grouped(trials, axis) for key, trials in columns.items()}
     best = {key: find_best(column, metric)[0] for key, column in cells.items()}
+    # A criterion stands for itself; a bare "8" in a verdict needs the name of its parameter.
     prefix = "" if axis == ("label",) else f"{label} "
     rows = []
+    # Rows by all trials and not by one column: a value may be missing in one of the columns.
     for row, _ in by_value(grouped(pruned, axis)):
         shown = [_cell(column.get(row, []), best[key] == row, metric) for key, column in cells.items()]
         counts = [len(by_seed(column[row], metric)) for column in cells.values() if row in column]
@@ -191,6 +206,7 @@ def _means(
 
 
 def _details(summaries: Sequence[Summary], metrics: Sequence[Metric]) -> str:
+    # The fine-tuned unpruned model has a line above the tables; here its trials only serve as the other side of pairs.
     shown = [summary for summary in summaries if summary.key["label"] != UNPRUNED]
     groups = [name for name in dict.fromkeys(name for summary in shown for name in summary.sparsity) if name != "total"]
     figures: list[Sequence[Estimate | Difference]] = [
@@ -198,6 +214,7 @@ def _details(summaries: Sequence[Summary], metrics: Sequence[Metric]) -> str:
         [summary.to_unpruned for summary in shown],
         [summary.to_fine_tuned for summary in shown],
     ]
+    # Differences of the first metric are better in the direction of the first metric.
     directions = [*metrics, metrics[0], metrics[0]]
     best = [
         max((value.mean for value in column if value.n), default=math.nan, key=metric.gain)
@@ -206,7 +223,9 @@ def _details(summaries: Sequence[Summary], metrics: Sequence[Metric]) -> str:
     rows = []
     for row, summary in enumerate(shown):
         values = [column[row] for column in figures]
+        # The mean before rounding: of two equal texts only the better one is bold. NaN equals nothing, and stays plain.
         cells = [_bold(figure_text(value), value.mean == top) for value, top in zip(values, best, strict=True)]
+        # A failed trial of the unpruned model takes the partner from a pair: fewer differences than figures.
         if summary.to_fine_tuned.n != summary.first.n:
             cells[-1] += f" ({summary.to_fine_tuned.n} pairs)"
         shares = " / ".join(decimals(100 * summary.sparsity.get(group, math.nan), 1) for group in groups)
@@ -235,6 +254,7 @@ def _unpruned(results: Sequence[TrialResult], reference: Mapping[str, float] | N
 def _verdict(where: str, settings: Mapping[str, Sequence[TrialResult]], metric: Metric) -> str:
     """Which setting is best, and which ones may be as good."""
     best, rivals = find_best(settings, metric)
+    # Of one setting with a result the best says nothing.
     if sum(bool(by_seed(trials, metric)) for trials in settings.values()) < 2:
         return ""
     alike = "; ".join(f"{name} ({figure_text(difference)})" for name, difference in rivals)
@@ -249,6 +269,7 @@ def _missing(results: Sequence[TrialResult], metric: Metric) -> str:
         if not has_result(trial, metric):
             names = [text(name, parameter(trial, name)) for name in ("label", "sparsity")]
             score = trial.metrics.get(metric.name) if trial.status == "finished" else None
+            # A reason may hold line breaks, which would end the item of the list.
             reason = " ".join((trial.reason or "").split()) or (
                 f"no final {metric.title}" if score is None else f"its {metric.title} is {score}"
             )
@@ -272,4 +293,5 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _document(blocks: Iterable[str]) -> str:
+    # Parts without text are left out; an empty line ends a table in Markdown.
     return "\n\n".join(filter(None, blocks)) + "\n"

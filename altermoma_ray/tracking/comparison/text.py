@@ -35,13 +35,18 @@ def score_text(value: float, *, signed: bool = False) -> str:
     """
     if math.isnan(value):
         return "–"
+    # The sign by the rounded digits: −0.0001 would read as −.000.
     digits = f"{abs(value):.3f}"
     sign = "" if float(digits) == 0 else "−" if value < 0 else "+" if signed else ""
     return sign + digits.removeprefix("0")
 
 
 def decimals(value: float, places: int) -> str:
-    """A plain number, "–" for NaN."""
+    """A plain number, "–" for NaN.
+
+    >>> decimals(12.345, 1), decimals(math.nan, 1)
+    ('12.3', '–')
+    """
     return "–" if math.isnan(value) else f"{value:.{places}f}"
 
 
@@ -54,6 +59,7 @@ def text(name: str, value: Value) -> str:
     if value is None:
         return "–"
     if isinstance(value, (str, bool)):
+        # Before the numbers: to Python True is 1, and would print so.
         return NAMES.get(value, value) if isinstance(value, str) else str(value)
     if name == "sparsity":
         return f"{100 * value:g} %"
@@ -67,10 +73,16 @@ def series_text(names: Sequence[str], key: Sequence[Value], keys: Iterable[Seque
 
     >>> series_text(("label", "sparsity", "fine_tune_epochs"), ("snip", 0.9, 0.2))
     'SNIP, 90 %'
+
+    Args:
+        names: the parameters of a setting.
+        key: their values in this setting.
+        keys: their values in all settings of the table or picture.
     """
     shown = [
         text(name, value)
         for position, (name, value) in enumerate(zip(names, key, strict=True))
+        # Most comparisons have one length of fine-tuning, told in the heading already.
         if name != "fine_tune_epochs" or len({other[position] for other in keys}) > 1
     ]
     return ", ".join(shown)
@@ -82,5 +94,6 @@ def seeds_text(counts: Iterable[int]) -> str:
     >>> [seeds_text([3, 3]), seeds_text([1]), seeds_text([3, 2])]
     ['3 seeds', '1 seed', '2–3 seeds']
     """
+    # Gone through twice, and perhaps a generator.
     low, high = min(counts := list(counts), default=0), max(counts, default=0)
     return f"{low} seed{'s' * (low != 1)}" if low == high else f"{low}–{high} seeds"

@@ -48,6 +48,7 @@ class Row:
         >>> list(row.cells())[4:]
         ['map', 'sparsity', 'sparsity_camera', 'params_left', 'delta_map']
         """
+        # Names with an underscore: columns become fields of JSON and CSV, and "sparsity" alone is the total.
         groups = {f"sparsity_{name}": value for name, value in self.sparsity.items() if name != "total"}
         first = next(iter(self.metrics))
         return {
@@ -78,6 +79,7 @@ class Champion:
 def champion_of(search: Run, trials: Sequence[Run]) -> Champion | None:
     """The registered champion of a search; None where there is none, or its run was deleted."""
     run_id = search.data.tags.get(CHAMPION_TAG, "")
+    # Looked up among the trials at hand: asked for by its number, a deleted run would still come.
     tags = {str(run.info.run_id): run.data.tags for run in trials}.get(run_id)
     if tags is None:
         return None
@@ -111,8 +113,10 @@ def rank_runs(
     key = metric_key(metric)
 
     def order(run: Run) -> tuple[bool, bool, float, int]:
+        # A failed trial may have logged good evaluations before its failure.
         value = None if _failed(run) else finite(run.data.metrics, key)
         stopped = run.data.tags[STATUS_TAG] != "finished"
+        # False sorts before True. 0.0 in place of a missing value: a None in the tuple could not be compared.
         return value is None, stopped, 0.0 if value is None else -metric.gain(value), int(run.data.tags[TRIAL_TAG])
 
     shown = columns_of(figures, objective)
@@ -121,6 +125,7 @@ def rank_runs(
 
 def columns_of(figures: Figures, objective: Sequence[Metric]) -> list[Metric]:
     """The metrics beside the sparsity on a leaderboard: the task's columns, and the objective."""
+    # An objective may be no column of the task (the AP of one class); the order of the task stays.
     return [metric for metric in dict.fromkeys((*figures.columns, *objective)) if metric != SPARSITY]
 
 
@@ -130,6 +135,7 @@ def column_names(figures: Figures, objective: Sequence[Metric]) -> list[str]:
     >>> column_names(Figures(groups=("radar",)), [Metric("loss", "loss", "minimize")])[4:]
     ['loss', 'sparsity', 'sparsity_radar', 'params_left', 'delta_loss']
     """
+    # An empty row, so the names cannot part from Row.cells.
     blank = Row(
         rank=0,
         trial=0,
@@ -167,5 +173,6 @@ def _failed(run: Run) -> bool:
 
 def finite(metrics: Mapping[str, float], key: str) -> float | None:
     """A run's metric; None where there is none or not a finite one: MLflow keeps ±inf as the greatest float."""
+    # NaN compares as False, so one comparison catches NaN, ±inf and MLflow's greatest float.
     value = metrics.get(key, math.nan)
     return value if abs(value) < sys.float_info.max else None

@@ -33,8 +33,10 @@ MODEL_FOLDER = "model"
 
 def write_result(folder: Path, result: TrialResult) -> None:
     """Write the parts of a result beyond parameters and metrics."""
+    # By way of the record's own JSON, where NaN is a string: json.dumps would write a bare NaN, which is no JSON.
     record = json.loads(result.to_json())
     for name in ("configuration", "layer_sparsity", "histogram"):
+        # A failed trial has none of the three; an empty file would look like a result.
         if record[name]:
             (folder / f"{name}.json").write_text(json.dumps(record[name], indent=2))
     if result.histogram:
@@ -48,14 +50,24 @@ def write_files(folder: Path, files: Mapping[str, Location | bytes]) -> None:
 
 
 def write_model(folder: Path, model: nn.Module, run_id: str) -> None:
-    """Write the model in MLflow's PyTorch format; the loading process must be able to import the model's class."""
+    """Write the model in MLflow's PyTorch format; the loading process must be able to import the model's class.
+
+    Args:
+        folder: of the run's files; the model gets a folder of its own in there.
+        model: pruned; switched to evaluation.
+        run_id: of the run, noted in the model's record.
+    """
+    # MLflow takes seconds to import; commands that only write the other files go without.
     import mlflow
     from mlflow.models import Model
 
     mlflow.pytorch.save_model(
+        # The pickle keeps the mode: in training mode the loaded model would move its batch norms' statistics.
         model.eval(),
         folder / MODEL_FOLDER,
+        # save_model knows no run: without the number the model's record would not name the run of its weights.
         mlflow_model=Model(artifact_path=MODEL_FOLDER, run_id=run_id),
+        # MLflow's own module is cloudpickle, which puts the code of classes from a script into the file.
         pickle_module=pickle,
         serialization_format="pickle",
         # Named outright: MLflow would otherwise load the model in a new process to find them, for minutes.

@@ -44,6 +44,7 @@ def sqlite_uri(file: str | Path) -> str:
         UserError: no address leads there with the installed SQLAlchemy.
     """
     path = str(file)
+    # SQLAlchemy reads '?' as the end of the path and, from 2.1 on, '%' as the beginning of a quoted character.
     if not {"?", "%"} & {*path}:
         return f"sqlite:///{path}"
     import sqlalchemy
@@ -71,10 +72,13 @@ def sqlite_file(uri: str) -> Path | None:
     except sqlalchemy.exc.ArgumentError as error:
         raise UserError(f"tracking URI {shown!r} is no address of a database; try sqlite:///FILE") from error
     path = url.database
+    # The folder 'a?b' makes the rest of its path the name of an option, with a slash; SQLAlchemy drops an option
+    # without a value. Either way the database would be made in a shorter path.
     if "?" in uri and (not url.query or any("/" in name for name in url.query)):
         raise UserError(f"tracking URI {shown!r}: '?' ends the file's name in a URI; write %3F in its place")
     if not path or path == ":memory:" or path.startswith("file:"):
         return None
+    # The path of a folder named '100%25' reads as '100%', where MLflow would make a new database.
     literal = uri.partition("?")[0].partition(":///")[2]
     if literal != path and Path(literal).parent.is_dir() and not Path(path).parent.is_dir():
         raise UserError(f"tracking URI {shown!r} names {path}; write %25 for '%' to name {literal}")
@@ -92,14 +96,17 @@ def create_sqlite(file: Path) -> None:
     place = Location.parse(file.parent)
     place.make_folder()
     place.check_writable()
+    # MLflow makes its tables one migration after the other, for seconds; another process must not see half of them.
     partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
     try:
+        # The first question makes the tables.
         MlflowClient(sqlite_uri(partial)).search_experiments(max_results=1)
         place_new(partial, file)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write {file}: {reason}; choose a folder that you may write") from error
     finally:
+        # SQLite's journals lie beside the file, named after it.
         for left in file.parent.glob(f"{partial.name}*"):
             left.unlink(missing_ok=True)
 
@@ -115,10 +122,12 @@ def check_database(uri: str) -> None:
 
     shown = without_credentials(uri)
     try:
+        # Without a pool the connection ends with its block, and holds no lock while MLflow works on the file.
         engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
         with engine.connect() as connection:
             tables = set(sqlalchemy.inspect(connection).get_table_names())
             revisions = _revisions(connection) if "alembic_version" in tables else []
+    # ImportError: the database's driver is not installed.
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
         reason = first_line(error).replace(uri, shown)
         raise TrackingError(
@@ -142,6 +151,7 @@ def _check_tables(shown: str, tables: set[str], revisions: list[str]) -> None:
     if not tables >= _OWN_TABLES:
         some = ", ".join(sorted(tables - {"alembic_version"})[:3])
         raise UserError(f"database {shown} is not MLflow's (its tables: {some or 'none'}); name another --tracking-uri")
+    # Alembic reads its options with configparser, to which a '%' begins a variable.
     config, migrations = Config(), Path(mlflow.__path__[0], "store", "db_migrations")
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
@@ -149,6 +159,7 @@ def _check_tables(shown: str, tables: set[str], revisions: list[str]) -> None:
     if revisions == [head]:
         return
     ours = f"MLflow {mlflow.__version__}"
+    # Before the advice to upgrade: this release's migrations cannot lead on from a schema unknown to them.
     if not set(revisions) <= known:
         raise UserError(
             f"database {shown} was made by a newer MLflow than this ({ours} does not know its schema "
@@ -161,10 +172,25 @@ def _check_tables(shown: str, tables: set[str], revisions: list[str]) -> None:
 
 
 def remedy(reason: str, otherwise: str) -> str:
-    """Advice for an error of a database."""
+    """Advice for an error of a database.
+
+    >>> remedy("(sqlite3.OperationalError) database is locked", "see the server's log")
+    'another process holds it; wait until that ends, and try again'
+    >>> remedy("could not connect", "see the server's log")
+    "see the server's log"
+
+    Args:
+        reason: the error's text.
+        otherwise: advice for an error without its own.
+    """
     return next((advice for part, advice in _REMEDIES.items() if part in reason), otherwise)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
+    """The first line of an error's text, or the error's kind where there is no text.
+
+    >>> first_line(OSError("disk is full.\\nerrno 28")), first_line(TimeoutError())
+    ('disk is full', 'TimeoutError')
+    """
+    # SQLAlchemy's further lines hold the statement with its values, and a link.
     return str(error).splitlines()[0].rstrip(" .") if str(error) else type(error).__name__

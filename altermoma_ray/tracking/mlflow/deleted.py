@@ -21,6 +21,7 @@ def check_active(store: Store, experiment: Experiment) -> None:
     """
     if experiment.lifecycle_stage != "deleted":
         return
+    # A server's own files and database are out of a client's reach, and so is gc.
     number = experiment.experiment_id
     remove = "have it removed for good by mlflow gc on the server"
     if not store.uri.startswith("http"):
@@ -46,6 +47,7 @@ def check_not_deleted(store: Store, prefix: str, tag: str, name: str | None) -> 
     """
     from mlflow.entities import ViewType
 
+    # Also from living experiments: a search's run can be deleted alone, and hides then without its experiment.
     experiments = store.client.search_experiments(ViewType.ALL, filter_string=f"name LIKE '{prefix}%'")
     known = {experiment.experiment_id: experiment for experiment in experiments}
     runs = store.client.search_runs(list(known), f"tags.`{tag}` != ''", ViewType.DELETED_ONLY) if known else []
@@ -53,6 +55,8 @@ def check_not_deleted(store: Store, prefix: str, tag: str, name: str | None) -> 
         search, run_id = run.data.tags[tag], run.info.run_id
         if name not in (None, search):
             continue
+        # The experiment first: its restoration brings all of its runs back, whereas a run restored alone stays in a
+        # hidden experiment.
         check_active(store, known[run.info.experiment_id])
         raise UserError(
             f"search {search!r} was deleted in {store.name}; restore it: MLFLOW_TRACKING_URI={_shown(store)} "

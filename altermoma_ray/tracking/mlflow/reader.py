@@ -104,6 +104,7 @@ class SearchReader:
         parent = self.find_search(name)
         with self._store.reported():
             search = self._client.get_run(parent)
+        # From the search's own tags: a search without a trial has a heading, and needs no import of its model.
         return column_names(self._figures(search), self._objective(search))
 
     def champion(self, name: str | None = None) -> Champion | None:
@@ -115,18 +116,21 @@ class SearchReader:
         parent = self.find_search(name)
         with self._store.reported():
             search = self._client.get_run(parent)
+            # Searched among the living trials: the tag on the search survives the deletion of its champion.
             return champion_of(search, self._trials(search))
 
     def _rows(self, parent: str) -> list[Row]:
         with self._store.reported():
             search = self._client.get_run(parent)
             runs = self._trials(search)
+        # A RUNNING run is being logged, or was left half-written by a driver's death; neither is a result yet.
         logged = [run for run in runs if run.info.status in RUN_STATUS.values()]
         objective, figures = self._objective(search), self._figures(search)
         return rank_runs(logged, objective=objective, figures=figures, reference=reference_of(search))
 
     def _figures(self, search: Run) -> Figures:
         """The metrics of a search's trials."""
+        # The figures travel with the search, so a leaderboard imports neither the task nor the model.
         text = search.data.tags.get(FIGURES_TAG)
         return self._earlier if text is None else Figures.from_json(text)
 
@@ -134,12 +138,14 @@ class SearchReader:
         """The metrics a search optimises; an unknown metric counts as better when higher."""
         figures = self._figures(search)
         names = search.data.tags[OBJECTIVE_TAG].split(",")
+        # Another release may have logged a metric unknown here; the search's leaderboard opens all the same.
         return tuple(figures.find(name) or Metric(name, name) for name in names)
 
     def _axes(self, search: Run) -> tuple[Metric, Metric]:
         """The metrics of a search's picture: the second objective across and the first one up, else over sparsity."""
         objective = self._objective(search)
         shown = [metric for metric in columns_of(self._figures(search), objective) if metric != SPARSITY]
+        # Sparsity goes across, as usual for pruning, unless a second objective of another kind takes the place.
         others = [metric for metric in objective if metric != SPARSITY]
         return (others[1] if len(others) > 1 else SPARSITY), (others or shown or [SPARSITY])[0]
 
@@ -152,12 +158,14 @@ class SearchReader:
 
     def _searches(self) -> list[Run]:
         """All parent runs, the latest first."""
+        # By the beginning of the name: a server's experiments of other projects would otherwise be searched, too.
         experiments = self._client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT_PREFIX}%'")
         runs = self._runs([experiment.experiment_id for experiment in experiments], f"tags.`{SEARCH_TAG}` != ''")
         return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
 
     def _trials(self, parent: Run, number: int | None = None) -> list[Run]:
         """A search's child runs, of one trial by its number or of all."""
+        # MLflow asks for backticks around a key with a period.
         condition = f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'"
         if number is not None:
             condition += f" and tags.`{TRIAL_TAG}` = '{number}'"
@@ -166,6 +174,7 @@ class SearchReader:
     def _runs(self, experiment_ids: list[str], condition: str) -> list[Run]:
         """All runs under a condition, page by page."""
         runs: list[Run] = []
+        # The empty token asks for the first page; None ends the loop after the last.
         token: str | None = ""
         while experiment_ids and token is not None:
             page = self._client.search_runs(experiment_ids, condition, max_results=_PAGE_SIZE, page_token=token or None)
@@ -176,5 +185,6 @@ class SearchReader:
 
 def reference_of(search: Run) -> dict[str, float]:
     """The unpruned model's metrics, as a search's run keeps them."""
+    # The prefix keeps the unpruned model's figures apart from any that MLflow or a person adds to the search's run.
     found = search.data.metrics.items()
     return {key.removeprefix(REFERENCE_PREFIX): value for key, value in found if key.startswith(REFERENCE_PREFIX)}

@@ -50,14 +50,17 @@ def follow(uri: str, storage: Location, *, prefix: str, file: Path | None) -> di
     """
     import sqlalchemy
 
+    # A connection of a pool would outlive this function, and hold SQLite's file while MLflow opens one of its own.
     engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
     with engine.connect() as connection:
         found = _experiments(connection, prefix)
     strays: dict[str, str] = {}
     for number, name, location in found:
+        # Every start of a search comes by here; an experiment in its place costs no question about its files.
         home = home_of(name, location)
         if home is None or home.is_same(storage):
             continue
+        # One transaction for each experiment: all of its addresses change or none, even where the process dies.
         with engine.begin() as connection:
             moved = _Moved(connection, number, name, location, home, storage)
             if moved.is_ours(file):
@@ -70,11 +73,13 @@ def follow(uri: str, storage: Location, *, prefix: str, file: Path | None) -> di
 
 def home_of(experiment: str, location: str) -> Location | None:
     """The storage in which an experiment's files lie; None where a server or somebody else decides."""
+    # An address without our own ending was not made by us; mlflow-artifacts: is a server's own way to its files.
     root = location.removesuffix(f"/{ARTIFACTS}/{experiment}")
     scheme, separator, rest = root.partition("://")
     if root == location or (separator and scheme not in ("s3", "gs", "file")):
         return None
     try:
+        # MLflow writes file: addresses quoted and addresses of buckets plain; a Location is read from quoted ones only.
         return Location.parse(f"{scheme}://{quote(unquote(rest) if scheme == 'file' else rest)}" if separator else root)
     except UserError:
         return None
@@ -82,6 +87,7 @@ def home_of(experiment: str, location: str) -> Location | None:
 
 def is_gone(home: Location) -> bool:
     """Whether a storage folder was on this machine and is there no more."""
+    # A bucket out of reach looks the same as one that is gone, so none is taken for gone.
     return home.is_local and not home.exists()
 
 
@@ -93,13 +99,17 @@ class _Moved:
     ) -> None:
         self._connection, self._number, self._name = connection, number, name
         self._location, self._home, self._storage = location, home, storage
+        # By the runs' own folders: a folder with the experiment's name may also hold runs of another database.
         runs = {entry.split("/")[0] for _, entry in self._entries("runs", "run_uuid", "artifact_uri")}
         self._here = runs & _names(storage.join(ARTIFACTS, name))
         self._there = runs & _names(home.join(ARTIFACTS, name))
 
     def is_ours(self, file: Path | None) -> bool:
+        # The database lies in X beside files of its own: X was copied to Y and did not move. A change would take the
+        # files from the original.
         if self._there and self._is_home(self._home, file):
             return False
+        # Before an experiment's first file, only the database's place or the search's can show the move.
         own = self._is_home(self._storage, file)
         knows = own or any(self._storage.join("searches", name, "search.json").exists() for name in self._searches())
         return bool(self._here) or (knows and not self._there)
@@ -115,6 +125,7 @@ class _Moved:
         """Write the storage's address in place of its former one, but for runs whose files are there alone."""
         import sqlalchemy
 
+        # A run with files in both places was copied: the files at hand are taken, as X may not be reachable from here.
         target, stay = self._storage.join(ARTIFACTS, self._name).plain, self._there - self._here
         for table, key, column in _COLUMNS:
             changes = [
@@ -133,6 +144,8 @@ class _Moved:
         import sqlalchemy
 
         rows = self._connection.execute(sqlalchemy.text(f"SELECT {key}, {column} FROM {table}"))
+        # With the slash, or the experiment altermoma-a-b would take the files of altermoma-a-bc, too. Compared here and
+        # not by LIKE, to which "_" and "%" in a folder's name stand for any text.
         start = f"{self._location}/"
         return [(name, address[len(start) :]) for name, address in rows if address and address.startswith(start)]
 
@@ -153,7 +166,9 @@ class _Moved:
 def _experiments(connection: Connection, prefix: str) -> Iterator[tuple[str, str, str]]:
     import sqlalchemy
 
+    # Deleted experiments, too: a restored one shall find its files.
     rows = connection.execute(sqlalchemy.text("SELECT experiment_id, name, artifact_location FROM experiments"))
+    # A list at once: the connection is closed before the experiments are gone through.
     return iter([(number, name, where) for number, name, where in rows if name.startswith(prefix) and where])
 
 
@@ -161,6 +176,7 @@ def _forget_places() -> None:
     """Let MLflow look up the places of runs' files again, remembered otherwise for the life of a process."""
     from mlflow.tracking._tracking_service import utils
 
+    # The cache is private to MLflow; a release without one has nothing to forget.
     getattr(utils, "_artifact_repos_cache", {}).clear()
 
 

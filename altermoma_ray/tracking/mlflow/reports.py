@@ -41,9 +41,11 @@ class ReportTracker(Tracker):
         """
         from mlflow.entities import Metric
 
+        # MLflow counts milliseconds since the epoch.
         now = int(1000 * time.time())
         with tempfile.TemporaryDirectory() as folder, self._store.reported():
             experiment = self._experiment(experiment_name(dataset, model))
+            # The tag is set with the run, so the next call finds and deletes a report broken off half-way, too.
             for old in self._runs([experiment], f"tags.`{REPORT_TAG}` = '{name}'"):
                 self._client.delete_run(old.info.run_id)
             run = self._client.create_run(experiment, tags={REPORT_TAG: name}, run_name=name)
@@ -52,5 +54,6 @@ class ReportTracker(Tracker):
             for file, content in files.items():
                 Path(folder, file).write_bytes(content)
             self._client.log_artifacts(run_id, folder)
+            # Last: a run shown as finished holds its page.
             self._client.set_terminated(run_id)
         return run_id

@@ -37,6 +37,7 @@ _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 EXPERIMENT_PREFIX = "altermoma-"
 """How the names of all experiments of this project begin."""
 _ANSWER_SECONDS = 15
+# MLflow's own defaults are seven retries with growing pauses, and 120 seconds for each answer.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -102,6 +103,7 @@ class Store:
         try:
             yield
         except (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            # Errors of databases quote the address, password included.
             reason = first_line(error).replace(self.uri, self.name)
             advice = remedy(reason, "see that it works and try again")
             raise TrackingError(f"tracking store {self.name}: {reason}; {advice}") from error
@@ -124,30 +126,38 @@ def open_store(tracking_uri: str | None, storage: Location, *, create: bool) -> 
                 f"no database can live in {storage}; name an MLflow server with --tracking-uri, or a database elsewhere"
             )
         tracking_uri = default_uri(storage)
+    # A driver may follow the database's name: postgresql+psycopg2.
     scheme = tracking_uri.split("://", 1)[0].split("+", 1)[0]
     if "://" not in tracking_uri or scheme not in _SERVER_SCHEMES + _DATABASE_SCHEMES:
         shown = without_credentials(tracking_uri)
         raise UserError(f"tracking URI {shown!r} is neither a server's http:// nor a database's; try sqlite:///FILE")
 
+    # Before the import: MLflow reads some of the settings while being imported.
     _quieten()
     from mlflow import MlflowClient
 
     file = sqlite_file(tracking_uri) if scheme == "sqlite" else None
     if file is not None:
+        # A reader must not make a database: MLflow would, and show no search in place of the mistyped folder. An empty
+        # file is none, either; SQLite leaves one behind when a connection was opened and nothing written.
         if not create and not (file.is_file() and file.stat().st_size):
             raise UserError(f"no MLflow store at {file}; name the storage folder or tracking URI that the search used")
         if not file.is_file():
             create_sqlite(file)
+        # With '~' and the working folder resolved, which SQLAlchemy leaves as they are. Options stay as given.
         if "?" not in tracking_uri:
             tracking_uri = sqlite_uri(file)
     _check(tracking_uri)
+    # A server passes files on, so the driver needs no access to its bucket.
     artifacts = None if scheme in _SERVER_SCHEMES else _artifacts(storage)
+    # The registry is named outright, or MLFLOW_REGISTRY_URI would send champions elsewhere.
     client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
     store = Store(client=client, uri=tracking_uri, artifacts=artifacts)
     with store.reported():
         client.search_experiments(max_results=1)  # makes a new database's tables
         if artifacts is None:
             return store
+        # After the tables are made: the experiments are read past MLflow, whose client cannot change their addresses.
         return replace(store, strays=follow(tracking_uri, storage, prefix=EXPERIMENT_PREFIX, file=file))
 
 
@@ -160,6 +170,7 @@ def kept_uri(tracking_uri: str | None, storage: Location) -> str | None:
     """A store's address in a search's plan: good in any folder, without credentials; None for the default."""
     if tracking_uri is not None and tracking_uri.startswith("sqlite:") and "?" not in tracking_uri:
         file = sqlite_file(tracking_uri)
+        # The default is kept as none at all, so the plan of a storage moved elsewhere finds the database there.
         if file is not None and storage.is_local and Location.parse(file).is_same(storage.join("mlflow.db")):
             return None
         tracking_uri = tracking_uri if file is None else sqlite_uri(file)
@@ -178,11 +189,13 @@ def _artifacts(storage: Location) -> Location:
             f"MLflow needs {package} to keep files in {storage}; pip install {package}, "
             "or name an MLflow server with --tracking-uri"
         ) from error
+    # MLflow's clients read an endpoint from the environment alone, and drop the options of an address.
     if storage.query:
         raise UserError(
             f"MLflow cannot read the options in {storage}; set AWS_ENDPOINT_URL and AWS_DEFAULT_REGION in their place, "
             "or name an MLflow server with --tracking-uri"
         )
+    # Addresses of artifacts pass through urllib, which cuts the path at both. Local ones are kept as plain paths.
     if {"?", "#"} & {*storage.path} and not storage.is_local:
         raise UserError(f"MLflow cannot keep files in {storage}, for its '?' or '#'; choose another folder")
     return storage.join(ARTIFACTS)
@@ -191,6 +204,7 @@ def _artifacts(storage: Location) -> Location:
 def _quieten() -> None:
     """Import MLflow, its logs and progress bars kept off the terminal."""
     for name, value in _ENVIRONMENT.items():
+        # Set by default only: a user with a slow server may have more patience.
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  (the first import sets its log levels)
 
@@ -218,6 +232,8 @@ def _check_server(uri: str) -> None:
 
     shown = without_credentials(uri)
     try:
+        # A request of the lowest kind: MlflowClient itself would retry. Any answer counts, so that a refusal of access
+        # is told apart from silence; a search for experiments needs the login, unlike /health.
         response = http_request(
             get_default_host_creds(uri),
             "/api/2.0/mlflow/experiments/search",
@@ -232,5 +248,6 @@ def _check_server(uri: str) -> None:
     if response.status_code in (401, 403):
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
         raise UserError(f"tracking server {shown} refuses access ({response.status_code}); {remedy}")
+    # Something else answers at this address: a proxy, or another web server.
     if response.status_code != 200:
         raise TrackingError(f"{shown} answers {response.status_code}, not as an MLflow server; correct --tracking-uri")

@@ -128,6 +128,8 @@ class Tracker(SearchReader):
         objective = objective or Objective(figures.metrics[:1])
         experiment = experiment_name(dataset, model)
         with self._store.reported():
+            # Made and found again: two drivers starting in the same instant both make a run, and then both see two.
+            # A request repeated after a lost answer makes two runs, as well.
             if not self._named(name):
                 tags = {SEARCH_TAG: name, OBJECTIVE_TAG: ",".join(objective.names), FIGURES_TAG: figures.to_json()}
                 self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
@@ -135,14 +137,18 @@ class Tracker(SearchReader):
             if (other := self._client.get_experiment(found.info.experiment_id)).name != experiment:
                 raise UserError(f"search {name!r} belongs to {other.name}, not to {experiment}; choose another --name")
             self._store.check_place(other)
+            # A resumed search has ended once; the page would show a search at work as finished or killed.
             if found.info.status != "RUNNING":
                 self._client.update_run(found.info.run_id, status="RUNNING")
+            # MLflow refuses a second value for a parameter, so a resumed search keeps the first ones. Where there are
+            # none, the driver died between the two requests.
             if not found.data.params:
                 self._log(found.info.run_id, params=params)
             parent = str(found.info.run_id)
             if FIGURES_TAG not in found.data.tags:  # the run of an earlier release
                 self._client.set_tag(parent, FIGURES_TAG, figures.to_json())
             view = saved_view(name, parent, objective.metrics, figures)
+            # Written at each start: the view then also exists for searches of releases without one.
             self._client.set_experiment_tag(found.info.experiment_id, *view)
             return parent
 
@@ -154,6 +160,7 @@ class Tracker(SearchReader):
         with self._store.reported():
             logged = self._client.get_run(parent).data.metrics
             now = int(1000 * time.time())
+            # A resuming driver has the same figures again; equal ones would only lengthen the history.
             changed = [Logged(key, value, now, 0) for key, value in new.items() if logged.get(key) != value]
             self._log(parent, metrics=changed)
 
@@ -180,6 +187,7 @@ class Tracker(SearchReader):
         """
         with self._store.reported():
             search = self._client.get_run(parent)
+            # Asked in MLflow and not remembered: an earlier driver, or an earlier attempt, may have logged the trial.
             for run in self._trials(search, result.number):
                 if is_complete(run, result.status):
                     return str(run.info.run_id)
@@ -191,6 +199,7 @@ class Tracker(SearchReader):
                 search.info.experiment_id, int(1000 * result.started), tags, f"trial-{result.number:03d}"
             )
             run_id = str(run.info.run_id)
+        # Outside of reported(): an error while reading the trial's own files is no trouble of the store.
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             files.write_result(folder, result)
@@ -198,6 +207,7 @@ class Tracker(SearchReader):
             if model is not None:
                 files.write_model(folder, model(), run_id)
             with self._store.reported():
+                # The order matters: the end status comes last, and stands for a complete run wherever runs are read.
                 self._log(run_id, metrics=trial_metrics(result), params=result.params)
                 self._client.log_artifacts(run_id, str(folder))
                 self._client.set_terminated(run_id, RUN_STATUS[result.status], int(1000 * result.ended))
@@ -241,6 +251,7 @@ class Tracker(SearchReader):
         with self._store.reported():
             experiment_id = self._client.get_run(parent).info.experiment_id
             name = self._client.get_experiment(experiment_id).name
+            # Tried and not asked for first: searches of one model may register their champions at the same time.
             try:
                 self._client.create_registered_model(name)
             except MlflowException as error:
@@ -249,15 +260,20 @@ class Tracker(SearchReader):
             of_run = f"name='{name}' and run_id='{run_id}'"
             if not self._client.search_model_versions(of_run):
                 source = f"runs:/{run_id}/{files.MODEL_FOLDER}"
+                # The files are there already; MLflow would wait up to five minutes for the version to be ready.
                 self._client.create_model_version(name, source, run_id, description=rule, await_creation_for=0)
+            # A request repeated after a lost answer makes a second version. The lowest number stays, on which all
+            # drivers agree; as text, "10" would sort before "9".
             version, *twins = sorted(int(found.version) for found in self._client.search_model_versions(of_run))
             for twin in twins:
                 self._client.delete_model_version(name, str(twin))
             self._client.set_registered_model_alias(name, CHAMPION, str(version))
             condition = f"tags.`{PARENT_TAG}` = '{parent}' and tags.`{CHAMPION_TAG}` != ''"
+            # Before the new tag: should the driver die in between, MLflow's page never shows two champions.
             for former in self._runs([experiment_id], condition):
                 self._client.delete_tag(former.info.run_id, CHAMPION_TAG)
             self._client.set_tag(run_id, CHAMPION_TAG, f"version {version}")
+            # The parent's tag last: readers find the champion by it, and then its run is already marked.
             self._client.set_tag(parent, CHAMPION_TAG, run_id)
             if rule:
                 self._client.set_tag(parent, RULE_TAG, rule)
@@ -291,6 +307,7 @@ class Tracker(SearchReader):
 
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
+            # Without a place of its own the experiment would keep its files in MLflow's default, the working folder.
             root = self._store.artifacts
             try:
                 return str(self._client.create_experiment(name, None if root is None else root.join(name).plain))
@@ -306,6 +323,7 @@ class Tracker(SearchReader):
         """The run of a search, its trials' parent, out of several made by repeated requests; deletes the others."""
         if len(twins) == 1:
             return twins[0]
+        # A driver may have logged trials to one of them already. Twins are removed only while they hold none.
         found = next((run for run in twins if self._trials(run)), twins[0])
         for run in twins:
             if run is not found and run.info.experiment_id == found.info.experiment_id and not self._trials(run):
@@ -317,6 +335,7 @@ class Tracker(SearchReader):
         from mlflow.entities import Param
 
         named = [Param(key, as_text(value)) for key, value in (params or {}).items()]
+        # One log_batch instead of a request for each figure: a trial has hundreds, most of them for single layers.
         while metrics or named:
             self._client.log_batch(run_id, metrics=metrics[:_BATCH_METRICS], params=named[:_BATCH_PARAMS])
             metrics, named = metrics[_BATCH_METRICS:], named[_BATCH_PARAMS:]

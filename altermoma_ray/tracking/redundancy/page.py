@@ -27,6 +27,7 @@ def page(report: RedundancyReport, tensors: Mapping[str, Tensor], extent: tuple[
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
+    # Each row comes once for each state; dict.fromkeys keeps one, in the order of measurement.
     rows = list(dict.fromkeys(entry.row for entry in report.features))
     groups = {group.name: [x.name for x in report.layers if x.group == group.name] for group in report.groups}
     drawn = {
@@ -43,11 +44,14 @@ def page(report: RedundancyReport, tensors: Mapping[str, Tensor], extent: tuple[
     }
 
     def picture(name: str) -> Markup:
+        # As data inside the page: MLflow shows an artifact by itself, where links to other files lead nowhere.
         return Markup(f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(drawn[name]).decode()}">')
 
     def sentences(lines: list[str]) -> Markup:
+        # Escaped one by one: Markup passes unescaped, and names of sensors and criteria come from outside.
         return Markup(f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>")
 
+    # A field missing in the records fails here, where the default would leave a gap in the page.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters.update(
         percent=lambda value: f"{100 * value:.1f} %",

@@ -28,6 +28,8 @@ THIS_MODEL = "this pruned model"
 
 
 class _Record(BaseModel):
+    # Contrasts and metrics may be NaN, which JSON does not have: they travel as strings. Unknown fields are refused, so
+    # a report of another release is not read in part.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
@@ -48,6 +50,7 @@ class LayerFigures(_Record):
     @property
     def ratio(self) -> float:
         """r_l / d_l; infinite for a layer with ReRI and no DeCI, 0 for one with neither."""
+        # A layer unused by the intact model has no DeCI at all, and may still take over from a masked sensor.
         if self.deci_share > 0:
             return self.reri_share / self.deci_share
         return float("inf") if self.reri_share > 0 else 0.0
@@ -55,6 +58,7 @@ class LayerFigures(_Record):
     @property
     def redundant(self) -> bool:
         """Whether the layer is fusion-redundant, as :data:`REDUNDANT_RATIO` and :data:`REDUNDANT_SHARE` say."""
+        # The ratio alone would name layers where both shares are close to nothing, and their ratio is noise.
         return self.ratio >= REDUNDANT_RATIO and self.reri_share >= REDUNDANT_SHARE
 
 
@@ -164,6 +168,7 @@ class RedundancyReport(_Record):
 
     def layers_of(self, group: str) -> list[LayerFigures]:
         """A group's layers, the highest ReRI share first."""
+        # Sorted by each reader and not once: the records stay in the order of the model.
         return sorted((layer for layer in self.layers if layer.group == group), key=lambda layer: -layer.reri_share)
 
     def sensor(self, state: str, lost: str) -> SensorFigures | None:
@@ -178,6 +183,7 @@ class RedundancyReport(_Record):
     def first(self, state: str, lost: str) -> float:
         """The first metric of one state with one sensor lost; NaN where not measured."""
         entry = self.sensor(state, lost)
+        # The figures come in the order of the titles. NaN, as a missing figure then spoils no picture.
         return float("nan") if entry is None else next(iter(entry.figures.values()))
 
     def feature(self, row: str, state: str) -> FeatureFigures:
@@ -186,16 +192,19 @@ class RedundancyReport(_Record):
 
     def states(self) -> list[str]:
         """The evaluated states, in their order."""
+        # In the order of measurement: unpruned, reactivated, pruned, fine-tuned.
         return list(dict.fromkeys(entry.state for entry in self.sensors))
 
     def metrics(self) -> dict[str, float]:
         """The report's main figures by name, for a tracking store."""
         found = {}
         for entry in self.sensors:
+            # The metric comes first: MLflow's page groups charts by the text before the first slash.
             key = f"{entry.state.replace(' ', '_')}/{entry.lost}_lost"
             found |= {f"{name}/{key}": value for name, value in entry.figures.items()}
         for group in self.groups:
             found |= {f"overlap/{group.name}": group.overlap, f"shift/{group.name}": group.shift}
+            # MLflow takes numbers only; an undefined correlation is None.
             if group.spearman is not None:
                 found[f"spearman/{group.name}"] = group.spearman
         for removal in self.removals:

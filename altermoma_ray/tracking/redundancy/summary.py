@@ -15,6 +15,7 @@ _WIDTH = 100
 
 def print_summary(report: RedundancyReport) -> None:
     """Three short tables: groups, criteria, sensors."""
+    # Off a terminal rich takes 80 columns and cuts figures off.
     console = Console(highlight=False, width=max(Console().width, _WIDTH))
     groups = [group.name for group in report.groups]
     rows = [
@@ -35,6 +36,7 @@ def print_summary(report: RedundancyReport) -> None:
         for removal in report.removals
     ]
     _print(console, ("removes", "total", *groups), sparsities)
+    # Each loss once, all sensors first, as measured.
     losses = list(dict.fromkeys(entry.lost for entry in report.sensors))
     figures = [(state, *(_cell(report, state, lost) for lost in losses)) for state in report.states()]
     names = ("all sensors" if lost == INTACT else f"{lost} lost" for lost in losses)
@@ -49,6 +51,7 @@ def _cell(report: RedundancyReport, state: str, lost: str) -> str:
 def _print(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, name in enumerate(header):
+        # The first column holds names, all others figures, whose points shall stand below one another.
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)

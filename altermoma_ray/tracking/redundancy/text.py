@@ -36,11 +36,13 @@ def indicators_text(report: RedundancyReport) -> list[str]:
 
 
 def _group_line(report: RedundancyReport, group: GroupFigures) -> str:
+    # A ratio of sums before normalisation: shares add up to 1 on both sides, and would hide which one is greater.
     ratios = [value / group.deci for value in group.reri.values()] if group.deci else []
     raw = f"raw ReRI is {' and '.join(f'{ratio:.2g}' for ratio in ratios)} times DeCI; " if ratios else ""
     alike = "no order to compare" if group.spearman is None else f"Spearman {group.spearman:.2f}: "
     alike += "" if group.spearman is None else _strength(group.spearman)
     redundant = [layer for layer in report.layers_of(group.name) if layer.redundant]
+    # Shares of one group add up to 1, so a sum over some layers is their part of the group.
     held = sum(layer.reri_share for layer in redundant)
     count = f"{len(redundant)} of {len(report.layers_of(group.name))} layers"
     where = (
@@ -73,12 +75,14 @@ def definition() -> str:
 
 def removal_text(report: RedundancyReport) -> list[str]:
     """The agreement of the criteria."""
+    # The report's own model is no further criterion; with the criterion of its masks the agreement means nothing.
     criteria = [removal for removal in report.removals if removal.criterion != THIS_MODEL]
     pairs = [
         (one.overlap[other.criterion], one.criterion, other.criterion)
         for number, one in enumerate(criteria)
         for other in criteria[number + 1 :]
     ]
+    # Two random choices of a share k of the weights have k² in common and 2k − k² in either: Jaccard k / (2 − k).
     kept = 1 - report.sparsity
     lines = []
     if pairs:
@@ -110,12 +114,15 @@ def sensors_text(report: RedundancyReport) -> list[str]:
         lines.append(
             f"Without {sensor} the unpruned model has {off:.3f} {title} instead of {intact:.3f}. "
             f"{report.reactivation_steps} steps of reactivation at learning rate {report.reactivation_learning_rate:g} "
+            # Turned by the metric's sign: a loss is positive where the metric got worse, whichever direction is better.
             f"{_recovery(sign * (intact - off), sign * (back - off))}."
         )
     for state, name in ((PRUNED, "Pruning alone"), (FINE_TUNED, "Pruning and fine-tuning")):
+        # The change is told as measured, with its own sign; the sign of the metric matters to judgements only.
         change = report.first(state, INTACT) - intact
         lines.append(f"{name} changes {title} by {change:+.3f}, to {report.first(state, INTACT):.3f}.")
     for sensor in lost:
+        # The same question before and after pruning: how much is missing from each model without the sensor.
         before = intact - report.first(UNPRUNED, sensor)
         after = report.first(FINE_TUNED, INTACT) - report.first(FINE_TUNED, sensor)
         use = "the pruned model makes no use of it" if sign * after < SMALL else "the pruned model still uses it"
@@ -126,6 +133,7 @@ def sensors_text(report: RedundancyReport) -> list[str]:
 
 
 def _recovery(loss: float, change: float) -> str:
+    # A share of next to nothing would be any number.
     if loss < SMALL:
         return f"change that by {change:+.3f}; the sensor was not needed"
     part = change / loss
@@ -155,6 +163,7 @@ def features_text(report: RedundancyReport, rows: Sequence[str]) -> list[str]:
 
 
 def _contrast(change: float) -> str:
+    # Turned around for NaN, which compares as False: an unknown contrast is not told as a change.
     if not abs(change) >= 0.02:
         return "leaves the objects' contrast as it is"
     return f"makes objects {'clearer' if change > 0 else 'fainter'} ({change:+.2f})"
