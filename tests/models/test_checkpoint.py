@@ -138,7 +138,7 @@ NO_MODEL = r"has a header that no model can be built from \(.*\); it was edited 
         (
             changed() | {"channel_plan": '{"granularity": "later", "channels": {}}', "version": "7.1"},
             r"a pruned model of version 7\.1 that this version, \S+, cannot rebuild \(no granularity 'later' is known, "
-            r"only weight\); use altermoma_ray 7\.1, or give another checkpoint",
+            r"only weight, channel\); use altermoma_ray 7\.1, or give another checkpoint",
         ),
         (
             changed() | {"channel_plan": '{"granularity": "weight", "channels": {}}', "version": "7.1"},
