@@ -120,7 +120,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         space=space,
         space_file=options.space,
         objective=options.objective,
-        # A plan has one sparsity, for its name and figures; each trial of the grid keeps its own.
+        # A plan has one sparsity beside its grid; each trial of the grid keeps its own.
         sparsity=max(options.sparsities),
         trials=len(tasks),
         seed=options.seed,
