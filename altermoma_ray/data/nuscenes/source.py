@@ -63,8 +63,10 @@ class NuScenes(BaseModel):
         Args:
             look: see :func:`altermoma_ray.data.nuscenes.index.open_index`; opens it again.
         """
+        # Keyed without `inputs`: one index serves models of every input size.
         key = (self.dataroot, self.version, self.storage, self.reading)
         if look:
+            # The file on disk may be replaced by the next line; a cached index would still map the old one.
             _open.cache_clear()
             _open_index(*key, look=True)
         return _open(*key)
@@ -79,14 +81,17 @@ class NuScenes(BaseModel):
         Raises:
             UserError: the data set is missing or broken or lacks what the model is fed, or storage cannot be written.
         """
+        # Before the index is asked for its rows: the synthetic dataroot may not exist yet.
         self._make_synthetic()
         console.print(f"[bold]data[/] {self.dataroot} ({self.version})")
         index = self.index(look=self.reading.partial)
+        # Also a check: `rows` refuses a data set without training or validation scenes.
         to_train, to_validate = len(self.rows("train")), len(self.rows("validation"))
         console.print(f"  {len(index)} keyframes: {to_train} to train on, {to_validate} to validate")
         console.print(f"  {index.rig}")
         if index.left_out:
             console.print(f"  [yellow]left out[/]: {left_out_text(index.left_out)}")
+        # From cheap to dear: the rig from the index alone, the maps file by file, the sensor files last.
         check_rig(index, self.inputs)
         if self.inputs is not None and self.inputs.raster is not None:
             check_maps(index.dataroot, index.locations())
@@ -102,6 +107,7 @@ class NuScenes(BaseModel):
             console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
             try:
                 provide(folder, **wanted)
+            # Another command may have made the same folder in the meantime; only a folder still unfit is an error.
             except UserError:
                 if not matches(folder, **wanted):  # another command was quicker
                     raise
@@ -124,6 +130,8 @@ class NuScenes(BaseModel):
         rows = self.index().samples("train" if split == "train" else "val")
         if part != "all":
             scenes = self.index().scenes()
+            # Whole scenes, every other one: neighbouring keyframes look alike, and would leak from one half into the
+            # other.
             order = {scene: number for number, scene in enumerate(dict.fromkeys(scenes[row] for row in rows))}
             if len(order) < 2:
                 raise UserError(f"{self.dataroot} has {len(order)} validation scene, but tuning and reporting need two")
@@ -131,6 +139,8 @@ class NuScenes(BaseModel):
             rows = [row for row in rows if order[scenes[row]] % 2 == odd]
         if limit is None or limit >= len(rows):
             return rows
+        # Spread evenly, not drawn: the same subset at each call, from all scenes. `unique` in case rounding meets
+        # twice.
         chosen = torch.linspace(0, len(rows) - 1, limit).round().long().unique().tolist()
         return [rows[position] for position in chosen]
 
@@ -162,4 +172,5 @@ def _open_index(dataroot: str, version: str, storage: str, reading: Reading, *, 
     return open_index(Location.parse(dataroot), version, Location.parse(storage), reading, look=look)
 
 
+# Module-level, so that all sources of a process share an index; a method's cache would keep each source alive.
 _open = lru_cache(maxsize=4)(_open_index)
