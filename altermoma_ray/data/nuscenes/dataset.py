@@ -59,8 +59,8 @@ class Sample:
 class NuScenesDataset(Dataset[Sample]):
     """Keyframes of an index, ready for a model.
 
-    What is drawn at random depends on ``seed``, the epoch and the position in ``rows`` alone: whichever worker loads a
-    sample, it is the same, and a row that occurs twice in ``rows`` is augmented in two ways.
+    Random draws depend on ``seed``, the epoch and the position in ``rows`` alone: a sample is the same in every worker,
+    and a row which occurs twice in ``rows`` is augmented in two ways.
     """
 
     def __init__(self, index: Index, rows: Sequence[int], inputs: InputConfig, *, augment: bool, seed: int = 0) -> None:

@@ -102,7 +102,14 @@ class _Map:
         self._near: dict[str, list[dict[str, Any]]] = {}
 
     def draw(self, patch: tuple[float, ...], angle: float, layers: list[str], cells: tuple[int, int]) -> np.ndarray:
-        """The devkit's ``get_map_mask``, [layer, y, x]."""
+        """The devkit's ``get_map_mask``, [layer, y, x].
+
+        Args:
+            patch: x and y of the centre, height and width (m, on the map).
+            angle: of the patch, counter-clockwise from the map's x axis (degrees).
+            layers: the devkit's names of layers.
+            cells: rows and columns of a mask.
+        """
         from nuscenes.map_expansion.map_api import NuScenesMapExplorer
 
         area = NuScenesMapExplorer.get_patch_coord(patch, angle)
@@ -114,7 +121,7 @@ class _Map:
         return NuScenesMapExplorer(self).get_map_mask(patch, angle, layers, cells)
 
     def __getattr__(self, name: str) -> Any:
-        """What the devkit's drawing reads of a map: the records near the patch, and anything else as it is."""
+        """An attribute read by the devkit's drawing: the records near the patch, or the devkit's own attribute."""
         # copy and pickle ask for dunder methods before `__init__` has run; answering would recurse without end.
         if name.startswith("__"):
             raise AttributeError(name)

@@ -29,7 +29,7 @@ SYNTHETIC_SEED = 0
 
 
 class NuScenes(BaseModel):
-    """A nuScenes dataroot, and the storage folder that keeps its index.
+    """A nuScenes dataroot, and the storage folder with its index.
 
     >>> source = NuScenes(dataroot="/data/nuscenes", version="v1.0-mini", storage="storage")
     >>> source.train_split, source.validation_split
@@ -43,7 +43,7 @@ class NuScenes(BaseModel):
     version: str
     """``v1.0-trainval`` or ``v1.0-mini``."""
     storage: Place
-    """Local path or URI of the folder that keeps everything derived."""
+    """Local path or URI of the folder for everything derived."""
     reading: Reading = Reading()
     """How the dataroot is read where it differs from a published nuScenes."""
     inputs: InputConfig | None = None
@@ -61,7 +61,7 @@ class NuScenes(BaseModel):
         """The memory-mapped index; opened once in a process.
 
         Args:
-            look: see :func:`altermoma_ray.data.nuscenes.index.open_index`; opens it again.
+            look: see :func:`altermoma_ray.data.nuscenes.index.open_index`; opens the index again.
         """
         # Keyed without `inputs`: one index serves models of every input size.
         key = (self.dataroot, self.version, self.storage, self.reading)
@@ -72,14 +72,14 @@ class NuScenes(BaseModel):
         return _open(*key)
 
     def fingerprint(self, split: Split) -> str:
-        """Text that changes whenever the samples of a split do."""
+        """Text which changes with the samples of a split."""
         return f"{self.index().fingerprint}/{self.train_split if split == 'train' else self.validation_split}"
 
     def prepare(self) -> None:
-        """Make the synthetic set if that is wanted and missing, build the index, and look at the files that it names.
+        """Make the synthetic set if wanted and missing, build the index, and look at the files named in the index.
 
         Raises:
-            UserError: the data set is missing or broken or lacks what the model is fed, or storage cannot be written.
+            UserError: the data set is missing or broken, lacks an input of the model, or storage cannot be written.
         """
         # Before the index is asked for its rows: the synthetic dataroot may not exist yet.
         self._make_synthetic()
@@ -122,10 +122,10 @@ class NuScenes(BaseModel):
         Args:
             split: to learn from, or to evaluate on.
             part: of the validation scenes: every other one is for tuning, the rest for reporting.
-            limit: at most so many rows, spread over all; the same ones whenever it is asked again.
+            limit: at most so many rows, spread over all; every call gives the same ones.
 
         Raises:
-            UserError: there are no such scenes, or too few to take a part of them.
+            UserError: the split has no scenes, or too few to take a part of them.
         """
         rows = self.index().samples("train" if split == "train" else "val")
         if part != "all":
@@ -149,7 +149,13 @@ class NuScenes(BaseModel):
         return class_balanced_rows(self.index(), rows, seed=seed)
 
     def dataset(self, rows: Sequence[int], *, augment: bool, seed: int) -> NuScenesDataset:
-        """The samples of these rows, as the model is fed them."""
+        """The samples of rows, as inputs of the model.
+
+        Args:
+            rows: rows of the index, in the order of the data set's positions.
+            augment: whether to draw random transforms.
+            seed: of the random transforms.
+        """
         assert self.inputs is not None
         return NuScenesDataset(self.index(), rows, self.inputs, augment=augment, seed=seed)
 
@@ -159,7 +165,7 @@ class NuScenes(BaseModel):
 
 
 def synthetic_folder(storage: Location, *, reflective_ground: bool = False) -> Location:
-    """Where the synthetic toy set lies: in storage, so that every node reads it.
+    """The folder of the synthetic toy set: in storage, where every node can read.
 
     Args:
         storage: folder or URI of everything derived.
