@@ -51,12 +51,22 @@ def measure(
     yaw_rate: float,
     random: np.random.Generator,
 ) -> NDArray[np.void]:
-    """The returns of one radar, of dtype ``FIELDS``; at least one, as the layout cannot hold none."""
+    """The returns of one radar, of dtype ``FIELDS``; at least one, as the layout cannot hold none.
+
+    Args:
+        mount: the radar.
+        placed: the bodies in the ego frame, at the moment of the measurement.
+        ego_yaw: heading of the car in the global frame (rad).
+        speed: of the car (m/s).
+        yaw_rate: of the car (rad/s).
+        random: draws returns, noise and clutter.
+    """
     points: list[tuple[float, float, float, float, float]] = []  # x, y, global velocity in the radar's axes, strength
     cos, sin = math.cos(mount.yaw), math.sin(mount.yaw)
     for item in placed:
         x, y = item.x - mount.translation[0], item.y - mount.translation[1]
         x, y = cos * x + sin * y, cos * y - sin * x
+        # Drawn before the test of range: a body leaving the view must not shift the draws of all later bodies.
         number = random.poisson(item.body.kind.radar) if item.body.kind.radar else 0
         if math.hypot(x, y) > RANGE or abs(math.atan2(y, x)) > mount.field_of_view / 2:
             continue
@@ -74,6 +84,7 @@ def measure(
                 offset = -offset
             at_x, at_y = np.array([x, y]) + offset + random.normal(0, POSITION_NOISE, 2)
             points.append((at_x, at_y, *velocity, 5.0 + 3.0 * item.body.kind.radar))
+    # At least one: a file without any return breaks the devkit's reader.
     for _ in range(1 + random.poisson(CLUTTER)):
         distance, bearing = random.uniform(3, RANGE), random.uniform(-0.5, 0.5) * mount.field_of_view
         points.append((distance * math.cos(bearing), distance * math.sin(bearing), 0.0, 0.0, -5.0))
@@ -82,6 +93,7 @@ def measure(
     x, y, velocity_x, velocity_y, strength = np.array(points).T
     distance = np.hypot(x, y)
     ahead, left = x / distance, y / distance
+    # A radar measures the motion along the ray alone; the motion across stays unseen.
     radial = velocity_x * ahead + velocity_y * left + random.normal(0, VELOCITY_NOISE, len(points))
     # The car's own velocity where the radar sits, in the radar's axes.
     own_x, own_y = speed - yaw_rate * mount.translation[1], yaw_rate * mount.translation[0]
@@ -94,6 +106,7 @@ def measure(
     returns["id"] = np.arange(len(points))
     returns["is_quality_valid"] = 1
     returns["ambig_state"] = UNAMBIGUOUS
+    # Codes, not metres: values common in nuScenes' own files.
     returns["x_rms"] = returns["y_rms"] = 19
     returns["pdh0"] = 1
     returns["vx_rms"] = returns["vy_rms"] = 16
