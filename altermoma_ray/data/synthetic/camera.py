@@ -46,8 +46,7 @@ class Camera:
         right = np.broadcast_to((np.arange(width) + 0.5 - width / 2) / focal, (height, width))
         down = np.broadcast_to(((np.arange(height) + 0.5 - height / 2) / focal)[:, None], (height, width))
         cos, sin = math.cos(mount.yaw), math.sin(mount.yaw)
-        # Depth 1 along the optical axis, not length 1: t is then the depth, by which a pinhole's haze and tests are
-        # simple.
+        # Depth 1 along the optical axis, not length 1: t is then the depth, by which haze and near cut are reckoned.
         self.rays = np.stack([cos + sin * right, sin - cos * right, -down]).astype(np.float32)
         # A level camera sees ground in the lower half alone: ground and sky are two fixed blocks of the picture.
         self.horizon = (height + 1) // 2
@@ -55,7 +54,7 @@ class Camera:
         depth = (mount.translation[2] / down[self.horizon :]).astype(np.float32)
         self._ground_x = self.origin[0] + depth * self.rays[0, self.horizon :]
         self._ground_y = self.origin[1] + depth * self.rays[1, self.horizon :]
-        # Computed once for each camera, as the car stays level: 12 pictures a scene share these arrays.
+        # Computed once for each camera, as the car stays level: all pictures of a process share these arrays.
         self._ground_clear = np.exp(-depth / HAZE)[..., None]
         climb = -down[: self.horizon, :1] / np.hypot(1.0, right[: self.horizon])
         self._sky_height = np.clip(climb * 2.5, 0, 1).astype(np.float32)[..., None]
@@ -94,7 +93,7 @@ class Camera:
         east = cos * self._ground_x - sin * self._ground_y + np.float32(x % town.TILE * scale)
         north = sin * self._ground_x + cos * self._ground_y + np.float32(y % town.TILE * scale)
         size = len(cells)
-        # One flat index is faster than a pair of them: the lookup is most of a picture's time.
+        # One flat index instead of a pair: NumPy looks up one array of numbers faster than two.
         index = np.floor(east).astype(np.int32) % size * size + np.floor(north).astype(np.int32) % size
         colour = look.ground[cells.ravel()[index]]
         picture[self.horizon :] = look.haze + self._ground_clear * (colour - look.haze)
@@ -143,7 +142,7 @@ def expose(
         seen = np.bincount(owner[surface], minlength=len(placed))
     picture *= look.brightness
     noise = _noise(camera.width * camera.height)
-    # Drawing fresh noise for every picture would take longer than casting its rays.
+    # A slice of noise drawn once: a million normal numbers for every picture would cost more than they add.
     start = random.integers(len(noise) - camera.width * camera.height)
     picture += noise[start : start + camera.width * camera.height].reshape(camera.height, camera.width, 1)
     return Exposure(np.clip(picture, 0, 255).astype(np.uint8), seen, hits.alone)

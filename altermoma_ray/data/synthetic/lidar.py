@@ -38,7 +38,6 @@ class Lidar:
         self.azimuths = azimuths
         self.origin = np.array(rig.LIDAR.translation, np.float32)
         elevation = np.radians(np.linspace(*ELEVATION, BEAMS))[:, None]
-        # Half a step off: no ray runs exactly along an axis, where a division by zero would wait.
         azimuth = (np.arange(azimuths) + 0.5) * (2 * math.pi / azimuths)
         flat = np.cos(elevation)
         self.rays = np.stack(
@@ -106,13 +105,13 @@ def scan(
         each = np.repeat([item.body.reflectivity for item in placed], [3 * len(item.body.centres) for item in placed])
         reflectivity[on_body] = each.astype(np.float32)[hits.surface[on_body]]
     distance = np.where(on_body, hits.distance, lidar.ground)
-    # The ground's chance falls with range: grazing rays return little, and bare rings would give the ground away.
+    # The ground's chance falls with range, as grazing rays return little.
     chance = np.where(on_body, np.float32(1 - DROP_OUT), GROUND_RETURN / np.maximum(distance, GROUND_RETURN))
     returned = lidar.open & (distance < RANGE) & (luck < chance)
     rings, _ = np.nonzero(returned)
     length = distance[returned] + RANGE_NOISE * range_noise[returned]
     x, y, z = lidar.rays[:, returned] * length
-    # Fades with range as in air; the classes' steps in reflectivity are set against this and the noise.
+    # Fades with range, as in haze.
     intensity = reflectivity[returned] * np.exp(-length / 100) + INTENSITY_NOISE * intensity_noise[returned]
     # Ego axes (forward, left) to the LiDAR's (right, forward).
     return np.stack([-y, x, z, np.clip(np.round(intensity), 0, 255), rings.astype(np.float32)], 1).astype(np.float32)

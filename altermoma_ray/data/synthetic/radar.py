@@ -84,7 +84,7 @@ def measure(
                 offset = -offset
             at_x, at_y = np.array([x, y]) + offset + random.normal(0, POSITION_NOISE, 2)
             points.append((at_x, at_y, *velocity, 5.0 + 3.0 * item.body.kind.radar))
-    # At least one: a file without any return breaks the devkit's reader.
+    # At least one: the devkit's reader looks into the first return to tell an empty cloud.
     for _ in range(1 + random.poisson(CLUTTER)):
         distance, bearing = random.uniform(3, RANGE), random.uniform(-0.5, 0.5) * mount.field_of_view
         points.append((distance * math.cos(bearing), distance * math.sin(bearing), 0.0, 0.0, -5.0))
@@ -106,7 +106,7 @@ def measure(
     returns["id"] = np.arange(len(points))
     returns["is_quality_valid"] = 1
     returns["ambig_state"] = UNAMBIGUOUS
-    # Codes, not metres: values common in nuScenes' own files.
+    # Codes for classes of accuracy, not metres.
     returns["x_rms"] = returns["y_rms"] = 19
     returns["pdh0"] = 1
     returns["vx_rms"] = returns["vy_rms"] = 16
