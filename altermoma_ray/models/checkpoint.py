@@ -79,6 +79,7 @@ def load_checkpoint(
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint at {location}; check the path") from error
     try:
+        # The whole file at once: `safe_open` needs a local path, and the checkpoint may lie in a bucket.
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
         raise UserError(
@@ -117,6 +118,7 @@ def load_checkpoint(
             f"{location} holds a pruned model of version {by} that this version, {__version__}, cannot rebuild "
             f"({shown(str(error))}); use altermoma_ray {by}, or give another checkpoint"
         ) from error
+    # After the plan: the tensors have the shapes of the pruned architecture.
     fit(model, tensors, str(location))
     return model.eval(), metadata
 
