@@ -106,7 +106,15 @@ def _trial(plan: SearchPlan, options: argparse.Namespace) -> tuple[TrialJob, Tri
 
 
 def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, task: TrialTask) -> None:
-    """The small model, its plan and its figures, which are written last."""
+    """Write the small model, its changed shapes, and last its figures.
+
+    Args:
+        out: the user's folder.
+        plan: gives the unpruned checkpoint.
+        workload: builds both models, and gives the sample to count on.
+        job: of the trial.
+        task: the trial.
+    """
     made = job.trial_folder(task.number)
     # Read back from storage, not returned by the worker: a result found from an earlier run takes the same path.
     result = read_result(job, task.number)

@@ -55,6 +55,8 @@ def main() -> None:
     pruned = Location.parse(options.pruned) if options.pruned else None
     tracker = ReportTracker.open(options.tracking_uri, plan.storage)
     tracker.check_open(plan.dataset, plan.model)
+    # Loaded in this process too, not by the workers alone: a model or task unfit for a report is refused before Ray
+    # starts.
     workload = plan.workload.load()
     # A model may lack `features`, and a task `map_extent`: both are optional, but the pages are made of them.
     check_reportable(workload)

@@ -351,7 +351,6 @@ def _order(tables: Tables, table: str, way: str) -> Fault:
         times = {record["token"]: record.get("timestamp") for record in tables[table]}
     # Only sound times are compared; records at fault are told by another rule, once.
     valid = {token: time for token, time in times.items() if type(time) in (int, float) and 0 < time < LATEST}
-    # A camera and its repeated trigger may share a microsecond; two keyframes of a scene never do.
     strict = table != "sample_data"
     broken = []
     for place, record in enumerate(tables[table]):

@@ -211,6 +211,11 @@ def _check_link(dataroot: Location, name: str, root: str) -> None:
     """Refuse a link out of the dataroot, except below links directly in the dataroot (``samples``).
 
     Users often link ``samples`` and ``sweeps`` to another disk; these links are their own work, unlike deeper ones.
+
+    Args:
+        dataroot: folder of the data set.
+        name: a file's or folder's path below the dataroot.
+        root: real path of the dataroot, links followed.
     """
     target = os.path.realpath(os.path.join(root, name))
     folder = os.path.realpath(os.path.join(root, name.partition("/")[0]))

@@ -136,7 +136,13 @@ class NuScenesDataset(Dataset[Sample]):
         return normalise(view.apply(picture), self.inputs), view.matrix()
 
     def _points(self, record: SampleRecord, scene: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """[P, 5] float32: all sweeps in the augmented lidar frame, the ring replaced by the time lag (s)."""
+        """[P, 5] float32: all sweeps in the augmented lidar frame, the ring replaced by the time lag (s).
+
+        Args:
+            record: the keyframe.
+            scene: [4, 4] lidar frame to augmented lidar frame.
+            rng: draws the sweeps; None takes the newest ones.
+        """
         clouds = []
         chosen = choose_sweeps(len(record.sweeps), self.inputs.sweeps - 1, rng)
         for sweep in [record.lidar, *(record.sweeps[position] for position in chosen)]:
@@ -159,7 +165,7 @@ class NuScenesDataset(Dataset[Sample]):
         boxes = transform_boxes(table.boxes, scene)
         # Boxes without a single point are left out: the official evaluation leaves them out as well.
         keep = table.learnable & boxes_in_range(boxes, self.inputs.point_range)
-        # float32 last: global coordinates need the digits of float64 up to here.
+        # float32 last: the transform above is computed in the index's float64.
         boxes = np.nan_to_num(boxes[keep], nan=0.0).astype(np.float32)
         return torch.from_numpy(boxes), torch.from_numpy(table.labels[keep].astype(np.int64))
 

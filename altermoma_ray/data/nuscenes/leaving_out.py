@@ -143,7 +143,13 @@ def _take_out_keyframes(tables: Tables, keyframes: Collection[str]) -> None:
 
 
 def _take_out(tables: Tables, table: str, gone: Collection[str]) -> None:
-    """Take records out of a chained table; the records before and after them become neighbours."""
+    """Take records out of a chained table; the records before and after them become neighbours.
+
+    Args:
+        tables: changed in place.
+        table: name of the table.
+        gone: tokens of the records to take out.
+    """
     if not gone:
         return
     by_token = {record["token"]: record for record in tables[table]}

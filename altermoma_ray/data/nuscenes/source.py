@@ -107,7 +107,6 @@ class NuScenes(BaseModel):
             console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
             try:
                 provide(folder, **wanted)
-            # Another command may have made the same folder in the meantime; only a folder still unfit is an error.
             except UserError:
                 if not matches(folder, **wanted):  # another command was quicker
                     raise

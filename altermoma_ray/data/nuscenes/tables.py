@@ -202,7 +202,14 @@ def _of(fault: Fault) -> tuple[str, str]:
 
 
 def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: Callable[[Tables], None]) -> NuScenes:
-    """The devkit on the tables, after ``sift`` has checked and changed the loaded records."""
+    """The devkit on the tables.
+
+    Args:
+        tables: the files of the tables, by name.
+        folder: an empty folder for the devkit to read, not needed afterwards.
+        version: of nuScenes.
+        sift: checks and changes the loaded records, before the devkit works with them.
+    """
     from nuscenes.nuscenes import NuScenes
 
     class Sifted(NuScenes):
@@ -347,7 +354,13 @@ def _matrix(record: dict[str, Any]) -> np.ndarray:
 
 
 def _box(pose: np.ndarray, size: list[float], velocity: np.ndarray) -> np.ndarray:
-    """Row of nine numbers from a box's [4, 4] pose (its x axis points forward), nuScenes' (width, length, height)."""
+    """Row of nine numbers for a box.
+
+    Args:
+        pose: [4, 4]; the box's x axis points forward.
+        size: width, length, height (m), nuScenes' order.
+        velocity: [3] (m/s).
+    """
     width, length, height = size
     # Roll and pitch of the LiDAR's own tilt are dropped, as in the published code: boxes stand upright.
     yaw = np.arctan2(pose[1, 0], pose[0, 0])

@@ -158,7 +158,14 @@ def encode(picture: NDArray[np.uint8]) -> bytes:
 def _palette(
     camera: Camera, placed: list[Placement], pose: tuple[float, float, float], look: Look
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """For each surface [S, 2, 3] its lit colours outside and inside the band, and [S, 2] the band's heights (m)."""
+    """Lit colours of each surface outside and inside its band, [S, 2, 3], and the band's heights (m), [S, 2].
+
+    Args:
+        camera: decides which of two opposite faces is seen.
+        placed: the bodies in the ego frame.
+        pose: of the car; the sun's direction is global.
+        look: the scene's light.
+    """
     colours, bands = [], []
     for placement in placed:
         body = placement.body

@@ -109,7 +109,13 @@ def cast(grid: RayGrid, placed: list[Placement]) -> Hits:
 def _cast_body(
     origin: NDArray[np.float32], rays: NDArray[np.float32], placement: Placement
 ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    """Slab test (Kay and Kajiya 1986) of a window's rays against the parts: t of the first hit and its surface."""
+    """Slab test (Kay and Kajiya 1986) of a window's rays against the parts: t of the first hit and its surface.
+
+    Args:
+        origin: [3] of the rays, ego frame.
+        rays: [3, H, W] of the window, ego frame.
+        placement: the body.
+    """
     cos, sin = np.float32(math.cos(placement.yaw)), np.float32(math.sin(placement.yaw))
     from_x, from_y = float(origin[0]) - placement.x, float(origin[1]) - placement.y
     # The ray is turned into the body's frame, where all parts are boxes along the axes.

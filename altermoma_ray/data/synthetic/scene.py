@@ -336,7 +336,14 @@ def _placed(scene: Scene, time: float) -> list[Placement]:
 
 
 def _scan(parameters: Parameters, index: int, scene: Scene, number: int) -> NDArray[np.float32]:
-    """The point cloud of the LiDAR's turn with the given number in :func:`sweep_times`."""
+    """The point cloud of one turn of the LiDAR.
+
+    Args:
+        parameters: of the data set.
+        index: number of the scene.
+        scene: the scene.
+        number: of the turn in :func:`sweep_times`, which seeds the turn's noise.
+    """
     _, time, _ = sweep_times(parameters)[number]
     _, spinner = _sensors(parameters)
     # Without the option the ground is uniform, as in sets made by earlier releases: same parameters, same bytes.
