@@ -22,7 +22,7 @@ def main() -> None:
     storage = Location.parse(options.storage)
     storage.check_writable()
     reading = cli.reading_of(options)
-    # With --partial the files are looked at while the index is built, since scenes without files are left out of it.
+    # With --partial the folders are listed again: files may have come or gone since the index was built.
     index = open_index(Location.parse(options.dataroot), options.version, storage, reading, look=reading.partial)
     check_rig(index)
     # Files are checked at every call: tables may name files of archives which were never unpacked.

@@ -43,7 +43,7 @@ class Metric:
 
     def gain(self, value: float) -> float:
         """The value, turned for more to be better; −inf where the value is no finite number."""
-        # NaN never compares as greater, and would hide among the best in a sort: a broken trial is the worst instead.
+        # NaN compares False with every number and leaves a sort in disorder: a broken trial is the worst instead.
         return self.sign * value if math.isfinite(value) else -math.inf
 
     def without(self, modality: str) -> Metric:

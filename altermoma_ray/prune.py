@@ -43,7 +43,7 @@ def main() -> None:
     options = _parser().parse_args()
     check_cluster()
     out = Location.parse(options.out)
-    # All refusals come before `plan_search`, which loads and hashes the checkpoint.
+    # Cheap refusals first: `plan_search` below loads and hashes the checkpoint.
     out.check_writable()
     try:
         check_granularity(options.granularity, [options.criterion])

@@ -26,7 +26,7 @@ from altermoma_ray.workloads.recipe import Recipe, Stage
 from altermoma_ray.workloads.workload import Workload
 
 DEFAULT_VERSION = "v1.0-trainval"
-"""Of nuScenes, and the only one of the synthetic set."""
+"""The version of nuScenes by default, and the only version of the synthetic set."""
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"

@@ -66,7 +66,6 @@ def measure(
     for item in placed:
         x, y = item.x - mount.translation[0], item.y - mount.translation[1]
         x, y = cos * x + sin * y, cos * y - sin * x
-        # Drawn before the test of range: a body leaving the view must not shift the draws of all later bodies.
         number = random.poisson(item.body.kind.radar) if item.body.kind.radar else 0
         if math.hypot(x, y) > RANGE or abs(math.atan2(y, x)) > mount.field_of_view / 2:
             continue
