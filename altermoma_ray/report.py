@@ -55,15 +55,12 @@ def main() -> None:
     pruned = Location.parse(options.pruned) if options.pruned else None
     tracker = ReportTracker.open(options.tracking_uri, plan.storage)
     tracker.check_open(plan.dataset, plan.model)
-    # Loaded in this process too, not by the workers alone: a model or task unfit for a report is refused before Ray
-    # starts.
     workload = plan.workload.load()
     # A model may lack `features`, and a task `map_extent`: both are optional, but the pages are made of them.
     check_reportable(workload)
     workload.source().prepare()
     # After `prepare`: the job's name holds the scoring folder, which is named by the fingerprint of the prepared data.
     job = plan_report(plan, options.criterion, pruned, options.sparsity)
-    # One session for three steps: starting Ray takes longer than most steps on a small model.
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
         every = min(worker_slots(plan.gpus_per_worker), 8)
@@ -105,6 +102,7 @@ def _target(out: str | None) -> Location | None:
     target = Location.parse(out)
     if target.is_folder():
         raise UserError(f"--out {target} is a folder; give the name of a file")
+    # The folder is checked, not the file: the file need not exist, and must not be made before there is a page.
     target.parent.check_writable()
     return target
 

@@ -118,8 +118,7 @@ def load_checkpoint(
             f"{location} holds a pruned model of version {by} that this version, {__version__}, cannot rebuild "
             f"({shown(str(error))}); use altermoma_ray {by}, or give another checkpoint"
         ) from error
-    # After the plan: the tensors have the shapes of the pruned architecture.
-    fit(model, tensors, str(location))
+    fit(model, tensors, str(location))  # after the plan, which gives the tensors' shapes
     return model.eval(), metadata
 
 

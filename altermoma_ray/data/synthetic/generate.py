@@ -84,8 +84,7 @@ def generate(
         tables.write(tables.merge([static, *rows]), partial_folder / tables.VERSION)
         # The card comes last of the files, so that a folder with a card is whole even after a copy by hand.
         (partial_folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
-        # Onto an empty folder a rename succeeds as well; a folder filled in the meantime makes it fail, and nothing is
-        # lost.
+        # A rename replaces an empty folder too; onto a folder filled in the meantime it fails, and nothing is lost.
         partial_folder.rename(out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; choose a folder that you may write") from error
