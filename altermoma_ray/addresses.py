@@ -19,16 +19,19 @@ def without_credentials(address: str) -> str:
     >>> without_credentials("postgresql://database/runs?sslmode=require&password=secret")
     'postgresql://database/runs?sslmode=require'
     """
+    # Split by hand: `urllib.parse` fails on a port which is a password, and its text of the error holds the password.
     scheme, separator, rest = address.partition("://")
     if not separator:
         return address
     place, _, query = rest.partition("?")
     authority, slash, path = place.partition("/")
+    # The part behind "]" first: an IPv6 address has colons of its own.
     port = authority.rpartition("]")[2].partition(":")[2]
     if "@" in authority:
         place = authority.rpartition("@")[2] + slash + path
     elif ":" in authority and "@" in path:  # a secret with a slash in it, as AWS makes them
         place = path.rpartition("@")[2]
+    # A port of letters is half a password: the name before it may be one too, so the whole place is left out.
     elif port and not port.isdecimal():
         place = "..."
     options = [option for option in query.split("&") if option and not _SECRET_OPTION.search(unquote(option))]
@@ -51,9 +54,11 @@ def inside(address: str, folder: str) -> str | None:
     address, folder = address.rstrip("/"), folder.rstrip("/")
     if address == folder:
         return "."
+    # With the slash: "/data/storage-2" begins with "/data/storage", but lies beside it.
     if not address.startswith(f"{folder}/"):
         return None
     relative = address[len(folder) + 1 :]
+    # A URI is quoted, and `Location` quotes its path again when printed: "%20" would become "%2520".
     return unquote(relative) if is_uri else relative
 
 

@@ -14,8 +14,10 @@ def main() -> None:
     parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
     parser.add_argument("--checkpoint", help="weights of the unpruned model")
     options = parser.parse_args()
+    # The reference first: the most frequent faults (wrong names, files that do not run) need no sample.
     reference = workload_of(options)
     console.print(f"[bold]checking[/] {reference.name}")
+    # In this process: a user's traceback then points at the user's own line, without Ray's frames around it.
     check_workload(reference.load(), console.print, options.checkpoint)
     print(f"{reference.name} is fit for a search")
 

@@ -36,6 +36,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
+        # The last place before a log: messages of libraries quote addresses with passwords in them, over several lines.
         print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of the output has seen enough, as `head` has
@@ -110,8 +111,10 @@ def workload_of(options: argparse.Namespace) -> WorkloadReference:
         find_workload,  # brings in torch, which a mere leaderboard does without
     )
 
+    # None marks an option which was not given: each named workload has defaults of its own.
     asked: dict[str, Any] = {name: getattr(options, name) for name in ("dataroot", "version", "model")}
     reading = reading_of(options)
+    # A default reading is no wish of the user, and a workload of the user's own refuses options.
     if reading != Reading():
         asked["reading"] = reading
     return find_workload(options.dataset or DEFAULT_DATASET, options.storage, **asked)
@@ -173,6 +176,7 @@ def resumes(options: argparse.Namespace, storage: Location) -> bool:
         return bool(options.resume)
     if not options.name:
         raise UserError("--resume-or-start needs a --name, by which it finds again what it started")
+    # Storage decides, not MLflow: the driver may have died before MLflow took the first run.
     there = storage.join("searches", options.name, "search.json").exists()
     console.print(
         f"[bold]going on[/] with {options.name}, which is in {storage}"
@@ -194,6 +198,8 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[
     """
     from altermoma_ray.engine.space.files import load_space  # brings in Ray, which a mere leaderboard does without
 
+    # argparse sets defaults only where the namespace lacks the name: parsed into a namespace full of None, the same
+    # command line leaves None for each option which was not typed. `--seed 0` and no `--seed` are then told apart.
     blank = argparse.Namespace(**dict.fromkeys(vars(options)))
     found = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
     for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri"):  # these only say which one is meant
@@ -201,6 +207,7 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[
     origin, colon, attribute = found.get("dataset", "").rpartition(":")
     if origin.endswith(".py"):  # a plan knows a workload's file by its name alone: the file may have moved
         found["dataset"] = f"{Path(origin).name}{colon}{attribute}"
+    # The plan holds the whole address; a path typed relative to another working directory must compare equal.
     if "dataroot" in found:
         found["dataroot"] = str(Location.parse(found["dataroot"]))
     if "space" in found:
@@ -221,6 +228,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def positive_int(text: str) -> int:
     """A whole number above 0, for argparse."""
+    # `isdecimal` first: `int` also takes "1_000", " 8" and "-3".
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text}")
     return int(text)
@@ -228,6 +236,7 @@ def positive_int(text: str) -> int:
 
 def seed(text: str) -> int:
     """A seed for every random generator, for argparse."""
+    # NumPy's legacy generator takes no seed from 2**32 on.
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number in 0..{2**32 - 1}, but got {text}")
     return int(text)
@@ -253,6 +262,7 @@ def listed(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
         values = [read(part.strip()) for part in text.split(",") if part.strip()]
         if not values:
             raise argparse.ArgumentTypeError(f"must have a value, or several between commas, but got {text!r}")
+        # A dictionary in place of a set: the order of the command line is the order of the tables.
         return list(dict.fromkeys(values))
 
     return read_all
@@ -268,6 +278,7 @@ def _number(text: str, low: float, high: float, rule: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+    # Also refuses NaN, which compares False with everything.
     if not low <= value < high:
         raise argparse.ArgumentTypeError(f"must be {rule}, but got {text}")
     return value

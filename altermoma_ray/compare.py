@@ -54,6 +54,7 @@ def main() -> None:
     check_cluster()
     resume = resumes(options, storage)
     if resume:
+        # `told` reads criteria, sparsities and seeds back out of the plan's trials: the plan has no fields for them.
         plan = resume_search(storage, options.name, given(parser, options), compares=True, told=compared)
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
@@ -61,14 +62,17 @@ def main() -> None:
         tracker = Tracker.open(options.tracking_uri, storage)
         if options.name:
             tracker.check_free(plan.name)
+    # Asked before any data are made: a deleted experiment in MLflow takes no run of a comparison.
     tracker.check_open(plan.dataset, plan.model)
     plan.workload.load().source().prepare()
+    # Without MLflow the tables are written all the same, and the error comes last, with the exit code of a failure.
     unlogged: OnlyInStorage | None = None
     try:
         plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
     except OnlyInStorage as error:
         plan, unlogged = error.plan, error  # the report needs no more than storage has
     results, reference = plan.results(), stored_reference(plan) or {}
+    # The compared metric leads the tables, also where the task gives another metric no column or a later one.
     figures = plan.figures.led_by(plan.optimised.metrics)
     if plan.ablation:
         report = ablation_report(results, reference, published_parts(plan.space), figures)
@@ -80,11 +84,15 @@ def main() -> None:
     console.print(f"[bold]written[/] {folder}")
     if unlogged is not None:
         raise unlogged
+    # The run is looked up by name: a resumed comparison goes on in the run of its first start.
     log_report(plan, tracker, tracker.find_search(plan.name))
 
 
 def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
+    # The workload first, on the left: `workload_of` imports a user's file, in whose module `load_space` looks for a
+    # SPACE.
     workload, space = workload_of(options), load_space(options.dataset or DEFAULT_DATASET, options.space)
+    # All trials of a row share their sparsity, so a comparison by sparsity would compare constants.
     if SPARSITY.name in (options.objective or "").split(","):
         raise UserError("a comparison sets the sparsity of its trials; name metrics of the task with --objective")
     if options.ablate and options.criteria is not None:
@@ -95,20 +103,24 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
         criteria = offered_criteria(workload) if options.criteria is None else options.criteria
         settings = {"": criteria_settings(space, criteria, options.sparsities)}
     for name in options.search:
+        # Champions join the same grid: same seeds, budgets and scenes, or their rows would not be comparable.
         settings[search_label(name)] = [champion_setting(SearchPlan.load(storage, name))]
     tasks = grid(
         settings,
         seeds=range(options.seed, options.seed + options.seeds),
+        # The space's own budget by default: the criteria then compare under the fine-tuning of a search.
         budgets=options.budget or [space.fine_tune_epochs],
     )
     request = SearchRequest(
         workload=workload,
+        # The half of validation on which no search has tuned: a champion would else be praised for its own choice.
         validation_part="reporting",
         name=options.name,
         checkpoint=options.checkpoint,
         space=space,
         space_file=options.space,
         objective=options.objective,
+        # A plan has one sparsity beside its grid; each trial of the grid keeps its own.
         sparsity=max(options.sparsities),
         trials=len(tasks),
         seed=options.seed,

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 from rich.console import Console
 
+# `soft_wrap`: long paths stay on one line, to be copied and searched; `highlight` would colour digits within names.
 console = Console(stderr=True, highlight=False, soft_wrap=True)

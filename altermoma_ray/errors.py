@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 
+# A ValueError: pydantic turns one into a validation error of the field, so validators may raise it too.
 class UserError(ValueError):
     """Something the user can mend: one line with the fault, its place and the remedy.
 

@@ -22,8 +22,10 @@ def main() -> None:
     storage = Location.parse(options.storage)
     storage.check_writable()
     reading = cli.reading_of(options)
+    # With --partial the folders are listed again: files may have come or gone since the index was built.
     index = open_index(Location.parse(options.dataroot), options.version, storage, reading, look=reading.partial)
     check_rig(index)
+    # Files are checked at every call: tables may name files of archives which were never unpacked.
     check_files(index.dataroot, *index.sensor_files(), index.reading)
     splits = ", ".join(f"{name} {count}" for name, count in sorted(index.splits.items()))
     print(f"{index.file}: {len(index)} keyframes ({splits}), {index.rig}, built {index.created}")

@@ -24,12 +24,15 @@ def main() -> None:
     if options.sync:
         tracker, name = _sync(storage, name, options.tracking_uri)
     else:
+        # `create=False`: looking must not leave an empty database in a folder which was mistyped.
         tracker = Tracker.open(options.tracking_uri, storage, create=False, earlier=EARLIER)
+    # Found before printing: an unknown name is an error, not an empty table.
     parent = tracker.find_search(name)
     FORMATS[options.format](tracker.leaderboard(name), tracker.columns(name), tracker.champion(name))
     try:
         tracker.draw_pareto(parent)
         console.print(f"Pareto picture: pareto.png in run {parent}")
+    # The table is the command's purpose and is printed by now; a picture which cannot be placed is no failure.
     except StrayFiles as error:
         console.print(f"no Pareto picture: {error}")
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 Direction = Literal["maximize", "minimize"]
 """Optuna's words."""
+# Slashes group metrics on MLflow's pages.
 _WITHOUT = "/without-"
 
 
@@ -42,12 +43,14 @@ class Metric:
 
     def gain(self, value: float) -> float:
         """The value, turned for more to be better; −inf where the value is no finite number."""
+        # NaN compares False with every number and leaves a sort in disorder: a broken trial is the worst instead.
         return self.sign * value if math.isfinite(value) else -math.inf
 
     def without(self, modality: str) -> Metric:
         """The same metric, measured while a modality is masked."""
         return replace(
             self,
+            # No column: one for each modality would double the tables.
             name=f"{self.name}{_WITHOUT}{modality}",
             title=f"{self.title} without {modality}",
             is_column=False,
@@ -95,7 +98,9 @@ class Figures:
 
     def find(self, name: str) -> Metric | None:
         """The metric of a name: the task's, the same without a modality, or ``sparsity``; None where there is none."""
+        # SPARSITY last: a task's own metric of this name gives way to the one which every search measures.
         known = {metric.name: metric for metric in (*self.metrics, SPARSITY)}
+        # Derived, not listed: each metric exists once more for every modality.
         whole, found, modality = name.partition(_WITHOUT)
         if found and whole in known and whole != SPARSITY.name and modality in self.modalities:
             return known[whole].without(modality)
@@ -104,6 +109,7 @@ class Figures:
     def offered(self) -> str:
         """The names of all metrics, in words; of many with a common beginning only the beginning."""
         names = [metric.name for metric in self.metrics if "/" not in metric.name]
+        # A detection task has a metric for every class and distance: a message with all would fill the screen.
         kinds = dict.fromkeys(metric.name.split("/")[0] for metric in self.metrics if "/" in metric.name)
         without = ["METRIC/without-MODALITY"] if self.modalities else []
         return ", ".join([*names, SPARSITY.name, *(f"{kind}/..." for kind in kinds), *without])
@@ -115,6 +121,7 @@ class Figures:
     def from_json(cls, text: str) -> Figures:
         """Read the text of :meth:`to_json` back."""
         fields = json.loads(text)
+        # JSON knows no tuples, and two frozen records differ if one holds lists.
         metrics = tuple(Metric(**metric) for metric in fields["metrics"])
         return cls(metrics=metrics, groups=tuple(fields["groups"]), modalities=tuple(fields["modalities"]))
 

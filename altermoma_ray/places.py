@@ -43,6 +43,7 @@ def _read(value: str, info: ValidationInfo) -> str:
     storage, was = info.context["storage"], info.context.get("was")
     prefix = _SQLITE if value.startswith(_SQLITE) else ""
     path = value.removeprefix(prefix)
+    # A whole address is either outside of the storage, or of an earlier release and inside the storage of its time.
     if path.startswith("/") or "://" in path:
         relative = inside(path, was) if was else None
     else:
@@ -54,9 +55,11 @@ def _write(value: str, info: SerializationInfo) -> str:
     if not info.context:
         return value
     prefix = _SQLITE if value.startswith(_SQLITE) else ""
+    # Relative where possible: the folder may be moved or mounted elsewhere, and a search in it still resumes.
     relative = inside(value.removeprefix(prefix), str(info.context["storage"]))
     return value if relative is None else f"{prefix}{relative}"
 
 
+# An alias of `str`, not a class: a place compares, sorts and is hashed as text, and only reading and writing differ.
 Place = Annotated[str, AfterValidator(_read), PlainSerializer(_write)]
 """A local path or URI, or the address of a SQLite file."""

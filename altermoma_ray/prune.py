@@ -43,6 +43,7 @@ def main() -> None:
     options = _parser().parse_args()
     check_cluster()
     out = Location.parse(options.out)
+    # Cheap refusals first: `plan_search` below loads and hashes the checkpoint.
     out.check_writable()
     try:
         check_granularity(options.granularity, [options.criterion])
@@ -61,17 +62,21 @@ def main() -> None:
         )
     )
     workload = plan.workload.load()
+    # Once, before any worker: workers only read the index, and would else build the same files at the same time.
     workload.source().prepare()
     job, task = _trial(plan, options)
     with ray_session():
+        # Ray waits for ever for processors which no machine has; a wait without end looks like slow work.
         check_room(plan.workers, plan.gpus_per_worker)
         wanted = [job.scoring_of(task)]
         console.print(f"[bold]scoring[/] by {options.criterion}")
+        # Scoring is spread over all free workers, up to 8: a sample's score does not depend on the number of workers.
         every = min(worker_slots(plan.gpus_per_worker), 8)
         computed = score(wanted, workers=every, gpus_per_worker=plan.gpus_per_worker)
         console.print(f"  {computed} computed, {len(wanted[0]) - computed} from storage")
         tuned = f", and fine-tuning {options.finetune:g} epochs" if options.finetune else ""
         console.print(f"[bold]pruning[/] {options.sparsity:.0%} of the weights by {options.granularity}{tuned}")
+        # After scoring in one Ray session: the trial finds its indicators in storage, as each trial of a search does.
         run_alone(job, task, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
     _write(out, plan, workload, job, task)
     print(out)
@@ -85,25 +90,40 @@ def _trial(plan: SearchPlan, options: argparse.Namespace) -> tuple[TrialJob, Tri
         [name for name in OWN_FIELDS if name in parameter_names(criterion)] if criterion.needs == "indicators" else []
     )
     own: dict[str, Any] = {name: getattr(criterion, name) for name in names}
+    # One-shot and global: the space's published setting may prune iteratively, or by fixed ratios of each group.
     own |= {"criterion": options.criterion, "granularity": options.granularity, "schedule": "one-shot"}
     own |= {"scope": "global", "ratios": None}
     setting = PruningSetting.model_validate({**published.model_dump(), **own})
     job = plan.trial_job()
+    # No rungs: they stop weak trials among many, and here is one.
     job = job.model_copy(update={"fine_tune_epochs": options.finetune, "rungs": ()})
     task = TrialTask(number=0, setting=setting)
+    # The folder is named by everything the result depends on: the same command again finds its result there and only
+    # copies the files; another setting gets another folder.
     identity = [job.scoring_of(task).folder().name, setting.model_dump(mode="json"), options.finetune, job.seed]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     return job.model_copy(update={"folder": str(plan.storage.join("prunings", f"{plan.model}-{key}"))}), task
 
 
 def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, task: TrialTask) -> None:
-    """The small model, its plan and its figures, which are written last."""
+    """Write the small model, its changed shapes, and last its figures.
+
+    Args:
+        out: the user's folder.
+        plan: gives the unpruned checkpoint.
+        workload: builds both models, and gives the sample to count on.
+        job: of the trial.
+        task: the trial.
+    """
     made = job.trial_folder(task.number)
+    # Read back from storage, not returned by the worker: a result found from an earlier run takes the same path.
     result = read_result(job, task.number)
     assert result is not None
+    # The plan's checkpoint, not `options.checkpoint`: a released file was converted to ours while planning.
     before, _ = workload.load(Location.parse(plan.checkpoint))
     after, _ = workload.load(made.join("model.safetensors"))
     data = workload.source()
+    # One real sample: the cost of sparse convolutions depends on the occupied voxels, so random input would mislead.
     rows = data.rows("validation", limit=1)
     sample = data.collate([data.dataset(rows, augment=False, seed=0)[0]])
     counted: dict[str, Counts] = {
@@ -120,6 +140,7 @@ def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, t
         "unpruned_macs": counted["unpruned"].macs,
         "narrowest_layers": result.configuration["floored_layers"],
     }
+    # Whole shapes, of changed tensors only: removed channels show at a layer's output and at its successor's input.
     widths = {
         name: [list(tensor.shape), list(after.state_dict()[name].shape)]
         for name, tensor in before.state_dict().items()
@@ -127,6 +148,7 @@ def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, t
     }
     out.join("model.safetensors").write_bytes(made.join("model.safetensors").read_bytes())
     out.join("shapes.json").write_text(json.dumps(widths, indent=1))
+    # Last of the three files: a script which waits for the figures finds the other two complete.
     out.join("figures.json").write_text(json.dumps(figures, indent=1))
     for metric in (one for one in workload.task.metrics if one.is_column and one.name in result.metrics):
         console.print(f"  {metric.title} {result.metrics[metric.name]:.3f}")

@@ -37,6 +37,7 @@ def main() -> None:
     """Parse, plan, score, prune, measure, draw, log; mistakes are found before data are made and Ray starts."""
     options = _parser().parse_args()
     check_cluster()
+    # Before planning: a folder given as --out would be found only after hours of measuring.
     target = _target(options.out)
     request = SearchRequest(
         workload=workload_of(options),
@@ -55,8 +56,10 @@ def main() -> None:
     tracker = ReportTracker.open(options.tracking_uri, plan.storage)
     tracker.check_open(plan.dataset, plan.model)
     workload = plan.workload.load()
+    # A model may lack `features`, and a task `map_extent`: both are optional, but the pages are made of them.
     check_reportable(workload)
     workload.source().prepare()
+    # After `prepare`: the job's name holds the scoring folder, which is named by the fingerprint of the prepared data.
     job = plan_report(plan, options.criterion, pruned, options.sparsity)
     with ray_session():
         check_room(plan.workers, plan.gpus_per_worker)
@@ -64,12 +67,14 @@ def main() -> None:
         console.print("[bold]scoring[/] DeCI, ReRI and all one-shot criteria")
         computed, wanted = score_for_report(job, workers=every, gpus_per_worker=plan.gpus_per_worker)
         console.print(f"  {computed} computed, {wanted - computed} from storage")
+        # Scores first: pruning by the criterion reads the indicators which the step above stored.
         if pruned is None:
             console.print(f"[bold]pruning[/] {job.task.setting.sparsity:.0%} by {options.criterion}, and fine-tuning")
             fresh = prune_for_report(job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
             console.print(f"  {job.pruned_folder}{'' if fresh else ', from storage'}")
         console.print("[bold]measuring[/] sensors lost, features and masks")
         measure_report(job, workers=every, gpus_per_worker=plan.gpus_per_worker)
+    # From storage, outside of Ray: a report measured earlier is drawn again without measuring.
     report, tensors = job.read()
     html = page(report, tensors, workload.task.map_extent).encode()
     job.page.write_bytes(html)
@@ -97,6 +102,7 @@ def _target(out: str | None) -> Location | None:
     target = Location.parse(out)
     if target.is_folder():
         raise UserError(f"--out {target} is a folder; give the name of a file")
+    # The folder is checked, not the file: the file need not exist, and must not be made before there is a page.
     target.parent.check_writable()
     return target
 

@@ -40,18 +40,26 @@ def main() -> None:
     parser = _parser()
     options = parser.parse_args()
     storage = Location.parse(options.storage)
+    # A wrong RAY_ADDRESS is the cheapest mistake to find, and the dearest to find last.
     check_cluster()
     resume = resumes(options, storage)
     if resume:
+        # `given`, not `options`: a resumed search keeps its plan, and only options typed again are held against the
+        # plan.
         plan = resume_search(storage, options.name, given(parser, options))
+        # A server named now wins over the server of the plan: the old one may be gone, and storage can fill the new
+        # one.
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
+        # Only a sparsity which was typed: the default is silently replaced by the trials' own draws.
         if options.sparsity is not None and metrics.SPARSITY.name in (options.objective or "").split(","):
             raise UserError("with sparsity as an objective each trial draws its own; leave --sparsity out")
         request = SearchRequest(
             workload=workload_of(options),
             name=options.name,
             checkpoint=options.checkpoint,
+            # Below `workload`, as Python evaluates from top to bottom: the SPACE of a user's file is found once the
+            # file is imported.
             space=load_space(options.dataset or DEFAULT_DATASET, options.space),
             space_file=options.space,
             objective=options.objective,
@@ -67,15 +75,19 @@ def main() -> None:
         )
         plan = plan_search(request)
         tracker = Tracker.open(options.tracking_uri, storage)
+        # A numbered name needs no check: `run_search` takes the next free number at the moment of beginning.
         if options.name:
             tracker.check_free(plan.name)
+        # Told before the work: a small space would else look like a search which stopped too early.
         if plan.trials < options.trials:
             console.print(
                 f"[bold]trials[/] {plan.trials} instead of {options.trials}: the search space has no more different "
                 "settings; --repeat runs settings again, with other seeds"
             )
     tracker.check_open(plan.dataset, plan.model)
+    # After all checks of options, storage and MLflow: preparing may render a data set or read every nuScenes table.
     plan.workload.load().source().prepare()
+    # The returned plan counts: a numbered search may have got another number than the one planned.
     plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
     print_table(tracker.leaderboard(plan.name), tracker.columns(plan.name), tracker.champion(plan.name))
 

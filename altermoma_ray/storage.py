@@ -33,6 +33,7 @@ DEFAULT_STORAGE = "storage"
 _BUCKETS = ("s3", "gs", "gcs")
 _STALE_CLAIM = 600.0
 """Seconds after which another's claim to a file counts as left behind: two requests lie between claim and file."""
+# Losers of one round wait up to a second, so ten rounds let several writers pass one after the other.
 _CLAIM_TRIES = 10
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
 """Errors of file systems without hard links."""
@@ -75,8 +76,10 @@ class Location:
         """Open a local path (made absolute) or a URI.
 
         Raises:
-            UserError: the URI's scheme is unknown, it holds credentials, or its file system cannot be reached.
+            UserError: the URI's scheme is unknown, the URI holds credentials, or its file system cannot be reached.
         """
+        # Linux hands file names over as bytes; Python keeps bytes outside UTF-8 as surrogates, on which JSON, MLflow
+        # and pyarrow fail later, each with a message of its own.
         text = os.fspath(uri)
         try:
             text.encode()
@@ -87,6 +90,7 @@ class Location:
             raise UserError(f"cannot open {address!r}: it holds a null character; give a local path, s3:// or gs://")
         if "://" not in text:
             return cls(fs.LocalFileSystem(), Path(text).expanduser().absolute().as_posix())
+        # An address without its secrets differs from the given one; a trailing "?" or "&" is no secret.
         if address != text.rstrip("?&"):
             raise UserError(
                 f"{address} was given with credentials, which would be stored and printed; set them in the environment "
@@ -96,10 +100,12 @@ class Location:
         scheme, _, place = shown.partition("://")
         if scheme not in (*_BUCKETS, "file"):
             raise UserError(f"cannot open {shown}: {scheme}:// is not known; give a local path, s3:// or gs://")
+        # pyarrow would take the first folder for the bucket, or open the root of the local disk.
         if not place or (scheme in _BUCKETS and place.startswith(("/", ":"))):
             raise UserError(f"cannot open {shown}: it names no bucket; give {scheme}://BUCKET/FOLDER")
         if "#" in text or text.endswith("?"):  # or the rest would be left out without a word
             raise UserError(f"cannot open {text}: in a URI '#' and '?' end the path; write %23 and %3F in their place")
+        # A lone "%" is meant literally, but "%20" is quoted already: quote the first, and no "%" a second time.
         place = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", place), safe="/%:@+=,[]!$&'()*;~")
         try:
             opened = "&".join(filter(None, (options, _ONE_PUT if scheme == "s3" else "")))
@@ -108,6 +114,7 @@ class Location:
             raise UserError(f"cannot open {shown}: {_reason(error)}; give a local path, s3:// or gs://") from error
         if isinstance(filesystem, fs.LocalFileSystem):
             return cls(filesystem, path.rstrip("/"))
+        # Without `_ONE_PUT`: the option is pyarrow's affair, and addresses are stored as the user gave them.
         return cls(filesystem, path.rstrip("/"), scheme, f"?{options}" if options else "")
 
     @property
@@ -127,6 +134,7 @@ class Location:
         Raises:
             UserError: a part would lead out of this folder (file names may come from a data set).
         """
+        # Normalised before the check: "a/../../b" leaves the folder too, though the first part is a harmless name.
         relative = posixpath.normpath(posixpath.join(*parts))
         if relative.startswith("/") or relative.split("/")[0] == "..":
             raise UserError(f"file name {posixpath.join(*parts)!r} leaves its folder {self}; use names inside it")
@@ -143,7 +151,7 @@ class Location:
 
     @property
     def plain(self) -> str:
-        """The address for MLflow, which takes a bucket's literally, and a path too but for what looks quoted in it.
+        """The address for MLflow, which reads a bucket's literally, and a path too unless a part looks quoted.
 
         >>> Location.parse("/data/50%").plain, Location.parse("/data/a b").plain
         ('file:///data/50%25', '/data/a b')
@@ -153,7 +161,7 @@ class Location:
         return f"{'gs' if self.scheme == 'gcs' else self.scheme}://{self.path}"
 
     def within(self, folder: Location) -> str | None:
-        """The path relative to a folder, ``"."`` for the folder itself; None where it lies elsewhere."""
+        """The path relative to a folder, ``"."`` for the folder itself; None for a place elsewhere."""
         return inside(str(self), str(folder))
 
     def kept_in(self, folder: Location) -> str:
@@ -161,11 +169,13 @@ class Location:
         return self.within(folder) or str(self)
 
     def is_same(self, other: Location) -> bool:
-        """Whether both are one place, also where links lead to it by two names."""
+        """Whether both are one place, also where links lead to the place by two names."""
         if self.is_local and other.is_local:
             try:
+                # Compares the files themselves (device and inode), so hard links, bind mounts and case count as well.
                 return os.path.samefile(self.path, other.path)
             except OSError:
+                # One of both does not exist yet; the links on the way to it can still be followed.
                 return os.path.realpath(self.path) == os.path.realpath(other.path)
         return self.plain == other.plain
 
@@ -207,8 +217,8 @@ class Location:
         """The file's bytes.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            UserError: it cannot be read.
+            FileNotFoundError: the file is missing.
+            UserError: the file cannot be read.
         """
         with self._explained("read", _ADDRESS), self.filesystem.open_input_file(self.path) as stream:
             return bytes(stream.read())
@@ -217,8 +227,8 @@ class Location:
         """``count`` of the file's bytes from ``start`` on, fewer at its end; a bucket is asked for no more than these.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            UserError: it cannot be read.
+            FileNotFoundError: the file is missing.
+            UserError: the file cannot be read.
         """
         with self._explained("read", _ADDRESS), self.filesystem.open_input_file(self.path) as stream:
             return bytes(stream.read_at(count, start))
@@ -239,6 +249,7 @@ class Location:
                 return
             target = Path(self.path)
             target.parent.mkdir(parents=True, exist_ok=True)
+            # In the target's own folder: a rename is atomic within one file system only.
             partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
             try:
                 partial.write_bytes(data)
@@ -252,11 +263,12 @@ class Location:
     def write_new(self, data: bytes) -> bool:
         """Write the whole file where there is none; of several writers at once, one succeeds.
 
-        On a disk that is a hard link to a finished file. A bucket's plain write cannot tell, so each first leaves a
-        claim beside the file and then lists the claims; who finds another's draws back, and tries again a little later.
+        On a disk, the file is a hard link to a finished file. A bucket's plain write cannot tell whether the file
+        exists: each writer first leaves a claim beside the file and then lists the claims. A writer who finds
+        another's claim draws back, and tries again a little later.
 
         Returns:
-            Whether it was written. False leaves everything as it was.
+            Whether the file was written. False leaves everything as before.
 
         Raises:
             UserError: the place cannot be written.
@@ -274,6 +286,8 @@ class Location:
                 partial.unlink(missing_ok=True)
 
     def _write_claimed(self, data: bytes) -> bool:
+        # Listings of S3 and GCS are strongly consistent: of two writers, the later one to list sees both claims. Both
+        # may draw back, but never do both write.
         claims = self.parent.join(f".{self.name}.claims")
         for _ in range(_CLAIM_TRIES):
             own = claims.join(uuid.uuid4().hex)
@@ -288,6 +302,7 @@ class Location:
                     return True
             finally:
                 own.delete()
+            # Not the seeded generator of `random`: two workers of one seed would wait alike, and meet again.
             time.sleep(random.SystemRandom().uniform(0, 1))
         return False
 
@@ -300,10 +315,12 @@ class Location:
         with self._explained("write to folder", _WRITABLE):
             if self.is_local:
                 folder = Path(self.path)
+                # The nearest existing ancestor decides; nothing is made before the command is known to be right.
                 while not folder.exists():
                     folder = folder.parent
                 with tempfile.TemporaryFile(dir=folder):
                     return
+            # A bucket tells its permissions by a write alone.
             probe = posixpath.join(self.path, f".{uuid.uuid4().hex}.probe")
             with self.filesystem.open_output_stream(probe) as stream:
                 stream.write(b"probe")
@@ -337,6 +354,7 @@ class Location:
         try:
             yield
         except OSError as error:
+            # A missing file is an answer, which callers act on; other errors end the command.
             if action == "read" and isinstance(error, FileNotFoundError):
                 raise
             raise UserError(f"cannot {action} {self}: {_reason(error)}; {remedy}") from error
@@ -349,6 +367,7 @@ def place_new(partial: Path, target: Path) -> bool:
         OSError: the place cannot be written.
     """
     try:
+        # A hard link is refused where the name exists, atomically and on NFS as well; a rename would replace the file.
         os.link(partial, target)
     except FileExistsError:
         return False

@@ -26,6 +26,7 @@ def main() -> None:
     if target is not None:
         if target.is_folder():
             raise UserError(f"--out {target} is a folder; give the name of a file")
+        # Found before training: `--out` is written last, days after a mistake in its address.
         target.parent.check_writable()
     check_cluster()
     reference = workload_of(options)
@@ -33,14 +34,18 @@ def main() -> None:
     recipe = workload.recipe
     if not recipe.stages:
         raise UserError(f"the recipe of {workload.name} has no stages; add them, or train the model elsewhere")
+    # A worker without a sample would have no gradient to average, and the others would wait for it in the collective.
     if (options.workers or 1) > recipe.batch_size:
         raise UserError(f"{options.workers} workers cannot share a batch of {recipe.batch_size}; take fewer --workers")
     workload.source().prepare()
+    # Data and seed are part of the folder's name: a stage's checkpoint is reused only for the training it came from.
     data = workload.source().fingerprint("train")[:8]
     folder = reference.storage_location.join("training", f"{workload.name}-{data}-seed{options.seed}")
     with ray_session():
+        # A default must pass the check above as well: never more workers than samples in a batch.
         workers = options.workers or min(8, worker_slots(options.gpus_per_worker), recipe.batch_size)
         check_room(workers, options.gpus_per_worker)
+        # In order and one at a time: a later stage starts from the checkpoints of earlier ones.
         for stage in recipe.stages:
             console.print(f"[bold]training[/] {stage.name}, {workers} workers")
             job = TrainingJob(
@@ -52,6 +57,7 @@ def main() -> None:
             console.print(f"  {stage.name}: {figures}")
     written = folder.join(f"{recipe.stages[-1].name}.safetensors")
     if target is not None:
+        # A copy: the stage's own checkpoint stays, so that the same command again finds all its stages done.
         target.write_bytes(written.read_bytes())
         written = target
     print(written)

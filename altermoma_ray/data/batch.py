@@ -42,6 +42,7 @@ class Batch:
     """[M, 9] float32 each, augmented lidar frame; see the module's text."""
     labels: list[Tensor]
     """[M] int64 each, indices into ``CLASSES``."""
+    # A default for the last field alone: callers without a map need not know of rasters.
     rasters: list[Tensor] = field(default_factory=list)
     """[class, x, y] bool each: the map's masks about the LiDAR; empty where the model's inputs ask for none."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# The order is the order of the released head's output channels: another order would mix up the classes.
 MAP_CLASSES = ("drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "divider")
 """The classes of the published BEVFusion, in its order; a divider separates roads or lanes."""
 

@@ -73,7 +73,13 @@ def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length:
 
 
 def epoch_order(length: int, *, seed: int, epoch: int) -> list[int]:
-    """The positions 0 to ``length`` - 1 in the random order of an epoch."""
+    """The positions 0 to ``length`` - 1 in the random order of an epoch.
+
+    Args:
+        length: number of samples.
+        seed: of all epochs.
+        epoch: number of the epoch.
+    """
     # Seeded by the epoch's number, not continued from the last epoch: a resumed run draws the same order.
     return [int(position) for position in np.random.default_rng((seed, epoch)).permutation(length)]
 
@@ -114,6 +120,7 @@ def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
     """
     if not 0 <= rank < world:
         raise ValueError(f"`0 <= rank < world` must hold, but got (rank={rank}, world={world})")
+    # Whole-number bounds of neighbouring workers meet exactly: no sample is lost, and none is in two parts.
     return list(batch[rank * len(batch) // world : (rank + 1) * len(batch) // world])
 
 
@@ -142,6 +149,7 @@ def load_batches(
     Raises:
         UserError: a sensor's file is missing or broken.
     """
+    # Cut beforehand: the loader gets finished lists, and its own sampler and shuffling stay out of the way.
     parts = [shard(batch, rank, world) for batch in batches]
     loader = DataLoader(
         _Handed(dataset),

@@ -136,12 +136,16 @@ class ImageView:
         # Rounding may put a product just below the whole number meant (100 · 0.29 is 28.999…), hence the 1e-6.
         resized = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
         spare = max(0, resized[0] - target_width)
+        # A drawn crop needs spare width; where the picture is narrower, the crop begins at its edge and is padded
+        # black.
         left = spare // 2 if rng is None else int(rng.uniform(0, spare))
         return cls(
             original=(width, height),
             resized=resized,
             corner=(left, int((1 - bottom) * resized[1]) - target_height),
             size=(target_width, target_height),
+            # Arguments are evaluated from top to bottom: exchanging these lines would exchange the draws of every
+            # sample.
             flip=rng is not None and inputs.image_flip and bool(rng.integers(2)),
             degrees=0.0 if rng is None else rng.uniform(-inputs.image_rotation, inputs.image_rotation),
         )
@@ -153,6 +157,7 @@ class ImageView:
         scale = np.diag([self.resized[0] / self.original[0], self.resized[1] / self.original[1], 1.0])
         matrix = _shift(-self.corner[0], -self.corner[1]) @ scale
         if self.flip:
+            # u' = W - u in continuous coordinates; with pixel centres at whole numbers the term would be W - 1.
             matrix = np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]) @ matrix
         cos, sin = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
         turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])  # v points down: this is counter-clockwise
@@ -162,6 +167,7 @@ class ImageView:
         """The transformed picture; antialiased bicubic resizing as in the published code."""
         left, top = self.corner
         image = image.resize(self.resized, Image.Resampling.BICUBIC)
+        # Pillow fills the parts outside with black, which the crop of a small picture relies on.
         image = image.crop((left, top, left + self.size[0], top + self.size[1]))
         if self.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -184,6 +190,7 @@ def lidar_augmentation(inputs: InputConfig, rng: np.random.Generator | None) -> 
     angle = rng.uniform(-inputs.rotation, inputs.rotation)
     matrix[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     matrix[:3, 3] = rng.normal(0.0, inputs.translation, 3)
+    # Scale after shift, so that the shift is scaled too, as in the published code.
     matrix[:3] *= rng.uniform(*inputs.scale)
     # Whole rows change sign: the mirror comes after rotation, shift and scale.
     for axis in (0, 1):
@@ -211,12 +218,14 @@ def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     # The cube root of the determinant's absolute value is the scale, mirrored or not.
     moved[:, 3:6] = boxes[:, 3:6] * np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
     moved[:, 6] = np.arctan2(heading[:, 1], heading[:, 0])
+    # Velocities are directions: turned, mirrored and scaled, but never shifted.
     moved[:, 7:9] = boxes[:, 7:9] @ plane.T
     return moved
 
 
 def drop_close(points: np.ndarray, distance: float) -> np.ndarray:
     """The points outside the square |x|, |y| < ``distance`` around the sensor."""
+    # A square, not a circle, as in the published code.
     return points[(np.abs(points[:, :2]) >= distance).any(axis=1)]
 
 
@@ -247,6 +256,7 @@ def choose_sweeps(available: int, wanted: int, rng: np.random.Generator | None) 
     """
     if rng is None or available <= wanted:
         return list(range(min(available, wanted)))
+    # Sorted, to stay newest first; without replacement, or a sweep would count twice.
     return sorted(rng.choice(available, size=wanted, replace=False).tolist())
 
 

@@ -43,6 +43,8 @@ class FusionModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        # Keyed by sensor: `group_of` reads the group of a parameter off its name, and released weights are renamed to
+        # match.
         self.encoders = nn.ModuleDict(
             {
                 "camera": CameraEncoder(config.camera, config.inputs.image_size),
@@ -50,6 +52,7 @@ class FusionModel(nn.Module):
             }
         )
         self.fuser = ConvFuser(config.fuser, [self.encoders[sensor].out_channels for sensor in SENSORS])
+        # Widths are handed from part to part: a configuration states each width once.
         self.decoder = BevDecoder(config.decoder, self.fuser.out_channels)
         self.head = _head(config.head, self.decoder.out_channels)
 
@@ -94,6 +97,7 @@ class FusionModel(nn.Module):
                 outputs = model(batch)
                 loss = task.loss(outputs, batch)["total"] + auxiliary(batch)
         """
+        # A context, since the loss listens by a hook: a hook left behind would keep every later graph alive.
         with DepthSupervision(self.encoders["camera"]) as supervision:
             yield supervision.loss
 
@@ -120,6 +124,7 @@ class FusionModel(nn.Module):
         >>> FusionModel.group_of("encoders.camera.neck.weight"), FusionModel.group_of("head.shared_conv.bias")
         ('camera', 'fusion')
         """
+        # Everything behind the encoders counts as fusion: decoder and head read both sensors and belong to neither.
         part, _, rest = parameter_name.partition(".")
         return rest.partition(".")[0] if part == "encoders" else "fusion"
 

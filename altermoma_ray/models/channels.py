@@ -76,7 +76,9 @@ def _heads(name: str, attention: WindowAttention) -> Coupling:
     """Whole heads: rows of queries, keys and values, columns of the projection and of the table of positions."""
     heads = attention.heads
     width = attention.proj.in_features // heads
+    # One row for each head: the entries of a row go together, so that only whole heads can be removed.
     columns = torch.arange(heads * width).view(heads, width)
+    # Queries, keys and values are stacked in one matrix, each a block of heads times width.
     rows = torch.cat([columns + part * heads * width for part in range(3)], dim=1)
     return Coupling(
         f"{name}.qkv",
@@ -90,7 +92,13 @@ def _heads(name: str, attention: WindowAttention) -> Coupling:
 
 
 def _hidden(first: str, second: str, width: int) -> Coupling:
-    """The units between two linear layers, which nothing else reads."""
+    """The units between two linear layers, read by nothing else.
+
+    Args:
+        first: name of the layer before the units.
+        second: name of the layer behind the units.
+        width: number of units.
+    """
     units = torch.arange(width)[:, None]
     return Coupling(
         first,
@@ -104,6 +112,7 @@ class _Lift(nn.Module):
     def __init__(self, camera: CameraEncoder) -> None:
         super().__init__()
         self.neck = camera.neck
+        # A bare module with the names of the original: the traced couplings then name the model's own parameters.
         self.view_transform = nn.Module()
         self.view_transform.lift_net = camera.view_transform.lift_net
         if hasattr(camera.view_transform, "depth_net"):
@@ -119,6 +128,7 @@ class _Lift(nn.Module):
 def _lift(camera: CameraEncoder) -> list[Coupling]:
     sizes = range(len(camera.backbone.output_norms))
     maps = [
+        # Each level halves the map of the level before, as in the backbone.
         torch.zeros(1, norm.normalized_shape[0], SIDE >> level, SIDE >> level)
         for level, norm in zip(sizes, camera.backbone.output_norms, strict=True)
     ]
@@ -132,6 +142,7 @@ def _after_splat(camera: CameraEncoder) -> list[Coupling]:
     name = f"{CAMERA}view_transform."
     last = f"{name}lift_net.{len(view.lift_net) - 1}"
     context = torch.arange(view.channels)[:, None]
+    # One context channel feeds a channel of every height slab of the splatted map: all slabs go together.
     slabs = torch.arange(view.grid_shape[2])[None] * view.channels
     lifted = Coupling(
         last,
@@ -143,6 +154,7 @@ def _after_splat(camera: CameraEncoder) -> list[Coupling]:
         ),
     )
     splatted = torch.zeros(1, view.downsample[0].in_channels, SIDE, SIDE)
+    # The reader stands for the fuser: without a layer behind, tracing would take the last channels for a fixed output.
     part = nn.ModuleDict({"downsample": view.downsample, "reader": nn.Conv2d(view.out_channels, 1, 1)})
     traced = trace(part, lambda one: one["reader"](one["downsample"](splatted)), prefix=name)
     return [lifted, *(_joined(coupling, name + _READER, first=0) for coupling in traced)]
@@ -162,6 +174,7 @@ def _sparse(coupling: Coupling) -> Coupling:
     slices = []
     for part in coupling.slices:
         if part.tensor.startswith("twin."):
+            # Dimension 1 of a dense kernel is the input channel, which spconv keeps last.
             is_kernel = part.dim == 1
             part = replace(part, tensor=LIDAR + part.tensor.removeprefix("twin."), dim=4 if is_kernel else part.dim)
         slices.append(part)
@@ -169,7 +182,13 @@ def _sparse(coupling: Coupling) -> Coupling:
 
 
 def _joined(coupling: Coupling, reader: str, first: int) -> Coupling:
-    """A coupling whose reader is the fuser, where the map's channels begin with input channel ``first``."""
+    """A coupling whose reader is the fuser.
+
+    Args:
+        coupling: of a part traced with a stand-in for the fuser.
+        reader: name of the stand-in's weight.
+        first: the fuser's input channel at which the part's map begins.
+    """
     slices = [
         Slice(FUSER_INPUT, 1, part.entries + first) if part.tensor == reader else part for part in coupling.slices
     ]
@@ -186,6 +205,8 @@ class _Fused(nn.Module):
     def forward(self, camera: Tensor, lidar: Tensor) -> Tensor:
         bev = self.decoder(self.fuser([camera, lidar]))
         if isinstance(self.head, TransFusionHead):
+            # Up to the heat map alone: behind it proposals are chosen, which tracing cannot follow. `_queries` takes
+            # the rest.
             return self.head.heatmap_head(self.head.shared_conv(bev))
         return self.head.classifier(bev)
 

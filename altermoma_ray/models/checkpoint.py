@@ -81,6 +81,7 @@ def load_checkpoint(
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint at {location}; check the path") from error
     try:
+        # The whole file at once: `safe_open` needs a local path, and the checkpoint may lie in a bucket.
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
         raise UserError(
@@ -112,7 +113,7 @@ def load_checkpoint(
             "copy it again, or give another checkpoint"
         ) from error
     model = _replayed(model, plan, header, location)
-    fit(model, tensors, str(location))
+    fit(model, tensors, str(location))  # after the plan, which gives the tensors' shapes
     return model.eval(), metadata
 
 

@@ -1,8 +1,8 @@
 """Parameters and multiply-accumulate operations (MACs) of a model on a real batch, by group and by layer.
 
-PyTorch's own counter sees every convolution, matrix product and attention of a forward pass, whoever calls it. spconv's
-kernels for GPUs run outside of PyTorch; theirs are counted from the pairs of occupied voxels that each layer really
-multiplies, which depend on the sample.
+PyTorch's own counter sees every convolution, matrix product and attention of a forward pass, called from any module.
+spconv's kernels for GPUs run outside of PyTorch; their MACs are counted from the pairs of occupied voxels really
+multiplied by each layer, which depend on the sample.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from altermoma_ray.models.layers.sparse import SparseConvolution
 
 @dataclass(frozen=True)
 class Counts:
-    """What a model costs.
+    """The cost of a model.
 
     Attributes:
         parameters: numbers in all parameters.
         macs: multiply-accumulate operations of one forward pass; a sum, a norm or an activation counts as none.
-        by_layer: MACs of each module that multiplies, without those of the modules inside it.
+        by_layer: MACs of each multiplying module, without the MACs of modules inside.
     """
 
     parameters: int
@@ -42,6 +42,7 @@ class Counts:
         """
         groups: dict[str, int] = {}
         for layer, macs in self.by_layer.items():
+            # Groups are told by parameters' names; every multiplying layer has a weight.
             group = group_of(f"{layer}.weight")
             groups[group] = groups.get(group, 0) + macs
         return groups
@@ -54,7 +55,7 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Counts:
     Counts(parameters=16, macs=60)
 
     Args:
-        model: is left as it was found.
+        model: left unchanged.
         run: runs the model on a batch.
     """
     was_training = model.training
@@ -71,6 +72,7 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Counts:
     finally:
         model.train(was_training)
     totals = {
+        # The counter's names begin with the model's class; it counts a MAC as two operations.
         name.partition(".")[2]: sum(flops.values()) // 2
         for name, flops in counter.get_flop_counts().items()
         if name != "Global"
@@ -79,13 +81,19 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Counts:
     by_layer = {name: macs + sparse.pop(name, 0) for name, macs in own.items()} | sparse
     return Counts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        # The total, not the sum of layers: products outside of any module count too. Added are the sparse MACs alone.
         macs=counter.get_total_flops() // 2 + sum(by_layer.values()) - sum(own.values()),
         by_layer={name: macs for name, macs in by_layer.items() if macs},
     )
 
 
 def _inside(name: str, totals: dict[str, int]) -> int:
-    """MACs of the modules directly inside one; those further in are among theirs."""
+    """MACs of the modules directly inside one; their MACs include the modules further in.
+
+    Example: of three nested modules only the middle one counts for the outer one::
+
+        _inside("a", {"a": 9, "a.b": 5, "a.b.c": 3})  # 5
+    """
     prefix = f"{name}." if name else ""
     below = [other for other in totals if other != name and other.startswith(prefix)]
     return sum(
@@ -97,12 +105,13 @@ def _inside(name: str, totals: dict[str, int]) -> int:
 
 @contextlib.contextmanager
 def _sparse_macs(model: nn.Module) -> Iterator[dict[str, int]]:
-    """While the context is open, MACs of the sparse convolutions that run, by name."""
+    """While the context is open, MACs of the running sparse convolutions, by name."""
     found: dict[str, int] = {}
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
             assert isinstance(layer, SparseConvolution)
+            # Summed: a module may run more than once in a pass.
             found[name] = found.get(name, 0) + _pairs(layer, output) * layer.in_channels * layer.out_channels
 
         return hook
@@ -123,7 +132,7 @@ def _sparse_macs(model: nn.Module) -> Iterator[dict[str, int]]:
 
 
 def _pairs(layer: SparseConvolution, after: Any) -> int:
-    """Pairs of an input voxel and an output voxel that a layer's kernel connects, if PyTorch's counter missed them."""
+    """Pairs of an input and an output voxel connected by a layer's kernel, if unseen by PyTorch's counter."""
     data = after.find_indice_pair(layer.indice_key)
     # The native algorithm, which CPUs use, multiplies with PyTorch's own operations.
     return int((data.pair_fwd >= 0).sum()) if hasattr(data, "pair_fwd") else 0

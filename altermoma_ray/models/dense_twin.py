@@ -1,8 +1,8 @@
 """A dense twin of the sparse encoder: the same layers under the same names, on ordinary tensors.
 
-Torch-Pruning cannot follow spconv's sparse tensors. Which channels belong together depends on how the layers are
-connected, not on which voxels are occupied, so that a dense encoder of the same connections shows the same couplings.
-The twin is run once, on a grid of a few voxels; its weights are never used.
+Torch-Pruning cannot follow spconv's sparse tensors. The couplings of channels depend on the connections of layers, not
+on the occupied voxels: a dense encoder of the same connections shows the same couplings. The twin is run once, on a
+grid of a few voxels; its weights are never used.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ class DenseTwin(nn.Module):
 
     def __init__(self, encoder: SparseEncoder) -> None:
         super().__init__()
+        # Named like the encoder's own parts: couplings are found by the names of parameters.
         self.input_conv = _twin(encoder.input_conv)
         self.stages = nn.ModuleList(_twin(stage) for stage in encoder.stages)
         self.output_conv = _twin(encoder.output_conv)
@@ -39,6 +40,7 @@ class _DenseBlock(nn.Module):
         self.conv2, self.norm2 = _twin(block.conv2), _twin(block.norm2)
 
     def forward(self, voxels: Tensor) -> Tensor:
+        # The sum ties the channels of a stage together: the reason why the twin keeps the block's residual.
         hidden = torch.relu(self.norm1(self.conv1(voxels)))
         return torch.relu(self.norm2(self.conv2(hidden)) + voxels)
 

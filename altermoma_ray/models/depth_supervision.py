@@ -48,9 +48,11 @@ class DepthSupervision:
         """Mean cross entropy over the cells with a LiDAR point, for each sample of the last forward pass, [N]."""
         assert self._logits is not None
         target = self._target(batch)
+        # The lift net runs on all cameras' pictures in a row; the target is by sample.
         logits = self._logits.unflatten(0, (len(batch), -1))
         self._logits = None  # the graph must not outlive the loss; a second call without a pass fails above
         losses = functional.cross_entropy(logits.movedim(2, 1), target, ignore_index=-1, reduction="none")
+        # A mean over the hit cells of each sample: far samples with few points weigh as much as dense ones.
         return losses.flatten(1).sum(1) / (target >= 0).flatten(1).sum(1).clamp(min=1)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -73,6 +73,7 @@ def _ones_enter(model: FusionModel) -> Iterator[None]:
 
 
 def _first_of_ones(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Only the first input is data; the others (sizes, voxel coordinates) must stay, or shapes would not fit.
     return (torch.ones_like(inputs[0]), *inputs[1:])
 
 

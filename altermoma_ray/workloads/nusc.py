@@ -26,7 +26,7 @@ from altermoma_ray.workloads.recipe import Recipe, Stage
 from altermoma_ray.workloads.workload import Workload
 
 DEFAULT_VERSION = "v1.0-trainval"
-"""Of nuScenes, and the only one of the synthetic set."""
+"""The version of nuScenes by default, and the only version of the synthetic set."""
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
@@ -50,6 +50,7 @@ class Options(BaseModel):
     """How the dataroot is read where it differs from a published nuScenes."""
 
 
+# At the module's top level, since workers and MLflow unpickle objects by the names of their classes.
 class BevFusion(Workload):
     """A BEVFusion detector or map segmentation model; its weights may be a released checkpoint."""
 
@@ -59,6 +60,7 @@ class BevFusion(Workload):
 
     def build(self, configuration: str | None = None) -> nn.Module:
         """A new model, of a checkpoint's configuration where one is given."""
+        # A checkpoint's header has the last word: released weights can differ from the named model in box heights.
         config = self.model if configuration is None else parse_configuration(configuration, "the checkpoint")
         return config.build()
 
@@ -72,6 +74,7 @@ class BevFusion(Workload):
         Raises:
             UserError: there are no weights, or they do not fit the model.
         """
+        # A randomly initialised BEVFusion is refused: its indicators rank noise, and no figure of a search would tell.
         place = checkpoint or self.checkpoint
         if place is None:
             raise UserError(
@@ -101,12 +104,14 @@ def find(
     Raises:
         UserError: the data set or the model is unknown or missing, or storage cannot be written.
     """
+    # Checked first: each later step writes to storage, and hours of scoring would be lost on a read-only folder.
     storage.check_writable()
     version = version or DEFAULT_VERSION
     config = configuration(model or (TOY if dataroot is None else PUBLISHED))
     if dataroot is None:
         if version != DEFAULT_VERSION:
             raise UserError(f"the synthetic nuScenes has no version {version!r}; give --dataroot or leave it out")
+        # Only the address: the scenes are rendered in `NuScenes.prepare`, after all options are known to be good.
         root = _synthetic_folder(config, storage)
     else:
         root = Location.parse(dataroot)
@@ -117,6 +122,7 @@ def find(
 def workload(options: Options, storage: Location) -> Workload:
     """The workload of a command's options."""
     config = configuration(options.model)
+    # Told by the address: options saved with a search hold the dataroot, not how the dataroot was chosen.
     is_synthetic = options.dataroot == str(_synthetic_folder(config, storage))
     return BevFusion(
         name=config.name,
@@ -130,7 +136,9 @@ def workload(options: Options, storage: Location) -> Workload:
             reading=options.reading,
             inputs=config.inputs,
         ),
+        # Variants of the published model, with other image sizes or backbones, need no entry of their own.
         recipe=RECIPES.get(config.name, RECIPES[PUBLISHED]),
+        # The shipped weights were trained on the synthetic scenes alone; on a user's own data they would mislead.
         checkpoint=str(CHECKPOINTS[config.name]) if is_synthetic and config.name in CHECKPOINTS else None,
     )
 
@@ -154,8 +162,10 @@ def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
     """
     source = plan["source"]
     options = {name: source[name] for name in ("dataroot", "version", "reading") if name in source}
+    # Earlier plans kept the model beside the source; a reference holds both as options of one named workload.
     options["model"] = plan["model"]
     others = {name: value for name, value in plan.items() if name not in ("source", "model", "dataset")}
+    # `dataset` is dropped on purpose: a workload names its data set itself, and plans refuse unknown fields.
     reference = {"name": "nusc", "storage": source["storage"], "options": options}
     return {**others, "workload": reference, "validation_part": source["validation_part"]}
 
@@ -180,6 +190,7 @@ def _stages(
             name="camera",
             epochs=camera,
             learning_rate=learning_rate,
+            # A branch trains alone by masking the other one: the fuser sees zeros, and no layer changes its shape.
             masked=frozenset({"lidar"}),
             auxiliary_loss=depth,
         ),
@@ -188,6 +199,7 @@ def _stages(
             name="fusion",
             epochs=fusion,
             learning_rate=fusion_learning_rate,
+            # As the authors do, whose fusion training loads their LiDAR detector and the camera's backbone.
             starts_from={"camera": "camera", "lidar": "lidar", "fusion": "lidar"},
         ),
     )
@@ -219,6 +231,7 @@ RECIPES: dict[str, Recipe] = {
         class_balanced=True,
         loader_processes=4,
         augment=True,
+        # The authors train their map model without stages: both sensors together from the start.
         stages=(Stage(name="fusion", epochs=20, learning_rate=1e-4),),
     ),
     TOY_MAP: Recipe(

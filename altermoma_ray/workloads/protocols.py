@@ -16,6 +16,8 @@ from altermoma_ray.data.sampling import Part, Split
 from altermoma_ray.metrics import Metric
 
 
+# `isinstance` with a runtime-checkable protocol compares the names of members only, neither signatures nor values.
+# The contract suites in `altermoma_ray.testing` call each method and find the remaining faults.
 @runtime_checkable
 class Batch(Protocol):
     """N samples, in any form known to the model and the task."""
@@ -27,6 +29,7 @@ class Batch(Protocol):
         """The same batch with its tensors on a device."""
 
 
+# No base class of ours: a user's module keeps its own ancestors, and can be pruned without a change of its file.
 @runtime_checkable
 class FusionModel(Protocol):
     """A :class:`torch.nn.Module` with a branch for each modality, whose branches can be masked one by one.
@@ -72,7 +75,13 @@ class Task(Protocol):
         """The predictions by sample name, on the CPU and fit to be pickled: workers exchange them."""
 
     def evaluate(self, predictions: Mapping[str, Any], data: Any, rows: Sequence[int]) -> dict[str, float]:
-        """The metrics of the predictions for these rows of a data source, by name."""
+        """The metrics of predictions, by name.
+
+        Args:
+            predictions: of all workers together, by sample name, as :meth:`decode` gave them.
+            data: the data source, with the annotations to compare with.
+            rows: the rows to evaluate, of which each has its prediction.
+        """
 
 
 @runtime_checkable
@@ -94,12 +103,23 @@ class DataSource(Protocol):
         """
 
     def rows(self, split: Split, part: Part = "all", limit: int | None = None) -> list[int]:
-        """The rows of a split; with ``limit``, always the same subset, spread over all rows."""
+        """The rows of a split.
+
+        Args:
+            split: ``train`` or ``validation``.
+            part: ``tuning`` or ``reporting``, one half of the split's scenes each, or ``all``.
+            limit: greatest number of rows; always the same subset, spread over all rows. None sets no limit.
+        """
 
     def dataset(self, rows: Sequence[int], *, augment: bool, seed: int) -> Any:
         """A map-style data set of these rows: ``len`` and ``dataset[position]``.
 
         One with a method ``set_epoch(epoch)`` is told every epoch of training.
+
+        Args:
+            rows: of the data source, in the order of the data set's positions.
+            augment: whether samples are varied at random.
+            seed: of the random variation; the same seed, epoch and row give the same sample in every process.
         """
 
     def collate(self, samples: Sequence[Any]) -> Any:

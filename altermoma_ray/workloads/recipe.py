@@ -19,6 +19,7 @@ class Stage(BaseModel):
     epochs: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
     """Peak learning rate of AdamW."""
+    # The type of a model's argument `masked`: a stage's sensors go to the forward pass unchanged.
     masked: frozenset[str] = frozenset()
     """The masked modalities, whose parameters are not trained."""
     starts_from: dict[str, str] = {}
@@ -55,9 +56,11 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         known: set[str] = set()
+        # In order: `known` holds earlier stages alone, so a stage cannot start from itself or from a later stage.
         for stage in self.stages:
             if stage.name in known:
                 raise ValueError(f"two stages are called {stage.name!r}; rename one")
+            # Found here, not when the stage begins: the earlier stages of a published recipe take days.
             if not known.issuperset(stage.starts_from.values()):
                 raise ValueError(f"stage {stage.name!r} starts from stages that do not come before it; reorder them")
             known.add(stage.name)

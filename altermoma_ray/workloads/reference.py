@@ -43,6 +43,7 @@ class WorkloadReference(BaseModel):
     """``nusc``, ``package.module:NAME`` or ``file.py:NAME``."""
     storage: Place
     """Local path or URI of the folder for everything derived: index, indicators, trials."""
+    # Without SerializeAsAny pydantic would save a bare BaseModel, which has no fields: the options would be lost.
     options: SerializeAsAny[BaseModel] | None = None
     """The options of a named workload: data set, model."""
     sha256: str | None = None
@@ -51,8 +52,10 @@ class WorkloadReference(BaseModel):
     @field_validator("options", mode="before")
     @classmethod
     def _read_options(cls, value: Any, info: ValidationInfo) -> Any:
+        # `info.data` holds the fields declared earlier: `name` must stay above `options`, or no class is found.
         if not isinstance(value, dict):
             return value
+        # The context is handed on: places in the options are relative to the storage, whose address the context holds.
         module = importlib.import_module(NAMED[info.data["name"]])
         return module.Options.model_validate(value, context=info.context)
 
@@ -82,6 +85,7 @@ def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
     Args:
         plan: JSON of a plan.
     """
+    # A plan already in today's form passes unchanged, so that a caller need not know which release wrote the plan.
     if "workload" in plan:
         return plan
     first = importlib.import_module(next(iter(NAMED.values())))
@@ -109,19 +113,23 @@ def find_workload(name: str, storage: str, **asked: Any) -> WorkloadReference:
             f"unknown data set {name!r}; choose {', '.join(NAMED)}, or name a workload of your own: "
             "package.module:NAME or file.py:NAME"
         )
+    # Defaults of argparse are no wish of the user: None of a value, False of a switch.
     if given := [option for option, value in asked.items() if value not in (None, False)]:
         raise UserError(
             f"--{given[0].replace('_', '-')} does not go with {name}: a workload of your own says it itself"
         )
     location.check_writable()
     if not origin.endswith(".py"):
+        # No hash: a package may differ between machines, and its version is the user's to keep equal.
         reference = WorkloadReference(name=name, storage=str(location))
+        # Imported once here, for the error message; the workers import the package again by themselves.
         _named_object(_import(origin, name), reference)
         return reference
     file = Path(origin).expanduser()
     if not file.is_file():
         raise UserError(f"no workload file {file}; give the path of a Python file that defines {attribute}")
     text = file.read_bytes()
+    # The hash makes the reference a name for these very bytes: a file edited while a search runs changes no trial.
     digest = hashlib.sha256(text).hexdigest()
     reference = WorkloadReference(name=f"{file.name}:{attribute}", storage=str(location), sha256=digest)
     _named_object(_import_file(file, digest), reference)
@@ -137,6 +145,7 @@ def _copy_of(reference: WorkloadReference) -> Location:
     return reference.storage_location.join("workloads", reference.sha256[:16], file)
 
 
+# A worker asks for its workload with every job; a module must run once only, or its classes would exist twice.
 @lru_cache(maxsize=8)
 def _load(reference: WorkloadReference) -> Workload:
     if reference.name in NAMED:
@@ -148,9 +157,12 @@ def _load(reference: WorkloadReference) -> Workload:
     copy = _copy_of(reference)
     if not copy.exists():
         raise UserError(f"{copy}, the copy of a workload's file, is gone; start the search again")
+    # Read once, checked and then used: the bytes which were hashed are the bytes which will run.
     text = copy.read_bytes()
     if hashlib.sha256(text).hexdigest() != reference.sha256:
         raise UserError(f"{copy}, the copy of a workload's file, was changed; start the search again")
+    # Python imports from the disk alone, and the storage may be a bucket. Workers of one machine share the folder;
+    # writing is atomic, so a worker never imports another's half-written file.
     file = Path(tempfile.gettempdir(), "altermoma_ray", "workloads", reference.sha256[:16], copy.name)
     if not file.exists() or file.read_bytes() != text:
         Location.parse(file).write_bytes(text)
@@ -174,6 +186,8 @@ def _named_object(module: ModuleType, reference: WorkloadReference) -> Workload:
 def _import(module: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module)
+    # The missing module may be the workload's own, a mistake in its name, or one which the workload imports: only the
+    # first is told as a wrong name.
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise UserError(
@@ -199,16 +213,20 @@ def _import_file(file: Path, digest: str) -> ModuleType:
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
+    # Marks the module as ours, for the next call in this process to tell from any other module of the name.
     module.__dict__["__workload_sha256__"] = digest
     # The difference to this set tells which modules the file brings in.
     before = set(sys.modules)
+    # Before the module runs: dataclasses and pydantic look up a class's module in `sys.modules` while it is defined.
     sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
         _check_stands_alone(file, set(sys.modules) - before)
     except Exception as error:
+        # A half-run module must not stay: a second import would find and return the stump.
         del sys.modules[name]
         if isinstance(error, ModuleNotFoundError):
+            # The missing module may lie beside the file, off Python's path: the advice is the same as for one found.
             _check_stands_alone(file, {str(error.name)})
         raise _does_not_run(str(file), error) from error
     return module

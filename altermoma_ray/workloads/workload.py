@@ -56,11 +56,13 @@ class Workload(BaseModel):
     def _check_parts(self) -> Workload:
         for name, protocol in (("task", Task), ("data", DataSource)):
             part = getattr(self, name)
+            # Compared by hand: `isinstance` with a protocol says no more than False; the error has to name a member.
             missing = sorted(member for member in get_protocol_members(protocol) if not hasattr(part, member))
             if missing:
                 raise ValueError(f"`{name}`, a {type(part).__name__}, has no `{missing[0]}`")
         return self
 
+    # pydantic leaves cached properties out of comparison and saving, so a frozen workload may keep the answer.
     @cached_property
     def modalities(self) -> tuple[str, ...]:
         """The model's modalities, in the order in which they are masked; builds a model to ask."""
@@ -75,8 +77,10 @@ class Workload(BaseModel):
         Raises:
             UserError: the maker gives no fusion model.
         """
+        # A pruned or released checkpoint brings its own configuration; only a class of pydantic can be made from JSON.
         maker = self.model if configuration is None else type(self.model).model_validate_json(configuration)
         model = maker.build() if hasattr(maker, "build") else maker()
+        # Asked here, where a user's model first exists: a missing method would else show as a worker's traceback.
         for attribute in ("state_dict", "modalities", "group_of"):
             if not hasattr(model, attribute):
                 raise UserError(
@@ -99,6 +103,7 @@ class Workload(BaseModel):
         Raises:
             UserError: the file is missing or damaged, or does not fit the model.
         """
+        # The checkpoint holds no class: the workload makes the module, and the file only fills it.
         return load_checkpoint(location, self.build)
 
     def unpruned(self, checkpoint: str | None = None) -> nn.Module:
@@ -114,8 +119,10 @@ class Workload(BaseModel):
         place = checkpoint or self.checkpoint
         model = self.build().eval()
         if place is None:
+            # A model whose maker loads its own weights needs no file.
             return model
         location = Location.parse(place)
+        # A file of ours may hold a pruned architecture, which must be replayed; a plain state dict must fit as it is.
         if is_ours(location):
             return self.load(location)[0]
         load_plain(model, location)
@@ -123,6 +130,7 @@ class Workload(BaseModel):
 
     def left_out(self) -> Mapping[str, int]:
         """How many records of the user's data are not used, by kind; empty where all are."""
+        # Optional, hence no member of the protocol: a data set without faults has nothing to leave out.
         count = getattr(self.data, "left_out", None)
         return {} if count is None else count()
 
@@ -149,6 +157,7 @@ def groups_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str,
     """
     weights = list(prunable_weights(model)) if names is None else list(names)
     groups, known = group_weights(weights, group_function(model)), (*modalities_of(model), FUSION)
+    # Before any scoring: a misspelt group would get a pruning ratio that no space offers, or none.
     for group, members in groups.items():
         if group not in known:
             raise UserError(
@@ -174,8 +183,10 @@ def digest_of(model: nn.Module) -> str:
     config = getattr(model, "config", None)
     described = config.model_dump_json() if isinstance(config, BaseModel) else type(model).__qualname__
     digest = hashlib.sha256(described.encode())
+    # Sorted: the order of modules in a class may change without changing the model, and indicators would be lost.
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
+        # Raw bytes: printed numbers would be rounded, and two checkpoints could share their stored indicators.
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -349,11 +349,13 @@ def _order(tables: Tables, table: str, way: str) -> Fault:
         times = {record["token"]: times.get(_token(record, "sample_token")) for record in tables[table]}
     else:
         times = {record["token"]: record.get("timestamp") for record in tables[table]}
+    # Only sound times are compared; records at fault are told by another rule, once.
     valid = {token: time for token, time in times.items() if type(time) in (int, float) and 0 < time < LATEST}
     strict = table != "sample_data"
     broken = []
     for place, record in enumerate(tables[table]):
         neighbour = record.get(way)
+        # Before the times: a record which names itself is valid as a token, and would be walked without end.
         if neighbour == record["token"]:
             broken.append(place)
             continue

@@ -1,5 +1,6 @@
 """The classes of nuScenes detections."""
 
+# Changing the order would break every stored index, which holds labels as positions in this tuple.
 CLASSES = (
     "car",
     "truck",

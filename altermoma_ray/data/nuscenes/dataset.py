@@ -59,8 +59,8 @@ class Sample:
 class NuScenesDataset(Dataset[Sample]):
     """Keyframes of an index, ready for a model.
 
-    What is drawn at random depends on ``seed``, the epoch and the position in ``rows`` alone: whichever worker loads a
-    sample, it is the same, and a row that occurs twice in ``rows`` is augmented in two ways.
+    Random draws depend on ``seed``, the epoch and the position in ``rows`` alone: a sample is the same in every worker,
+    and a row which occurs twice in ``rows`` is augmented in two ways.
     """
 
     def __init__(self, index: Index, rows: Sequence[int], inputs: InputConfig, *, augment: bool, seed: int = 0) -> None:
@@ -94,10 +94,14 @@ class NuScenesDataset(Dataset[Sample]):
             UserError: a sensor's file is missing or broken.
         """
         record = self.index.record(self.rows[position])
+        # Asked for each keyframe: a data set may be used without `prepare`, whose `check_rig` looks at all of them.
         missing = [camera for camera in self.cameras if camera not in record.cameras]
         if missing:
             raise UserError(f"sample {record.token} has no picture of {missing[0]}; take it out of the tables")
+        # A generator for each sample, not one for the data set: loader processes share no state, and any of them may
+        # come first.
         rng = np.random.default_rng((self.seed, self.epoch, position)) if self.augment else None
+        # The draws come in a fixed order (scene, cameras, sweeps): a reordering would change every augmented sample.
         scene = lidar_augmentation(self.inputs, rng)
         images, views = zip(*(self._picture(record, camera, rng) for camera in self.cameras), strict=True)
         boxes, labels = self._boxes(record, scene)
@@ -107,6 +111,7 @@ class NuScenesDataset(Dataset[Sample]):
             images=torch.stack(images),
             points=torch.from_numpy(self._points(record, scene, rng)),
             camera_intrinsics=_tensor([camera.intrinsic for camera in cameras]),
+            # Without augmentation: the lift applies `lidar_augmentation` itself, once its pixels have become points.
             camera_to_lidar=_tensor([camera_to_lidar(record, camera) for camera in self.cameras]),
             image_augmentation=_tensor(views),
             lidar_augmentation=_tensor(scene),
@@ -125,22 +130,32 @@ class NuScenesDataset(Dataset[Sample]):
 
     def _picture(self, record: SampleRecord, camera: str, rng: np.random.Generator | None) -> tuple[Tensor, np.ndarray]:
         frame = record.cameras[camera]
+        # Sizes from the tables, before the file is opened: `read_picture` refuses a picture of another size.
         view = ImageView.draw(self.inputs, frame.width, frame.height, rng)
         picture = read_picture(self.index.dataroot, frame.file, frame.width, frame.height, self.index.reading)
         return normalise(view.apply(picture), self.inputs), view.matrix()
 
     def _points(self, record: SampleRecord, scene: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """[P, 5] float32: all sweeps in the augmented lidar frame, the ring replaced by the time lag (s)."""
+        """[P, 5] float32: all sweeps in the augmented lidar frame, the ring replaced by the time lag (s).
+
+        Args:
+            record: the keyframe.
+            scene: [4, 4] lidar frame to augmented lidar frame.
+            rng: draws the sweeps; None takes the newest ones.
+        """
         clouds = []
         chosen = choose_sweeps(len(record.sweeps), self.inputs.sweeps - 1, rng)
         for sweep in [record.lidar, *(record.sweeps[position] for position in chosen)]:
             points = read_points(self.index.dataroot, sweep.file, self.index.reading)
+            # The published loader drops close points (returns of the vehicle itself) from earlier sweeps only.
             if sweep is record.lidar:
                 cloud = transform_points(points, scene)
             else:
                 points = drop_close(points, self.inputs.close_range)
                 cloud = transform_points(points, scene @ sweep_to_keyframe(record, sweep))
+            # Microseconds to seconds. The fifth column held the ring, which the model never sees.
             cloud[:, 4] = (record.lidar.timestamp - sweep.timestamp) / 1e6
+            # Range is tested after augmentation, as the voxel grid lies in the augmented frame.
             clouds.append(cloud[points_in_range(cloud, self.inputs.point_range)])
         return np.concatenate(clouds)
 
@@ -148,7 +163,9 @@ class NuScenesDataset(Dataset[Sample]):
         """Boxes to learn from; an unknown velocity counts as standing still, as in the published code."""
         table = record.boxes
         boxes = transform_boxes(table.boxes, scene)
+        # Boxes without a single point are left out: the official evaluation leaves them out as well.
         keep = table.learnable & boxes_in_range(boxes, self.inputs.point_range)
+        # float32 last: the transform above is computed in the index's float64.
         boxes = np.nan_to_num(boxes[keep], nan=0.0).astype(np.float32)
         return torch.from_numpy(boxes), torch.from_numpy(table.labels[keep].astype(np.int64))
 
@@ -158,6 +175,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         tokens=[sample.token for sample in samples],
         images=torch.stack([sample.images for sample in samples]),
+        # Lists where samples differ in length: padding would add points which are none.
         points=[sample.points for sample in samples],
         camera_intrinsics=torch.stack([sample.camera_intrinsics for sample in samples]),
         camera_to_lidar=torch.stack([sample.camera_to_lidar for sample in samples]),
@@ -170,4 +188,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _tensor(matrices: Sequence[np.ndarray] | np.ndarray) -> Tensor:
+    # Rounded last: poses are multiplied in float64, since float32 holds too few digits for coordinates on a map.
     return torch.from_numpy(np.stack(matrices).astype(np.float32))

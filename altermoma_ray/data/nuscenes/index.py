@@ -59,6 +59,7 @@ class Index:
         """
         self.file, self.dataroot, self.reading = file, dataroot, reading
         try:
+            # One batch alone: with several, each row would first have to be looked up in its batch.
             self._batch = pa.ipc.open_file(pa.memory_map(str(_local_copy(file)))).get_batch(0)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{file} is not a readable index ({error}); build it with `index nusc`") from error
@@ -105,6 +106,7 @@ class Index:
         Raises:
             UserError: the index holds no keyframe of this split.
         """
+        # A user asks for `train` alone; only the mini version calls its splits by other names.
         for name in (split, f"mini_{split}"):
             rows = [row for row, found in enumerate(self._batch.column("split").to_pylist()) if found == name]
             if rows:
@@ -214,6 +216,7 @@ def open_index(
             if _fingerprint(version, sources, reading, listing) == index.fingerprint:
                 return index
     build_index(dataroot, version, file, reading, progress=progress)
+    # A bucket's time has seconds: an index rebuilt within one would otherwise be read from the older copy.
     _local_copy(file, renew=True)
     return Index(file, dataroot, reading)
 
@@ -228,6 +231,7 @@ def index_file(dataroot: Location, version: str, storage: Location, reading: Rea
         reading: the user's way to read the data set; every way has an index of its own.
     """
     place = dataroot.kept_in(storage)
+    # The default adds nothing, so that indexes of earlier releases, which knew one reading, keep their names.
     identity = place if reading.is_default else f"{place} {reading.model_dump_json()}"
     place = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
     return storage.join("index", f"nuscenes-{version}-{place}.arrow")
@@ -237,6 +241,7 @@ def listing_of(dataroot: Location, folders: Sequence[str]) -> str:
     """Hash of the names of the files now in folders of a dataroot; empty for no folders."""
     state = hashlib.blake2b(digest_size=16)
     for folder in folders:
+        # Names only, no sizes or times: copying a data set must not make its index stale.
         names = sorted(info.base_name for info in dataroot.join(folder).listing() if info.is_file)
         state.update(json.dumps([folder, names]).encode())
     return state.hexdigest() if folders else ""
@@ -280,10 +285,12 @@ def build_index(
         "folders": json.dumps(read.folders),
         "listing": listing,
         "sources": json.dumps(sources),
+        # For people who look into the file; the reader is given the dataroot, which may have moved.
         "dataroot": dataroot.kept_in(out.parent.parent),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     table = table.replace_schema_metadata(facts)
+    # In memory first: `write_bytes` is atomic, and a reader never maps half an index.
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -298,6 +305,7 @@ class _Nested:
         self._fields: dict[str, Any] = {}
         for position, field in enumerate(column.type.value_type):
             values = column.values.field(position)
+            # Sizes fixed in the schema: one reshape instead of a list of lists, without a copy.
             if pa.types.is_fixed_size_list(field.type):
                 shape = _MATRICES.get(field.name, (field.type.list_size,))
                 self._fields[field.name] = _numbers(values.values).reshape(-1, *shape)

@@ -63,6 +63,8 @@ def leave_out_faulty(tables: Tables, faults: Iterable[Fault]) -> LeftOut:
         "invalid_frames": len(frames),
         "invalid_keyframes": len(keyframes),
     }
+    # Counted before: taking keyframes out below removes further annotations and frames, which are no faults of their
+    # own.
     _take_out(tables, "sample_annotation", bad["sample_annotation"])
     _take_out(tables, "sample_data", frames)
     _take_out_keyframes(tables, keyframes)
@@ -118,6 +120,7 @@ def _take_out_keyframes(tables: Tables, keyframes: Collection[str]) -> None:
     """Take out samples, their annotations and their frames, and scenes without any sample left."""
     if not keyframes:
         return
+    # The children first: they are found by the tokens of the samples, which the last line takes out.
     for table in ("sample_annotation", "sample_data"):
         gone = {
             record["token"]
@@ -140,7 +143,13 @@ def _take_out_keyframes(tables: Tables, keyframes: Collection[str]) -> None:
 
 
 def _take_out(tables: Tables, table: str, gone: Collection[str]) -> None:
-    """Take records out of a chained table; the records before and after them become neighbours."""
+    """Take records out of a chained table; the records before and after them become neighbours.
+
+    Args:
+        tables: changed in place.
+        table: name of the table.
+        gone: tokens of the records to take out.
+    """
     if not gone:
         return
     by_token = {record["token"]: record for record in tables[table]}

@@ -32,11 +32,13 @@ def check_maps(dataroot: Location, names: Iterable[str]) -> None:
     Raises:
         UserError: a file is missing or no JSON, is older than version 1.3, or the devkit knows no map of the name.
     """
+    # Imported here: the map module brings in matplotlib and OpenCV, which other data sets do without.
     from nuscenes.map_expansion.map_api import locations
 
     for name in sorted(set(names)):
         file = _file(dataroot, name)
         remedy = _REMEDY.format(file.parent)
+        # The devkit asserts on an unknown name, without naming the table which holds the name.
         if name not in locations:
             raise UserError(f"the tables name the map {name!r}, but nuScenes has {', '.join(locations)}; rename it")
         if not file.exists():
@@ -45,6 +47,7 @@ def check_maps(dataroot: Location, names: Iterable[str]) -> None:
             content = json.loads(file.read_bytes())
         except ValueError as error:
             raise UserError(f"the map expansion {file} is no JSON; {remedy}") from error
+        # Files of 1.0 carry no version at all.
         version = content.get("version", "1.0") if isinstance(content, dict) else "unknown"
         if not isinstance(version, str) or not _is_recent(version):
             raise UserError(f"the map expansion {file} has version {version}, but 1.3 is needed; {remedy}")
@@ -69,6 +72,7 @@ def draw_rasters(
     mirrored = np.linalg.det(augmentation[:2, :2]) < 0
     upright = np.diag([-1.0, 1, 1, 1]) @ augmentation if mirrored else augmentation
     to_global = lidar_to_global @ np.linalg.inv(upright)
+    # A grown scene shows a smaller patch of the map: the cube root of the determinant is the scale of three axes.
     size = 2 * config.extent * abs(np.linalg.det(augmentation[:3, :3])) ** (-1 / 3)
     patch = (to_global[0, 3], to_global[1, 3], size, size)
     angle = math.degrees(math.atan2(to_global[1, 0], to_global[0, 0]))
@@ -91,23 +95,34 @@ class _Map:
 
     def __init__(self, devkit: Any) -> None:
         self._devkit = devkit
+        # Geometry is built once for each token: the devkit builds the polygon anew at each call, for every mask.
         self.extract_polygon = lru_cache(maxsize=None)(devkit.extract_polygon)
         self.extract_line = lru_cache(maxsize=None)(devkit.extract_line)
         self._layers: dict[str, tuple[list[dict[str, Any]], STRtree]] = {}
         self._near: dict[str, list[dict[str, Any]]] = {}
 
     def draw(self, patch: tuple[float, ...], angle: float, layers: list[str], cells: tuple[int, int]) -> np.ndarray:
-        """The devkit's ``get_map_mask``, [layer, y, x]."""
+        """The devkit's ``get_map_mask``, [layer, y, x].
+
+        Args:
+            patch: x and y of the centre, height and width (m, on the map).
+            angle: of the patch, counter-clockwise from the map's x axis (degrees).
+            layers: the devkit's names of layers.
+            cells: rows and columns of a mask.
+        """
         from nuscenes.map_expansion.map_api import NuScenesMapExplorer
 
         area = NuScenesMapExplorer.get_patch_coord(patch, angle)
         for layer in layers:
             records, tree = self._layer(layer)
+            # Sorted: the tree's order is its own, but the devkit draws in the order of the file.
             self._near[layer] = [records[number] for number in sorted(tree.query(area))]
+        # The explorer is handed this object for a map: `__getattr__` shows it the near records only.
         return NuScenesMapExplorer(self).get_map_mask(patch, angle, layers, cells)
 
     def __getattr__(self, name: str) -> Any:
-        """What the devkit's drawing reads of a map: the records near the patch, and anything else as it is."""
+        """An attribute read by the devkit's drawing: the records near the patch, or the devkit's own attribute."""
+        # copy and pickle ask for dunder methods before `__init__` has run; answering would recurse without end.
         if name.startswith("__"):
             raise AttributeError(name)
         return self._near[name] if name in self._near else getattr(self._devkit, name)
@@ -116,6 +131,7 @@ class _Map:
         if layer not in self._layers:
             records = getattr(self._devkit, layer)
             if layer in self._devkit.non_geometric_line_layers:
+                # The bare line decides: the devkit cuts a line off at the patch before drawing its width.
                 shapes = [self.extract_line(record["line_token"]) for record in records]
             else:
                 if layer == "drivable_area":  # one record for a whole quarter: one for each of its polygons
@@ -142,6 +158,7 @@ def _local_root(dataroot: Location, name: str) -> Path:
         return Path(dataroot.path)
     file = _file(dataroot, name)
     info = file.info()
+    # The copy is named by size and time as well: a map replaced in the bucket gets another copy.
     digest = hashlib.blake2b(f"{file} {info.size} {info.mtime_ns}".encode(), digest_size=16).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "altermoma_ray" / "maps" / digest
     copy = _file(Location.parse(cache), name)

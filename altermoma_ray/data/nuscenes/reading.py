@@ -21,6 +21,7 @@ class Reading(BaseModel):
 
     skip_invalid: bool = False
     """Leave out annotations with impossible numbers, instead of refusing the data set."""
+    # Separate from `skip_invalid`: a missing file is often meant (part of an archive), an impossible number never is.
     partial: bool = False
     """Leave out scenes whose files are missing, and do without missing sweeps."""
     lidar_columns: tuple[str, ...] | None = None
@@ -40,6 +41,7 @@ class Reading(BaseModel):
                 raise ValueError(f"unknown column {name!r}; choose out of {', '.join(_COLUMNS)}, and _ for any other")
             if name not in _IGNORED and columns.count(name) > 1:
                 raise ValueError(f"column {name!r} occurs twice; name each column once, and _ what is to be ignored")
+        # Intensity and ring may be missing, as their values default to 0; a point without a coordinate is none.
         missing = [axis for axis in "xyz" if columns is not None and axis not in columns]
         if missing:
             raise ValueError(f"LiDAR columns need x, y and z, but {', '.join(missing)} is missing; name all columns")

@@ -37,6 +37,7 @@ class LidarSweep:
 
     file: str
     timestamp: int
+    # Calibration and pose stay apart, as in the tables: each sweep has a pose of its own.
     lidar_to_ego: Array
     ego_to_global: Array
 
@@ -87,6 +88,7 @@ class BoxTable:
     @property
     def learnable(self) -> Array:
         """[M] bool: of a detection class and hit by at least one LiDAR or radar point (the published rule)."""
+        # Radar points count too, as in the published code: far cars are often hit by radar alone.
         return (self.labels >= 0) & (self.num_lidar_pts + self.num_radar_pts > 0)
 
 
@@ -124,6 +126,7 @@ def camera_to_lidar(record: SampleRecord, camera: str) -> Array:
 
 def sweep_to_keyframe(record: SampleRecord, sweep: LidarSweep) -> Array:
     """[4, 4] lidar frame of an earlier sweep to the keyframe's lidar frame."""
+    # By way of the map as well: each sweep has its own pose, since the vehicle moved in between.
     return np.linalg.inv(record.lidar_to_global) @ sweep.lidar_to_global
 
 
@@ -138,6 +141,7 @@ def project(points: Array, record: SampleRecord, camera: str) -> tuple[Array, Ar
     Returns:
         [P, 2] pixels (u, v), meaningful where the depth is positive, and [P] depths in the camera frame (m).
     """
+    # One 4 x 4 matrix is inverted, not a pose for each point.
     lidar_to_camera = np.linalg.inv(camera_to_lidar(record, camera))
     seen = (points @ lidar_to_camera[:3, :3].T + lidar_to_camera[:3, 3]) @ record.cameras[camera].intrinsic.T
     # Points in the camera's plane have depth 0; the caller tells them by their depths.

@@ -54,6 +54,7 @@ def find_rig(keyframes: Mapping[str, Mapping[str, str]]) -> Rig:
     """
     cameras = {name for channels in keyframes.values() for name, kind in channels.items() if kind == "camera"}
     turns = [{name for name, kind in channels.items() if kind == "lidar"} for channels in keyframes.values()]
+    # The key sorts LIDAR_TOP first (False before True), then by name: the choice must not depend on the tables' order.
     lidars = sorted(set().union(*turns), key=lambda name: (name != _USUAL_LIDAR, name))
     # One LiDAR must serve all keyframes: boxes and sweeps are in its frame.
     everywhere = [name for name in lidars if all(name in found for found in turns)]
@@ -68,6 +69,7 @@ def find_rig(keyframes: Mapping[str, Mapping[str, str]]) -> Rig:
     if keyframes and not cameras:
         raise UserError("the tables name no picture of any keyframe; give a data set with a camera")
     lidar = everywhere[0] if everywhere else _USUAL_LIDAR
+    # No matter of the tables' order: the order of the cameras decides the last digits of sums over cameras.
     ordered = [name for name in CAMERAS if name in cameras] + sorted(cameras - {*CAMERAS})
     return Rig(cameras=tuple(ordered), lidar=lidar, other_lidars=tuple(name for name in lidars if name != lidar))
 
@@ -98,6 +100,7 @@ def check_rig(index: Index, inputs: InputConfig | None = None) -> None:
     """
     wanted = choose_cameras(inputs, index)
     found = index.cameras()
+    # All faulty keyframes at once: the message counts them, and a user mends one script instead of one keyframe.
     short = [row for row, cameras in enumerate(found) if not {*wanted} <= {*cameras}]
     if not short:
         return

@@ -29,7 +29,7 @@ SYNTHETIC_SEED = 0
 
 
 class NuScenes(BaseModel):
-    """A nuScenes dataroot, and the storage folder that keeps its index.
+    """A nuScenes dataroot, and the storage folder with its index.
 
     >>> source = NuScenes(dataroot="/data/nuscenes", version="v1.0-mini", storage="storage")
     >>> source.train_split, source.validation_split
@@ -43,7 +43,7 @@ class NuScenes(BaseModel):
     version: str
     """``v1.0-trainval`` or ``v1.0-mini``."""
     storage: Place
-    """Local path or URI of the folder that keeps everything derived."""
+    """Local path or URI of the folder for everything derived."""
     reading: Reading = Reading()
     """How the dataroot is read where it differs from a published nuScenes."""
     inputs: InputConfig | None = None
@@ -61,32 +61,37 @@ class NuScenes(BaseModel):
         """The memory-mapped index; opened once in a process.
 
         Args:
-            look: see :func:`altermoma_ray.data.nuscenes.index.open_index`; opens it again.
+            look: see :func:`altermoma_ray.data.nuscenes.index.open_index`; opens the index again.
         """
+        # Keyed without `inputs`: one index serves models of every input size.
         key = (self.dataroot, self.version, self.storage, self.reading)
         if look:
+            # The file on disk may be replaced by the next line; a cached index would still map the old one.
             _open.cache_clear()
             _open_index(*key, look=True)
         return _open(*key)
 
     def fingerprint(self, split: Split) -> str:
-        """Text that changes whenever the samples of a split do."""
+        """Text which changes with the samples of a split."""
         return f"{self.index().fingerprint}/{self.train_split if split == 'train' else self.validation_split}"
 
     def prepare(self) -> None:
-        """Make the synthetic set if that is wanted and missing, build the index, and look at the files that it names.
+        """Make the synthetic set if wanted and missing, build the index, and look at the files named in the index.
 
         Raises:
-            UserError: the data set is missing or broken or lacks what the model is fed, or storage cannot be written.
+            UserError: the data set is missing or broken, lacks an input of the model, or storage cannot be written.
         """
+        # Before the index is asked for its rows: the synthetic dataroot may not exist yet.
         self._make_synthetic()
         console.print(f"[bold]data[/] {self.dataroot} ({self.version})")
         index = self.index(look=self.reading.partial)
+        # Also a check: `rows` refuses a data set without training or validation scenes.
         to_train, to_validate = len(self.rows("train")), len(self.rows("validation"))
         console.print(f"  {len(index)} keyframes: {to_train} to train on, {to_validate} to validate")
         console.print(f"  {index.rig}")
         if index.left_out:
             console.print(f"  [yellow]left out[/]: {left_out_text(index.left_out)}")
+        # From cheap to dear: the rig from the index alone, the maps file by file, the sensor files last.
         check_rig(index, self.inputs)
         if self.inputs is not None and self.inputs.raster is not None:
             check_maps(index.dataroot, index.locations())
@@ -116,14 +121,16 @@ class NuScenes(BaseModel):
         Args:
             split: to learn from, or to evaluate on.
             part: of the validation scenes: every other one is for tuning, the rest for reporting.
-            limit: at most so many rows, spread over all; the same ones whenever it is asked again.
+            limit: at most so many rows, spread over all; every call gives the same ones.
 
         Raises:
-            UserError: there are no such scenes, or too few to take a part of them.
+            UserError: the split has no scenes, or too few to take a part of them.
         """
         rows = self.index().samples("train" if split == "train" else "val")
         if part != "all":
             scenes = self.index().scenes()
+            # Whole scenes, every other one: neighbouring keyframes look alike, and would leak from one half into the
+            # other.
             order = {scene: number for number, scene in enumerate(dict.fromkeys(scenes[row] for row in rows))}
             if len(order) < 2:
                 raise UserError(f"{self.dataroot} has {len(order)} validation scene, but tuning and reporting need two")
@@ -131,6 +138,8 @@ class NuScenes(BaseModel):
             rows = [row for row in rows if order[scenes[row]] % 2 == odd]
         if limit is None or limit >= len(rows):
             return rows
+        # Spread evenly, not drawn: the same subset at each call, from all scenes. `unique` in case rounding meets
+        # twice.
         chosen = torch.linspace(0, len(rows) - 1, limit).round().long().unique().tolist()
         return [rows[position] for position in chosen]
 
@@ -139,7 +148,13 @@ class NuScenes(BaseModel):
         return class_balanced_rows(self.index(), rows, seed=seed)
 
     def dataset(self, rows: Sequence[int], *, augment: bool, seed: int) -> NuScenesDataset:
-        """The samples of these rows, as the model is fed them."""
+        """The samples of rows, as inputs of the model.
+
+        Args:
+            rows: rows of the index, in the order of the data set's positions.
+            augment: whether to draw random transforms.
+            seed: of the random transforms.
+        """
         assert self.inputs is not None
         return NuScenesDataset(self.index(), rows, self.inputs, augment=augment, seed=seed)
 
@@ -149,7 +164,7 @@ class NuScenes(BaseModel):
 
 
 def synthetic_folder(storage: Location, *, reflective_ground: bool = False) -> Location:
-    """Where the synthetic toy set lies: in storage, so that every node reads it.
+    """The folder of the synthetic toy set: in storage, where every node can read.
 
     Args:
         storage: folder or URI of everything derived.
@@ -162,4 +177,5 @@ def _open_index(dataroot: str, version: str, storage: str, reading: Reading, *, 
     return open_index(Location.parse(dataroot), version, Location.parse(storage), reading, look=look)
 
 
+# Module-level, so that all sources of a process share an index; a method's cache would keep each source alive.
 _open = lru_cache(maxsize=4)(_open_index)

@@ -39,6 +39,7 @@ def scene_splits(file: Location, version: str) -> dict[str, str]:
         UserError: the file is not a mapping from splits to lists of scenes.
     """
     if not file.exists():
+        # Imported here: a data set with its own `splits.json` needs no devkit for this step.
         from nuscenes.utils.splits import create_splits_scenes
 
         official = create_splits_scenes()

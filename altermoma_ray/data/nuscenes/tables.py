@@ -140,11 +140,13 @@ def read_tables(
     def sift(loaded: Tables) -> None:
         left_out.update(_sift(loaded, str(dataroot.join(version)), reading, existing))
 
+    # The devkit reads all tables in its constructor: the links may go as soon as it has returned.
     with tempfile.TemporaryDirectory(prefix="altermoma-tables-") as folder:
         nusc = _open_devkit(tables, Path(folder), version, sift)
     batches = []
     try:
         samples = [sample for scene in nusc.scene for sample in _samples(nusc, scene)]
+        # The rig first, from all keyframes: rows can only be read once the one LiDAR is known.
         rig = find_rig(channels_of(nusc, samples))
         reader = _Reader(nusc, splits, rig)
         with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
@@ -200,7 +202,14 @@ def _of(fault: Fault) -> tuple[str, str]:
 
 
 def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: Callable[[Tables], None]) -> NuScenes:
-    """The devkit on the tables, after ``sift`` has checked and changed the loaded records."""
+    """The devkit on the tables.
+
+    Args:
+        tables: the files of the tables, by name.
+        folder: an empty folder for the devkit to read, not needed afterwards.
+        version: of nuScenes.
+        sift: checks and changes the loaded records, before the devkit works with them.
+    """
     from nuscenes.nuscenes import NuScenes
 
     class Sifted(NuScenes):
@@ -214,6 +223,7 @@ def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: 
     for name, table in tables.items():
         target = folder / version / f"{name}.json"
         if table.is_local:
+            # Links on one machine: the tables of the full data set have gigabytes, and copying them would fill /tmp.
             target.symlink_to(table.path)
         else:
             target.write_bytes(table.read_bytes())
@@ -221,6 +231,7 @@ def _open_devkit(tables: dict[str, Location], folder: Path, version: str, sift: 
         for record in json.loads(tables["map"].read_bytes()):
             # A hostile name could otherwise make an empty file anywhere on the machine.
             check_name(tables["map"].parent.parent, record["filename"])
+            # Empty masks satisfy the devkit's constructor, which only opens a mask when somebody draws it.
             root.join(record["filename"]).write_bytes(b"")
         return Sifted(version, str(folder), verbose=False)
     except UserError:
@@ -307,16 +318,19 @@ class _Reader:
         to_lidar = np.linalg.inv(lidar_to_global)
         for token in tokens:
             record = self.nusc.get("sample_annotation", token)
+            # The devkit's finite difference over neighbouring keyframes; NaN where a box has none near in time.
             velocity = self.nusc.box_velocity(token)
             pose = _matrix(record)
             attributes = record["attribute_tokens"]
             visibility = record["visibility_token"]
             yield {
+                # A direction, unlike a place, is only turned: the upper left 3 x 3 of the matrix.
                 "box": _box(to_lidar @ pose, record["size"], to_lidar[:3, :3] @ velocity),
                 "global_box": _box(pose, record["size"], velocity),
                 "label": self.labels[record["category_name"]],
                 "category": record["category_name"],
                 "attribute": self.nusc.get("attribute", attributes[0])["name"] if attributes else "",
+                # The token of a visibility is its level in nuScenes, "1" to "4"; other tables may have any text.
                 "visibility": int(visibility) if visibility.isdigit() else 0,
                 "num_lidar_pts": int(record["num_lidar_pts"]),
                 "num_radar_pts": int(record["num_radar_pts"]),
@@ -340,7 +354,13 @@ def _matrix(record: dict[str, Any]) -> np.ndarray:
 
 
 def _box(pose: np.ndarray, size: list[float], velocity: np.ndarray) -> np.ndarray:
-    """Row of nine numbers from a box's [4, 4] pose (its x axis points forward), nuScenes' (width, length, height)."""
+    """Row of nine numbers for a box.
+
+    Args:
+        pose: [4, 4]; the box's x axis points forward.
+        size: width, length, height (m), nuScenes' order.
+        velocity: [3] (m/s).
+    """
     width, length, height = size
     # Roll and pitch of the LiDAR's own tilt are dropped, as in the published code: boxes stand upright.
     yaw = np.arctan2(pose[1, 0], pose[0, 0])

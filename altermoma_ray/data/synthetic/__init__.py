@@ -1,4 +1,4 @@
-"""A synthetic nuScenes, for whoever has none: a small town as the official devkit would read it."""
+"""A synthetic nuScenes, for users without the real one: a small town in the layout of the official devkit."""
 
 from __future__ import annotations
 

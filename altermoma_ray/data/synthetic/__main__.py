@@ -11,6 +11,7 @@ from altermoma_ray.data.synthetic.generate import TOY_SCENES, generate
 def main() -> None:
     """Parse the options and generate."""
     parser = cli.Parser(prog="python -m altermoma_ray.data.synthetic", description=__doc__)
+    # A `Path`, not a `Location`: many processes write small files, which a bucket would take hours for.
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must be missing or empty")
     parser.add_argument("--scenes", type=int, default=None, help=f"1 to 850; default {TOY_SCENES}, the toy")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
@@ -25,6 +26,7 @@ def main() -> None:
         "--reflective-ground", action="store_true", help="the LiDAR tells road, walkway, grass and paint apart"
     )
     options = parser.parse_args()
+    # The names of the options are the names of the arguments, and `generate` itself checks their ranges.
     generate(**vars(options))
 
 

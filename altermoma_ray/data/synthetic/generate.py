@@ -24,9 +24,10 @@ from altermoma_ray.storage import Location
 GENERATOR_VERSION = 1
 """Raised whenever the same parameters would give other files."""
 TOY_SCENES = 675
+# 600 of the toy's 675 scenes: smaller sets keep the same share.
 TRAINING_SHARE = 600 / 675
 CARD = "synthetic.json"
-"""File in the data set's folder that says what it was made from."""
+"""File in the data set's folder with the parameters of its making."""
 
 
 def generate(
@@ -70,6 +71,7 @@ def generate(
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
     names = _scene_names(parameters.scenes)
     out = Path(out).expanduser().absolute()
+    # Beside the target, on the same file system, where a rename is atomic; the random part keeps two commands apart.
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -80,7 +82,9 @@ def generate(
         static = tables.static_tables(parameters.scenes, parameters.width, parameters.height, eyes, lidar)
         rows = _write_scenes(parameters, names, partial_folder, processes or os.cpu_count() or 1, progress)
         tables.write(tables.merge([static, *rows]), partial_folder / tables.VERSION)
+        # The card comes last of the files, so that a folder with a card is whole even after a copy by hand.
         (partial_folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
+        # A rename replaces an empty folder too; onto a folder filled in the meantime it fails, and nothing is lost.
         partial_folder.rename(out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; choose a folder that you may write") from error
@@ -89,7 +93,13 @@ def generate(
 
 
 def matches(out: Location | Path, scenes: int | None = None, seed: int = 0, *, reflective_ground: bool = False) -> bool:
-    """Whether the folder holds what :func:`generate` with the same arguments would write.
+    """Whether the folder holds the data set of :func:`generate` with the same arguments.
+
+    Args:
+        out: the data set's folder.
+        scenes: see :func:`generate`.
+        seed: see :func:`generate`.
+        reflective_ground: see :func:`generate`.
 
     Raises:
         UserError: the location cannot be read.
@@ -124,6 +134,7 @@ def _parameters(
         "azimuths": (azimuths, 90, 2160),
         "cameras": (cameras, 1, 12),
     }
+    # Checked here, not in the parser: `provide` and tests call without a command line.
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise UserError(f"{name} must be in {low}..{high}, but got {value}")
@@ -158,6 +169,7 @@ def _scene_names(scenes: int) -> list[str]:
     from nuscenes.utils import splits  # imports the whole devkit: seconds
 
     training = min(max(round(scenes * TRAINING_SHARE), 1), len(splits.train))
+    # At least one scene to validate on, or no search could be evaluated.
     if scenes > 1:
         training = min(training, scenes - 1)
     return splits.train[:training] + splits.val[: scenes - training]
@@ -193,6 +205,7 @@ def _scene_rows(parameters: Parameters, names: list[str], root: Path, processes:
         yield from map(work, enumerate(names))
         return
     # Spawned, not forked: the caller may hold threads (Ray, torch).
+    # `imap` keeps the order of scenes: rows and files do not depend on the number of processes.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         yield from pool.imap(work, enumerate(names), chunksize=min(8, -(-len(names) // processes)))
 

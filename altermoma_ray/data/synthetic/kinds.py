@@ -1,4 +1,4 @@
-"""What stands in the synthetic town: the ten detection classes and unlabelled clutter, their sizes, shapes and paints.
+"""The objects of the synthetic town: the ten detection classes and unlabelled clutter, their sizes, shapes and paints.
 
 Classes come in pairs of one shape and size, so that geometry, which both sensors see, does not name the class: truck
 and construction vehicle, bus and trailer, motorcycle and bicycle, pedestrian and traffic cone. Paint names it to the
@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A class of objects, or of clutter when it has no category."""
+    """A class of objects, or of clutter where the category is empty."""
 
     name: str
     category: str = ""
@@ -54,23 +54,26 @@ class Kind:
     """How many of them a scene tries to place: a whole number drawn from this closed range."""
     surfaces: tuple[str, ...] = ("road", "walkway", "carpark")
     moving: float = 0.0
-    """Share that moves."""
+    """Share of moving objects."""
     speed: Range = (0.0, 0.0)
-    """Speed (m/s) of those that move."""
+    """Speed (m/s) of the moving ones."""
     radar: float = 0.0
     """Mean number of radar returns."""
     riders: bool = False
-    """Whether it may carry a rider, who then sits in ``RIDDEN_PARTS``."""
+    """Whether an object may carry a rider, who then sits in ``RIDDEN_PARTS``."""
 
 
+# As wide as the steps between paired classes: the LiDAR alone guesses a class better than chance, but not well.
 REFLECTIVITY_SPREAD = 10.0
 RIDDEN_HEIGHT: Range = (1.55, 1.75)
 
+# Hues run from 0 to 1 around the circle; a range beyond 1 wraps, so reds are written as 0.98 to 1.02.
 _GLASS = Paint((0.55, 0.62), (0.2, 0.4), (0.12, 0.22))
 _BLACK = Paint((0.0, 1.0), (0.0, 0.1), (0.08, 0.16))
 _WHITE = Paint((0.0, 1.0), (0.0, 0.06), (0.88, 0.98))
 _CLOTHES = Paint((0.0, 1.0), (0.3, 0.9), (0.25, 0.6))
 
+# The numbers after the corners: paint, heights of a band, paint of the band (a window, a skirt).
 _CAR_PARTS = (
     Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.55), 0, (0.0, 0.16), 2),
     Part((-0.36, -0.46, 0.55), (0.22, 0.46, 1.0), 0, (0.58, 0.9), 1),
@@ -84,6 +87,7 @@ _LONG_PARTS = (
     Part((-0.48, -0.48, 0.0), (0.48, 0.48, 0.12), 2),
 )
 _CYCLE_PARTS = (Part((-0.5, -0.22, 0.0), (0.5, 0.22, 0.85), 0), Part((0.18, -0.5, 0.8), (0.32, 0.5, 1.0), 0))
+# A rider replaces the cycle's parts, and is part of the annotated box, as nuScenes annotates cycles.
 RIDDEN_PARTS = (Part((-0.5, -0.22, 0.0), (0.5, 0.22, 0.58), 0), Part((-0.2, -0.5, 0.4), (0.2, 0.5, 1.0), 1))
 _COLUMN_PARTS = (
     Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.72), 0, (0.3, 0.5), 1),
@@ -91,12 +95,14 @@ _COLUMN_PARTS = (
 )
 _BLOCK_PARTS = (Part((-0.5, -0.5, 0.0), (0.5, 0.5, 1.0), 0, (0.38, 0.72), 1),)
 
+# Shared by both classes of a pair and by clutter: sizes must tell nothing, or the cameras would be superfluous.
 _TRUCK_SIZE = ((5.4, 6.8), (2.2, 2.5), (2.4, 2.9))
 _LONG_SIZE = ((7.6, 9.2), (2.5, 2.8), (2.9, 3.4))
 _CYCLE_SIZE = ((1.7, 2.1), (0.6, 0.8), (1.05, 1.25))
 _COLUMN_SIZE = ((0.45, 0.65), (0.45, 0.65), (1.15, 1.55))
 _BARRIER_SIZE = ((0.4, 0.6), (1.9, 2.5), (0.9, 1.1))
 
+# The order is the order of the category table, and part of the draws: another order gives another town.
 KINDS = (
     Kind(
         name="car",
@@ -117,6 +123,7 @@ KINDS = (
         size=_TRUCK_SIZE,
         parts=_TRUCK_PARTS,
         paints=(_WHITE, Paint((0.57, 0.63), (0.7, 0.95), (0.55, 0.8)), _GLASS),
+        # 36 against the construction vehicle's 48: the step is about `REFLECTIVITY_SPREAD`, see the module's text.
         reflectivity=36,
         count=(1, 2),
         surfaces=("road", "carpark"),
@@ -238,6 +245,8 @@ KINDS = (
 _LEAVES = Paint((0.27, 0.36), (0.5, 0.8), (0.2, 0.4))
 _WOOD = Paint((0.06, 0.09), (0.4, 0.6), (0.2, 0.35))
 
+# Clutter has the sizes of classes, so that an unlabelled shape is met by every model: without clutter, each box of a
+# size would be an object, and a detector would never learn to refuse.
 CLUTTER = (
     Kind(
         name="pole",
@@ -252,6 +261,7 @@ CLUTTER = (
         name="bin",
         size=_COLUMN_SIZE,
         parts=_COLUMN_PARTS,
+        # A column's size and shape in green: only colour tells a bin from a pedestrian or a cone.
         paints=(_LEAVES, _LEAVES, _LEAVES),
         reflectivity=36,
         count=(1, 3),

@@ -28,7 +28,11 @@ INTENSITY_NOISE = 8.0
 
 
 class Lidar:
-    """The rays of one turn: [ring, azimuth], of unit length, so that t is the range (m)."""
+    """The rays of one turn: [ring, azimuth], of unit length; t is therefore the range (m).
+
+    >>> Lidar(azimuths=90).rays.shape
+    (3, 32, 90)
+    """
 
     def __init__(self, azimuths: int) -> None:
         self.azimuths = azimuths
@@ -47,7 +51,7 @@ class Lidar:
         """[ring, azimuth] whether the ray leaves the car at all."""
 
     def _roof(self) -> NDArray[np.bool_]:
-        """Rays that meet the car's own roof, and so never return."""
+        """[ring, azimuth] whether the ray meets the car's own roof, and never returns."""
         x0, y0, x1, y1, height = rig.ROOF
         with np.errstate(divide="ignore", invalid="ignore"):
             drop = (height - self.origin[2]) / self.rays[2]
@@ -57,12 +61,15 @@ class Lidar:
     def windows(self, corners: NDArray[np.float64]) -> list[Window]:
         """All rings and the columns around a box; see :class:`raycast.RayGrid`."""
         x, y = (corners[:4, :2] - self.origin[:2]).T
+        # Angles are taken about the box's middle, and only then wrapped: a box across the seam at ±180 degrees stays
+        # whole.
         middle = math.atan2(y.sum(), x.sum())
         turn = 2 * math.pi
         across = (np.arctan2(y, x) - middle + math.pi) % turn - math.pi
         first = math.floor((middle + across.min()) % turn / turn * self.azimuths - 0.5)
         last = first + math.ceil(float(np.ptp(across)) / turn * self.azimuths) + 2
         rings = slice(0, BEAMS)
+        # A box across the first column needs two windows, as columns do not wrap.
         if first < 0:
             return [(rings, slice(0, last)), (rings, slice(self.azimuths + first, self.azimuths))]
         if last > self.azimuths:
@@ -78,7 +85,7 @@ def scan(
 ) -> NDArray[np.float32]:
     """One turn, as if in an instant: [points, 5] x, y, z (m, LiDAR frame), intensity 0..255, ring.
 
-    All draws are made for every ray, met or not, so that the same generator gives the same noise with fewer bodies.
+    All draws are made for every ray, met or not: the same generator gives the same noise with fewer bodies.
 
     Args:
         lidar: the rays.
@@ -94,22 +101,26 @@ def scan(
     on_body = hits.surface != MISS
     reflectivity = np.full(shape, GROUND_REFLECTIVITY, np.float32) if pose is None else _ground(lidar, pose)
     if placed:
+        # One entry a surface: each part of a body has three, and all parts share the body's reflectivity.
         each = np.repeat([item.body.reflectivity for item in placed], [3 * len(item.body.centres) for item in placed])
         reflectivity[on_body] = each.astype(np.float32)[hits.surface[on_body]]
     distance = np.where(on_body, hits.distance, lidar.ground)
+    # The ground's chance falls with range, as grazing rays return little.
     chance = np.where(on_body, np.float32(1 - DROP_OUT), GROUND_RETURN / np.maximum(distance, GROUND_RETURN))
     returned = lidar.open & (distance < RANGE) & (luck < chance)
     rings, _ = np.nonzero(returned)
     length = distance[returned] + RANGE_NOISE * range_noise[returned]
     x, y, z = lidar.rays[:, returned] * length
+    # Fades with range, as in haze.
     intensity = reflectivity[returned] * np.exp(-length / 100) + INTENSITY_NOISE * intensity_noise[returned]
     # Ego axes (forward, left) to the LiDAR's (right, forward).
     return np.stack([-y, x, z, np.clip(np.round(intensity), 0, 255), rings.astype(np.float32)], 1).astype(np.float32)
 
 
 def _ground(lidar: Lidar, pose: tuple[float, float, float]) -> NDArray[np.float32]:
-    """[ring, azimuth] reflectivity of the bare ground that each ray meets; of a ray that meets none, any."""
+    """[ring, azimuth] reflectivity of the bare ground met by each ray; any number for a ray above the horizon."""
     x, y, yaw = pose
+    # Infinite lengths would give NaN positions, and casting NaN to a cell's number is undefined.
     length = np.where(np.isfinite(lidar.ground), lidar.ground, 0)
     ahead, left = (lidar.rays[axis] * length + lidar.origin[axis] for axis in (0, 1))
     cos, sin = math.cos(yaw), math.sin(yaw)

@@ -51,7 +51,15 @@ def measure(
     yaw_rate: float,
     random: np.random.Generator,
 ) -> NDArray[np.void]:
-    """The returns of one radar, of dtype ``FIELDS``; at least one, as the layout cannot hold none."""
+    """The returns of one radar, of dtype ``FIELDS``; at least one, as the layout cannot hold none.
+
+    Args:
+        mount: the radar.
+        placed: the bodies in the ego frame, at the moment of the measurement.
+        ego_yaw: heading of the car in the global frame (rad).
+        speed, yaw_rate: of the car (m/s, rad/s).
+        random: draws returns, noise and clutter.
+    """
     points: list[tuple[float, float, float, float, float]] = []  # x, y, global velocity in the radar's axes, strength
     cos, sin = math.cos(mount.yaw), math.sin(mount.yaw)
     for item in placed:
@@ -65,26 +73,23 @@ def measure(
         heading = item.body.yaw - ego_yaw - mount.yaw
         velocity = item.body.speed * math.cos(heading), item.body.speed * math.sin(heading)
         for _ in range(number):
-            # The near half of the body reflects.
             ahead, left = random.uniform(-0.5, 0.5, 2) * (length, width)
             offset = np.array(
                 [ahead * math.cos(yaw) - left * math.sin(yaw), ahead * math.sin(yaw) + left * math.cos(yaw)]
             )
-            if offset @ (x, y) > 0:
+            if offset @ (x, y) > 0:  # the near half of the body reflects
                 offset = -offset
             at_x, at_y = np.array([x, y]) + offset + random.normal(0, POSITION_NOISE, 2)
             points.append((at_x, at_y, *velocity, 5.0 + 3.0 * item.body.kind.radar))
-    for _ in range(1 + random.poisson(CLUTTER)):
+    for _ in range(1 + random.poisson(CLUTTER)):  # at least one: the devkit reads the first return unasked
         distance, bearing = random.uniform(3, RANGE), random.uniform(-0.5, 0.5) * mount.field_of_view
         points.append((distance * math.cos(bearing), distance * math.sin(bearing), 0.0, 0.0, -5.0))
-
     returns = np.zeros(len(points), FIELDS)
     x, y, velocity_x, velocity_y, strength = np.array(points).T
     distance = np.hypot(x, y)
     ahead, left = x / distance, y / distance
     radial = velocity_x * ahead + velocity_y * left + random.normal(0, VELOCITY_NOISE, len(points))
-    # The car's own velocity where the radar sits, in the radar's axes.
-    own_x, own_y = speed - yaw_rate * mount.translation[1], yaw_rate * mount.translation[0]
+    own_x, own_y = speed - yaw_rate * mount.translation[1], yaw_rate * mount.translation[0]  # of the radar's place
     own = (cos * own_x + sin * own_y) * ahead + (cos * own_y - sin * own_x) * left
     returns["x"], returns["y"] = x, y
     returns["vx_comp"], returns["vy_comp"] = radial * ahead, radial * left
@@ -94,7 +99,7 @@ def measure(
     returns["id"] = np.arange(len(points))
     returns["is_quality_valid"] = 1
     returns["ambig_state"] = UNAMBIGUOUS
-    returns["x_rms"] = returns["y_rms"] = 19
+    returns["x_rms"] = returns["y_rms"] = 19  # codes for classes of accuracy, not metres
     returns["pdh0"] = 1
     returns["vx_rms"] = returns["vy_rms"] = 16
     return returns

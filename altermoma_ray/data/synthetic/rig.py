@@ -26,6 +26,7 @@ def _mount(channel: str, x: float, y: float, z: float, yaw: float, early: float,
     return Mount(channel, (x, y, z), math.radians(yaw), early, math.radians(view))
 
 
+# Turned by -90 degrees, as on the nuScenes car: code which takes LiDAR axes for ego axes fails on this data too.
 LIDAR = _mount("LIDAR_TOP", 0.94, 0.0, 1.84, -90.0, 0.0)
 """Its x axis points right and its y axis forward."""
 
@@ -40,10 +41,12 @@ CAMERAS = (
 
 
 def cameras(count: int) -> tuple[Mount, ...]:
-    """nuScenes' six cameras; any other number are spread evenly around the car, with names that nuScenes lacks."""
+    """nuScenes' six cameras; any other number are spread evenly around the car, with names unknown to nuScenes."""
+    # Six cameras are nuScenes' own, with its names and gaps: the released weights were trained on this view.
     if count == len(CAMERAS):
         return CAMERAS
     step = 360.0 / count
+    # Ten degrees more than the even share, so that neighbours overlap; a wider pinhole stretches its picture's edges.
     view = min(max(step + 10.0, 70.0), 120.0)
     headings = [(number, math.radians(number * step)) for number in range(count)]
     return tuple(
@@ -85,6 +88,13 @@ def camera_quaternion(yaw: float) -> list[float]:
 
 
 def camera_intrinsic(mount: Mount, width: int, height: int) -> NDArray[np.float64]:
-    """[3, 3]; the principal point is the middle of the picture."""
+    """[3, 3] camera frame to homogeneous pixel; the principal point is the middle of the picture.
+
+    Args:
+        mount: gives the field of view.
+        width: of the picture (pixels).
+        height: of the picture (pixels).
+    """
+    # Pinhole: half the picture's width lies under half the field of view. One focal length: pixels are square.
     focal = width / 2 / math.tan(mount.field_of_view / 2)
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])

@@ -17,10 +17,12 @@ from altermoma_ray.data.synthetic.tokens import token
 from altermoma_ray.data.synthetic.world import Scene, plan_scene
 
 KEYFRAME_INTERVAL = 0.5
+# The rates of nuScenes: keyframes at 2 Hz, LiDAR turns at 20 Hz.
 SWEEP_INTERVAL = 0.05
 MINIMUM_POINTS = 2
-"""Objects with fewer LiDAR points at any keyframe are taken out of the world, so that nothing is annotated which the
-sensors do not reach, and nothing that they reach lacks its annotation."""
+"""Objects with fewer LiDAR points at any keyframe are taken out of the world: annotated objects are exactly the ones
+reached by the sensors."""
+# August 2018, the month in the logs' names; the devkit takes any time.
 FIRST_TIMESTAMP = 1_533_150_000_000_000
 SCENE_SPACING = 30.0
 """Between the first keyframes of two scenes (s)."""
@@ -28,7 +30,11 @@ SCENE_SPACING = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What a synthetic data set is made from; the same parameters give the same bytes."""
+    """The parameters of a synthetic data set; the same parameters give the same bytes.
+
+    >>> Parameters(scenes=1, seed=0, keyframes=2, sweeps=2, width=400, azimuths=480).height
+    225
+    """
 
     scenes: int
     seed: int
@@ -51,6 +57,7 @@ class Parameters:
         return self.width * 9 // 16
 
 
+# A process writes many scenes of one data set: rays and ground points are the same for all of them.
 @lru_cache(maxsize=1)
 def _sensors(parameters: Parameters) -> tuple[list[camera.Camera], lidar.Lidar]:
     mounts = rig.cameras(parameters.cameras)
@@ -64,7 +71,7 @@ def keyframe_times(parameters: Parameters) -> NDArray[np.float64]:
 
 
 def sweep_times(parameters: Parameters) -> list[tuple[int, float, bool]]:
-    """Every LiDAR turn in order: the keyframe it leads to, its time (s), whether it is the keyframe itself."""
+    """Every LiDAR turn in order: the next keyframe, the turn's time (s), whether the turn is the keyframe's own."""
     return [
         (keyframe, keyframe * KEYFRAME_INTERVAL - back * SWEEP_INTERVAL, back == 0)
         for keyframe in range(parameters.keyframes)
@@ -77,22 +84,33 @@ def plan(parameters: Parameters, index: int) -> tuple[Scene, list[NDArray[np.flo
     turns = sweep_times(parameters)
     keyframes = keyframe_times(parameters)
     earliest = -max(mount.early for mount in (*rig.cameras(parameters.cameras), *rig.RADARS))
+    # Cameras and radars fire before their keyframe: the earliest exposure may come before the first LiDAR turn.
     times = np.array([earliest, *(time for _, time, _ in turns)])
     scene = plan_scene(_random(parameters, index, "plan"), times, keyframes)
     counts = [
         _lidar_counts(_placed(scene, time), _scan(parameters, index, scene, number))
+        # Keyframes only: boxes are annotated there, and a body hidden in a sweep does no harm.
         for number, (_, time, keyframe) in enumerate(turns)
         if keyframe
     ]
     # Taking a body away only adds points to the others: a ray's noise does not depend on what it meets.
     enough = np.min(counts, 0) >= MINIMUM_POINTS
+    # Clutter stays in any case: unlabelled bodies need no points.
     kept = [body for body, seen in zip(scene.bodies, enough, strict=True) if seen or not body.kind.category]
     scene = scene.keep(kept)
+    # Scanned anew without the bodies taken out, which had hidden others.
     return scene, [_scan(parameters, index, scene, number) for number in range(len(turns))]
 
 
 def write_scene(parameters: Parameters, index: int, name: str, root: Path) -> Tables:
-    """Write the files of one scene below ``root`` and return its rows."""
+    """Write the files of one scene, and return its rows.
+
+    Args:
+        parameters: of the data set.
+        index: number of the scene, from 0.
+        name: of the scene.
+        root: the data set's folder, with all its sub-folders made.
+    """
     return _Writer(parameters, index, name, root).write()
 
 
@@ -116,6 +134,8 @@ class _Writer:
                 for (keyframe, time, is_keyframe), cloud in zip(turns, self.clouds, strict=True)
             ],
         )
+        # Files first: the annotations need visible shares and radar points, which are counted while sensors are
+        # written.
         shares = self._write_pictures(keyframes)
         radar_counts = self._write_radars(keyframes)
         key_clouds = [cloud for (_, _, is_keyframe), cloud in zip(turns, self.clouds, strict=True) if is_keyframe]
@@ -126,7 +146,9 @@ class _Writer:
         return self.tables
 
     def _write_pictures(self, keyframes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[K, bodies] share of each body's pixels that is not hidden, over all cameras."""
+        """[K, bodies] visible share of each body's pixels, over all cameras."""
+        # A stream of random numbers for each kind of sensor: another number of cameras leaves LiDAR and radars
+        # unchanged.
         random = _random(self.parameters, self.index, "camera")
         cameras, _ = _sensors(self.parameters)
         seen = np.zeros((len(keyframes), len(self.scene.bodies)))
@@ -134,6 +156,8 @@ class _Writer:
         for eye in cameras:
             frames = []
             for keyframe, time in enumerate(keyframes):
+                # Each camera fires at its own moment, as on the nuScenes car: code without ego motion between sensors
+                # shows errors.
                 moment = float(time) - eye.mount.early
                 placed = _placed(self.scene, moment)
                 exposure = camera.expose(eye, placed, self.scene.ego.pose(moment), self.scene.look, random)
@@ -141,6 +165,7 @@ class _Writer:
                 alone[keyframe] += exposure.alone
                 frames.append((keyframe, moment, True, camera.encode(exposure.picture)))
             self._write_chain(eye.mount, frames, self.parameters.width, self.parameters.height)
+        # A body outside of all pictures has share 0, not 0 / 0.
         return seen / np.maximum(alone, 1)
 
     def _write_radars(self, keyframes: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -158,6 +183,7 @@ class _Writer:
                 # Boxes are annotated for the keyframe, points measured from the car at its pose a little earlier.
                 boxes = placements(self.scene.bodies, ego.pose(moment), float(time))
                 points = np.stack([returns["x"], returns["y"], returns["z"]], 1).astype(np.float64)
+                # Summed over radars, as in nuScenes' own counts.
                 counts[keyframe] += _count(boxes, _to_ego(points, mount))
                 frames.append((keyframe, moment, True, radar.encode(returns)))
             self._write_chain(mount, frames)
@@ -166,8 +192,17 @@ class _Writer:
     def _write_chain(
         self, mount: rig.Mount, frames: list[tuple[int, float, bool, bytes]], width: int = 0, height: int = 0
     ) -> None:
-        """Write a sensor's files, in order of time, and their rows: (keyframe led to, time, is it that, bytes)."""
+        """Write a sensor's files and their rows.
+
+        Args:
+            mount: the sensor.
+            frames: in order of time: the next keyframe, time (s), whether the frame is the keyframe's own, bytes.
+            width: of a camera's pictures (pixels).
+            height: of a camera's pictures (pixels).
+        """
+        # The devkit picks its reader by the ending.
         ending = {"LIDAR": "pcd.bin", "RADAR": "pcd"}.get(mount.channel[:5], "jpg")
+        # All tokens first: each row names its successor.
         tokens = [self._token("sample_data", mount.channel, number) for number in range(len(frames))]
         for number, (keyframe, time, is_keyframe, data) in enumerate(frames):
             timestamp = self._timestamp(time)
@@ -187,6 +222,7 @@ class _Writer:
                 {
                     "token": tokens[number],
                     "sample_token": self._token("sample", keyframe),
+                    # One pose a frame, under the frame's own token, as in nuScenes.
                     "ego_pose_token": tokens[number],
                     "calibrated_sensor_token": token("calibrated_sensor", mount.channel),
                     "timestamp": timestamp,
@@ -220,7 +256,9 @@ class _Writer:
                     "instance_token": self._token("instance", number),
                     "visibility_token": visibility_token(float(shares[number])),
                     "attribute_tokens": [token("attribute", body.attribute)] if body.attribute else [],
+                    # The centre: nuScenes' boxes have their origin in the middle, the town's bodies on the ground.
                     "translation": [x, y, height / 2],
+                    # nuScenes' order, which begins with the width.
                     "size": [width, length, height],
                     "rotation": rig.yaw_quaternion(body.yaw),
                     **_neighbours(tokens, keyframe),
@@ -276,6 +314,7 @@ class _Writer:
 
     def _timestamp(self, time: float) -> int:
         """Microseconds, as nuScenes counts them."""
+        # Scenes follow each other by 30 s: no two frames of a log share a time, by which files are named.
         return FIRST_TIMESTAMP + round((self.index * SCENE_SPACING + time) * 1e6)
 
 
@@ -288,6 +327,7 @@ def _neighbours(tokens: list[str], number: int) -> Row:
 
 def _random(parameters: Parameters, index: int, purpose: str, number: int = 0) -> np.random.Generator:
     purposes = ("plan", "camera", "lidar", "radar")
+    # Seeded by scene, purpose and number, not drawn one after the other: scenes are written by many processes.
     return np.random.default_rng([parameters.seed, index, purposes.index(purpose), number])
 
 
@@ -296,9 +336,17 @@ def _placed(scene: Scene, time: float) -> list[Placement]:
 
 
 def _scan(parameters: Parameters, index: int, scene: Scene, number: int) -> NDArray[np.float32]:
-    """The point cloud of the LiDAR's turn with the given number in :func:`sweep_times`."""
+    """The point cloud of one turn of the LiDAR.
+
+    Args:
+        parameters: of the data set.
+        index: number of the scene.
+        scene: the scene.
+        number: of the turn in :func:`sweep_times`, which seeds the turn's noise.
+    """
     _, time, _ = sweep_times(parameters)[number]
     _, spinner = _sensors(parameters)
+    # Without the option the ground is uniform, as in sets made by earlier releases: same parameters, same bytes.
     pose = scene.ego.pose(time) if parameters.reflective_ground else None
     return lidar.scan(spinner, _placed(scene, time), _random(parameters, index, "lidar", number), pose)
 
@@ -315,11 +363,12 @@ def _to_ego(points: NDArray[np.float64], mount: rig.Mount) -> NDArray[np.float64
 
 
 def _count(placed: list[Placement], points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """[bodies] how many of the points ([points, 3], ego frame) each annotated box holds."""
+    """[bodies] number of the points ([points, 3], ego frame) in each annotated box."""
     counts = np.zeros(len(placed), np.int64)
     for number, item in enumerate(placed):
         length, width, height = item.body.size
         x, y = points[:, 0] - item.x, points[:, 1] - item.y
+        # The points are turned into the box's frame, where the test is one of ranges.
         cos, sin = math.cos(item.yaw), math.sin(item.yaw)
         inside = (np.abs(cos * x + sin * y) <= length / 2) & (np.abs(cos * y - sin * x) <= width / 2)
         counts[number] = np.count_nonzero(inside & (points[:, 2] >= 0) & (points[:, 2] <= height))

@@ -1,4 +1,4 @@
-"""The town: one square tile around a crossroads, repeated, and the nuScenes map files that describe it.
+"""The town: one square tile around a crossroads, repeated, and the nuScenes map files of the town.
 
 Global frame: x east, y north (m), origin at the south-western corner. Tile frame: the same axes, origin at the centre
 of the crossroads. Traffic keeps to the right.
@@ -16,8 +16,11 @@ from PIL import Image
 
 from altermoma_ray.data.synthetic.tokens import token
 
+# The devkit accepts its own four names of maps only.
 LOCATION = "boston-seaport"
+# The devkit refuses older versions.
 MAP_VERSION = "1.3"
+# Wider than the reach of objects on both sides of the car (48 m).
 TILE = 80.0
 """Side of a tile (m)."""
 TILES = 8
@@ -25,7 +28,7 @@ TILES = 8
 CELL = 0.1
 """Side of a cell of the rasters, and of a pixel of the map mask (m)."""
 SURFACES = ("grass", "road", "walkway", "carpark", "white", "yellow")
-"""What a cell of the ground may be; the last two are paint on the road."""
+"""Kinds of ground in a cell; the last two are paint on the road."""
 
 ROAD = 7.0
 """Half width of a road: two lanes a direction."""
@@ -44,8 +47,9 @@ Line = tuple[float, float, float, float]
 
 
 def _turns(shape: Rectangle) -> list[Rectangle]:
-    """The rectangle in each of the four arms of the crossroads; it is given for the arm towards +x."""
+    """The rectangle in each of the four arms of the crossroads, from its place in the arm towards +x."""
     x0, y0, x1, y1 = shape
+    # A quarter turn takes (x, y) to (-y, x); the corners are sorted anew, low before high.
     return [shape, (-y1, x0, -y0, x1), (-x1, -y1, -x0, -y0), (y0, -x1, y1, -x0)]
 
 
@@ -69,8 +73,9 @@ LINES: dict[str, list[Line]] = {
 
 @lru_cache(maxsize=1)
 def surfaces() -> NDArray[np.uint8]:
-    """What the ground is, without paint: [x, y] cells of a tile, positions in ``SURFACES``."""
+    """The kind of ground without paint: [x, y] cells of a tile, positions in ``SURFACES``."""
     raster = np.zeros((round(TILE / CELL),) * 2, np.uint8)
+    # In this order: roads cross walkways, and the later fill wins.
     for layer, surface in (("carpark_area", "carpark"), ("walkway", "walkway"), ("drivable_area", "road")):
         for area in LAYERS[layer]:
             _fill(raster, area, surface)
@@ -79,7 +84,8 @@ def surfaces() -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def ground() -> NDArray[np.uint8]:
-    """What the ground looks like: ``surfaces`` with lane markings, zebra crossings, stop lines and parking bays."""
+    """The look of the ground: ``surfaces`` with lane markings, zebra crossings, stop lines and parking bays."""
+    # A copy: the cached array is shared, and paint in it would turn up in `surface_at`.
     raster = surfaces().copy()
     for stripe in np.arange(-ROAD + 0.4, ROAD, 1.0):
         for area in _turns((CROSSING[0], stripe, CROSSING[1], stripe + 0.5)):
@@ -105,6 +111,7 @@ def _fill(raster: NDArray[np.uint8], area: Rectangle, surface: str) -> None:
 def ground_at(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.uint8]:
     """The look of the ground at global positions x, y (m), as positions in ``SURFACES``; shaped as ``x`` and ``y``."""
     cells = ground()
+    # Floor before the remainder: truncation would mirror the cells west and south of the origin.
     east, north = (np.floor(axis / CELL).astype(np.int64) % len(cells) for axis in (x, y))
     return cells[east, north]
 
@@ -112,12 +119,14 @@ def ground_at(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.ui
 def surface_at(x: float, y: float) -> str:
     """The name of the ground at a global position."""
     cells = surfaces()
+    # `int` truncates, which is the floor here: scenes keep to the inner tiles, where positions are positive.
     return SURFACES[cells[int(x / CELL) % len(cells), int(y / CELL) % len(cells)]]
 
 
 def map_mask() -> bytes:
     """The map mask as nuScenes has it, a PNG at ten pixels a metre, north up: 255 on roads and walkways, else 0."""
     known = np.isin(surfaces(), [SURFACES.index("road"), SURFACES.index("walkway")])
+    # Transposed and turned upside down: the raster is [x, y] with y north, a picture's rows run south.
     town = np.tile(np.uint8(255) * known.T[::-1].astype(np.uint8), (TILES, TILES))
     stream = io.BytesIO()
     Image.fromarray(town).save(stream, "PNG", compress_level=3)
@@ -133,6 +142,7 @@ class _Geometry:
         self.polygons: list[dict[str, object]] = []
 
     def node_tokens(self, points: list[tuple[float, float]]) -> list[str]:
+        # Every shape has nodes of its own, though neighbours share corners: the devkit reads each shape alone.
         tokens = [token("node", len(self.nodes) + number) for number in range(len(points))]
         self.nodes += [{"token": name, "x": x, "y": y} for name, (x, y) in zip(tokens, points, strict=True)]
         return tokens
@@ -158,13 +168,14 @@ def _corners(area: Rectangle) -> list[tuple[float, float]]:
 def map_expansion() -> dict[str, object]:
     """The map expansion (version 1.3) for ``nuscenes.map_expansion.map_api.NuScenesMap``.
 
-    It has the layers of bird's-eye segmentation; lanes, road segments, traffic lights and connectivity are empty.
+    The map has the layers of bird's-eye segmentation; lanes, road segments, traffic lights and connectivity are empty.
     """
     geometry = _Geometry()
     edge = TILE * TILES
     tiles = [((i + 0.5) * TILE, (j + 0.5) * TILE) for i in range(TILES) for j in range(TILES)]
     layers: dict[str, list[dict[str, object]]] = {}
 
+    # One polygon with holes, the form of nuScenes' own drivable areas.
     drivable = geometry.polygon((0.0, 0.0, edge, edge), _blocks(edge))
     layers["drivable_area"] = [{"token": token("drivable_area", 0), "polygon_tokens": [drivable]}]
 
@@ -195,6 +206,7 @@ def map_expansion() -> dict[str, object]:
         record["road_segment_token"] = None
     for record in layers["lane_divider"]:
         record["lane_divider_segments"] = []
+    # The devkit loads every layer by name in its constructor, so that an absent one would stop it.
     empty: dict[str, object] = {
         name: [] for name in ("road_segment", "road_block", "lane", "lane_connector", "traffic_light")
     }
@@ -214,6 +226,7 @@ def map_expansion() -> dict[str, object]:
 def _blocks(edge: float) -> list[Rectangle]:
     """The holes of the one drivable polygon: a block between the roads each, cut off at the town's edge."""
     middles = [-HALF, *((number + 0.5) * TILE for number in range(TILES)), edge + HALF]
+    # Blocks lie between neighbouring roads; the first and the last are cut in half by the town's edge.
     gaps = [(max(low + ROAD, 0.0), min(high - ROAD, edge)) for low, high in itertools.pairwise(middles)]
     inset = 1e-3  # holes that touch the outline would make the polygon invalid
     return [

@@ -1,4 +1,4 @@
-"""The synthetic data set at any location: written where it is to lie, or made on this machine and uploaded."""
+"""The synthetic data set at any location: written in place on a disk, or made on this machine and uploaded."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def provide(
     progress: bool = True,
     reflective_ground: bool = False,
 ) -> None:
-    """Make the data set of :func:`generate` at a location, so that every node of a cluster can read it there.
+    """Make the data set of :func:`generate` at a location which every node of a cluster can read.
 
-    A bucket's copy is whole when its card is there, which comes last; one that was interrupted is uploaded again.
+    A bucket's copy is whole when its card is there, which comes last; an interrupted upload starts again.
 
     Args:
-        target: the data set's folder; on a disk it must be missing or empty.
+        target: the data set's folder, on a disk missing or empty.
         scenes: see :func:`generate`.
         seed: see :func:`generate`.
         progress: show bars on stderr.
@@ -39,6 +39,7 @@ def provide(
         UserError: an argument is out of range, or the location cannot be written.
     """
     make = partial(generate, scenes=scenes, seed=seed, progress=progress, reflective_ground=reflective_ground)
+    # A disk needs no detour: `generate` writes beside the folder and renames in the end.
     if target.is_local:
         make(Path(target.path))
         return
@@ -46,9 +47,11 @@ def provide(
         made = Path(name, "nuscenes")
         make(made)
         files = sorted(file.relative_to(made).as_posix() for file in made.rglob("*") if file.is_file())
+        # A bucket has no rename of folders: the card, on which `matches` decides, must arrive after all other files.
         files.remove(CARD)
         with ThreadPoolExecutor(_UPLOADS) as threads:
             uploads = threads.map(lambda file: target.join(file).write_bytes((made / file).read_bytes()), files)
+            # Going through the results also raises the errors of the threads, which `map` would keep to itself.
             for _ in track(uploads, "uploading", len(files), console=console, transient=True, disable=not progress):
                 pass
         target.join(CARD).write_bytes((made / CARD).read_bytes())

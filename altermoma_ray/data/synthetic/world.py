@@ -1,4 +1,4 @@
-"""Scenes: where the car drives, what stands around it and how it moves.
+"""Scenes: the drive of the car, the bodies around the car, and their motion.
 
 Frames: global (see ``town``), ego (see ``rig``). Time is in seconds, 0 at a scene's first keyframe.
 """
@@ -46,9 +46,11 @@ class EgoMotion:
     def pose(self, time: float) -> tuple[float, float, float]:
         """x, y (m) and yaw (rad), global."""
         turned = self.yaw + self.yaw_rate * time
+        # The limit of the circle's formula, whose radius has no bound.
         if abs(self.yaw_rate) < 1e-9:
             distance = self.speed * time
             return self.x + distance * math.cos(self.yaw), self.y + distance * math.sin(self.yaw), turned
+        # A signed radius: one formula for turns to either side.
         radius = self.speed / self.yaw_rate
         x = self.x + radius * (math.sin(turned) - math.sin(self.yaw))
         y = self.y - radius * (math.cos(turned) - math.cos(self.yaw))
@@ -57,7 +59,7 @@ class EgoMotion:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """An object or a piece of clutter: boxes that move together at constant velocity."""
+    """An object or a piece of clutter: boxes in common motion at constant velocity."""
 
     kind: Kind
     size: tuple[float, float, float]
@@ -106,7 +108,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a scene's sensors may see."""
+    """The whole world of a scene's sensors.
+
+    Example: a scene without clutter::
+
+        scene.keep([body for body in scene.bodies if body.kind.category])
+    """
 
     ego: EgoMotion
     bodies: tuple[Body, ...]
@@ -127,6 +134,7 @@ def plan_scene(random: np.random.Generator, times: NDArray[np.float64], keyframe
     """
     ego = _plan_ego(random, float(times.max()))
     span = (float(times.min()), float(times.max()))
+    # The car at four moments: a turn covers no rectangle, but four with clearance cover its arc.
     taken = [
         _rectangle(x, y, yaw, rig.EGO_CENTRE, rig.EGO_LENGTH / 2 + EGO_CLEARANCE, rig.EGO_WIDTH / 2 + EGO_CLEARANCE)
         for x, y, yaw in (ego.pose(time) for time in np.linspace(*span, 4))
@@ -137,8 +145,11 @@ def plan_scene(random: np.random.Generator, times: NDArray[np.float64], keyframe
     for kind in sorted(wanted, key=lambda kind: -kind.size[0][1]):
         for _ in range(ATTEMPTS):
             body = _place(random, kind, ego, keyframes)
+            # A refused place counts as an attempt: a crowded scene ends with fewer bodies instead of never.
             if body is None:
                 continue
+            # The whole way between the first and the last exposure, so that nothing has to be checked at single
+            # moments.
             outline = _swept(body, span)
             if not any(_overlap(outline, other) for other in taken):
                 bodies.append(body)
@@ -165,6 +176,7 @@ def _plan_ego(random: np.random.Generator, duration: float) -> EgoMotion:
         speed = 0.0 if choice < 0.45 else random.uniform(1.5, 8.0)
         rate = yaw = 0.0
         x = random.uniform(-town.TILE / 2, town.TILE / 2)
+        # Lane middles: half and one and a half lanes right of the road's middle, as traffic keeps to the right.
         y = -town.LANE * random.choice([0.5, 1.5])
     quarter = int(random.integers(4))
     for _ in range(quarter):
@@ -176,7 +188,15 @@ def _plan_ego(random: np.random.Generator, duration: float) -> EgoMotion:
 
 
 def _place(random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: NDArray[np.float64]) -> Body | None:
-    """A body of the kind somewhere around the car, or None where it may not stand or would leave the reach."""
+    """A body of the kind somewhere around the car; None at a forbidden place, or if the body would leave the reach.
+
+    Args:
+        random: the scene's generator.
+        kind: of the body.
+        ego: the car's motion.
+        keyframes: [K] moments at which the body must be within ``REACH``.
+    """
+    # Drawn about the middle of the scene, so that moving bodies leave the reach as rarely before as after.
     middle = float(keyframes.mean())
     ego_x, ego_y, ego_yaw = ego.pose(middle)
     ahead, left = random.uniform(-REACH, REACH, 2)
@@ -192,6 +212,7 @@ def _place(random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: N
     yaw = _heading(random, x, y, surface)
     if walks or not kind.category:
         yaw = random.uniform(-math.pi, math.pi)
+    # Back along the way: the place drawn is the body's at the middle, but positions are kept for time 0.
     x -= speed * middle * math.cos(yaw)
     y -= speed * middle * math.sin(yaw)
     ridden = kind.riders and (moves or random.random() < 0.3)
@@ -209,9 +230,18 @@ def _place(random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: N
 
 
 def _heading(random: np.random.Generator, x: float, y: float, surface: str) -> float:
-    """Along the lane on a road, square to the bays or along the walkway elsewhere, with some slack."""
+    """A yaw along the lane on a road, square to the bays or along the walkway elsewhere, with some slack.
+
+    Args:
+        random: the scene's generator.
+        x: of the body, global (m).
+        y: of the body, global (m).
+        surface: at this place.
+    """
+    # Distances from the middles of the two roads of the tile.
     across_x, across_y = ((value % town.TILE) - town.TILE / 2 for value in (x, y))
     along_x, along_y = abs(across_y) < town.ROAD, abs(across_x) < town.ROAD
+    # On the crossing itself both roads run, and neither gives a direction.
     if surface == "road" and along_x != along_y:
         lane = (0.0 if across_y < 0 else math.pi) if along_x else (math.pi / 2 if across_x > 0 else -math.pi / 2)
         return lane + random.normal(0.0, 0.05)
@@ -230,6 +260,7 @@ def _build(
 ) -> Body:
     parts = RIDDEN_PARTS if ridden else kind.parts
     paints = [_colour(random, paint) for paint in kind.paints]
+    # No inset at the bottom: bodies stand on the ground, and so do their boxes.
     inner = np.array(size) - [2 * INSET, 2 * INSET, INSET]
     low = np.array([part.low for part in parts]) * inner
     high = np.array([part.high for part in parts]) * inner
@@ -238,6 +269,7 @@ def _build(
         size=size,
         x=position[0],
         y=position[1],
+        # Into -π to π, like the yaws read back from quaternions.
         yaw=math.remainder(yaw, 2 * math.pi),
         speed=speed,
         attribute=_attribute(kind, speed > 0, ridden, surface),
@@ -260,11 +292,13 @@ def _attribute(kind: Kind, moves: bool, ridden: bool, surface: str) -> str:
 
 
 def _colour(random: np.random.Generator, paint: Paint) -> NDArray[np.float32]:
+    # All three are drawn, even of a range without width, so that a changed paint leaves later draws alone.
     hue, saturation, value = (random.uniform(*limits) for limits in (paint.hue, paint.saturation, paint.value))
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value), np.float32) * 255
 
 
 def _plan_look(random: np.random.Generator) -> Look:
+    # One row a surface, in the order of `town.SURFACES`.
     bases = np.array([(86, 110, 62), (92, 92, 96), (150, 144, 136), (112, 110, 112), (215, 215, 212), (205, 170, 60)])
     grey = random.uniform(170, 225)
     return Look(
@@ -279,7 +313,16 @@ def _plan_look(random: np.random.Generator) -> Look:
 def _rectangle(
     x: float, y: float, yaw: float, ahead: float, half_length: float, half_width: float
 ) -> NDArray[np.float64]:
-    """[4, 2] corners of a rectangle whose centre lies ``ahead`` of a pose."""
+    """[4, 2] corners of a rectangle whose centre lies ahead of a pose.
+
+    Args:
+        x: of the pose (m).
+        y: of the pose (m).
+        yaw: of the pose (rad).
+        ahead: distance of the centre (m).
+        half_length: along the yaw (m).
+        half_width: across the yaw (m).
+    """
     forward = np.array([math.cos(yaw), math.sin(yaw)])
     left = np.array([-forward[1], forward[0]])
     signs = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)])
@@ -287,7 +330,7 @@ def _rectangle(
 
 
 def _swept(body: Body, span: tuple[float, float]) -> NDArray[np.float64]:
-    """[4, 2] corners of all that a body covers between two moments: a rectangle, as it moves along its heading."""
+    """[4, 2] corners of the area covered by a body between two moments: a rectangle, as motion is along the yaw."""
     start, stop = body.speed * span[0], body.speed * span[1]
     length, width, _ = body.size
     half_length, half_width = (length + stop - start + CLEARANCE) / 2, (width + CLEARANCE) / 2
@@ -296,6 +339,7 @@ def _swept(body: Body, span: tuple[float, float]) -> NDArray[np.float64]:
 
 def _overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     """Whether two rectangles share a point: no edge direction of either separates them."""
+    # Separating axis theorem: two convex shapes are apart only if the direction of some edge shows a gap.
     for rectangle in (one, other):
         axes = rectangle[1:3] - rectangle[:2]
         first, second = one @ axes.T, other @ axes.T
