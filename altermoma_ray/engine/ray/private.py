@@ -1,6 +1,6 @@
 """Every use of undocumented parts of Ray; each part has a test, which fails once a release of Ray has moved the part.
 
-Ray is imported by the functions, so that commands which only read the environment start without it.
+The functions import Ray themselves: commands which only read the environment start without Ray.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def check_shared(storage: Location) -> None:
         # `ray.wait` and not `ray.get`: one busy or dying node must not hold up the answers of the others.
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
         for answer in answered:
-            with contextlib.suppress(ray.exceptions.RayError):  # a node that goes meanwhile reads no storage
+            with contextlib.suppress(ray.exceptions.RayError):  # a node which leaves meanwhile reads no storage
                 if not ray.get(answer):
                     raise UserError(
                         f"storage {storage} is another folder on node {asked[answer]}; give --storage a folder that "

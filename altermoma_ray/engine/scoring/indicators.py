@@ -137,7 +137,7 @@ def load_indicators(job: ScoringJob, setting: Reactivation | None) -> Indicators
 
 
 def load_scores(job: ScoringJob, criterion: str | ScoreRequest) -> Weights:
-    """The scores of a criterion from storage; a name stands for the criterion as it is registered."""
+    """The scores of a criterion from storage; a name stands for the criterion as registered."""
     return load_tensors(job.folder().join(ScoreRequest.model_validate(criterion).file).read_bytes())
 
 

@@ -14,7 +14,7 @@ from altermoma_ray.pruning import Reactivation
 from altermoma_ray.pruning.criteria import CRITERIA, Criterion
 
 Value = str | float | int | bool
-"""A parameter's value that a search may vary."""
+"""Value of a parameter which a search may vary."""
 
 
 class ScoreRequest(BaseModel):

@@ -45,7 +45,7 @@ from altermoma_ray.storage import Location
 from altermoma_ray.workloads.workload import flow_of, group_function, groups_of, modalities_of
 
 LEAST_TRAINING_BATCHES = 64
-"""Least number of batches for a criterion that trains while it scores; it goes through these batches several times."""
+"""Least number of batches for a criterion which trains while scoring; the criterion reads them several times."""
 
 
 def score(
@@ -120,7 +120,7 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
     Raises:
         FloatingPointError: a reactivation diverged, with all workers at once; everything else is in storage.
     """
-    # Each part is written as soon as it is known: a job which dies goes on from the last part.
+    # Each part is written as soon as known: a job which dies goes on from the last part.
     rank, _ = rank_and_world()
     folder = job.folder()
     worker = ScoringWorker(job, reporter)
@@ -357,7 +357,7 @@ def _passes(rank: int, world: int, parts: int, modalities: tuple[str, ...]) -> t
         return Share(rank, world, None), modalities
     half = world // 2
     members = [list(range(half)), list(range(half, world))]
-    # `new_group` is collective: a worker which skips the group it is not in hangs all others.
+    # `new_group` is collective: a worker which skips the other half's group hangs all others.
     groups = [distributed.new_group(ranks) for ranks in members]
     side = int(rank >= half)
     return Share(rank - side * half, len(members[side]), groups[side]), (modalities[side],)

@@ -24,7 +24,7 @@ class Event:
     masks: Masks | None = None
     """The masks which hold from then on; None leaves the masks unchanged."""
     is_evaluated: bool = False
-    """Whether the model is evaluated, after it was pruned."""
+    """Whether the model is evaluated, after its pruning."""
 
 
 def step_of(rung: float, steps: int) -> int:

@@ -37,7 +37,7 @@ class TrialJob(BaseModel):
     rungs: tuple[float, ...]
     rung_samples: int
     without: tuple[str, ...] = ()
-    """Modalities that every evaluation masks once more, for metrics of the model without them."""
+    """Modalities masked one by one in further evaluations, for metrics of the model without them."""
     save_every: float
     """Seconds after which a trial keeps its state again; a trial whose process or node dies goes on from there."""
 

@@ -367,7 +367,7 @@ def record_failure(
 
 
 def read_result(job: TrialJob, number: int) -> TrialResult | None:
-    """The result of a trial, or None while it has not ended."""
+    """The result of a trial; None for a trial still to end."""
     file = job.trial_folder(number).join("result.json")
     return TrialResult.from_json(file.read_bytes()) if file.exists() else None
 
