@@ -187,12 +187,6 @@ def train_steps(
 ) -> float:
     """Train on the batches; masks, if any, hold through every step.
 
-    Example:
-        One hundred steps under masks::
-
-            with MaskHolder(model, masks, optimizer) as holder:
-                train_steps(model, task, batches, optimizer, one_cycle(optimizer, 100), clip_norm=35.0, holder=holder)
-
     Args:
         model: the network, wrapped by :func:`data_parallel` in a job of several workers; left in training mode.
         task: gives the loss.
@@ -221,8 +215,7 @@ def train_steps(
         if extra_loss is not None:
             total = total + extra_loss(moved)
         loss = total.mean()
-        # Checked before the backward pass: afterwards weights and Adam's moments would hold the NaN, and the message
-        # would tell of a later step.
+        # Checked before the backward pass: afterwards weights and Adam's moments would hold the NaN.
         value = _mean_over_workers(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}; lower the learning rate")

@@ -184,17 +184,8 @@ class TrialRunner:
         """Prune θ_init by the plan, train up to step ``end`` of ``steps``, and evaluate at every rung and at the end.
 
         A trial which stopped at a rung, or died, goes on from its saved state. ``history`` then begins with the
-        evaluations made before.
-
-        Args:
-            trial: the trial.
-            plan: see :meth:`_plan`.
-            steps: length of the whole fine-tuning.
-            end: the last step of this run, at a rung or at the end.
-            history: receives the evaluations made before.
-            clock: receives the time spent.
+        evaluations made before. ``clock`` receives the time spent.
         """
-        # The model is still the last trial's, masks and statistics included.
         self._model.load_state_dict(self._initial)
         optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=trial.setting.learning_rate, weight_decay=self._recipe.weight_decay
@@ -212,8 +203,7 @@ class TrialRunner:
         masks = next(event.masks for event in reversed(events) if event.step <= done and event.masks is not None)
         units = self._units(trial)
         with MaskHolder(self._model, units.held(masks), optimizer) as holder:
-            # Without fine-tuning, nothing else brings the norms' statistics up to date.
-            if steps == 0:
+            if steps == 0:  # without fine-tuning, nothing else brings the norms' statistics up to date
                 retake_statistics(self._model, self._batches(BATCHES, seed))
                 yield Evaluation(step=0, metrics=self._evaluate(self._evaluator))
                 return
@@ -231,8 +221,7 @@ class TrialRunner:
                 )
                 step = event.step
                 clock.lap("fine_tune")
-                # Pruned before evaluated: the figures are of the masks from here on. And buffers before figures: the
-                # evaluation runs on the running statistics, which every worker has taken on its own samples.
+                # Pruned before evaluated: the figures are of the masks from here on.
                 if event.masks is not None:
                     holder.update(units.held(event.masks))
                 if event.is_evaluated:
@@ -240,8 +229,7 @@ class TrialRunner:
                     metrics = self._evaluate(self._evaluator if step == steps else self._rung_evaluator)
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
-                # Behind the yield: the caller has put the evaluation into the history by now. At its end a trial leaves
-                # its result instead.
+                # Behind the yield: by now the caller has put the evaluation into the history.
                 if step < steps:
                     saved.save(step, history, self._model, optimizer, now=step == end)
 
