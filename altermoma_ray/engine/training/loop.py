@@ -94,7 +94,17 @@ class FineTuningBatches:
 
 
 def _epochs(length: int, recipe: Recipe, steps: int, seed: int) -> Iterator[list[list[int]]]:
-    """Global batches of positions, epoch after epoch, ``steps`` in all."""
+    """Global batches of positions, epoch after epoch, ``steps`` in all.
+
+    Args:
+        length: number of samples in an epoch.
+        recipe: gives the batch size.
+        steps: number of batches.
+        seed: of the order.
+
+    Raises:
+        UserError: a batch has fewer samples than there are workers.
+    """
     _, world = rank_and_world()
     if recipe.batch_size < world:
         raise UserError(f"{world} workers cannot share a batch of {recipe.batch_size} samples; take fewer --workers")

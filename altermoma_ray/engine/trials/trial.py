@@ -159,7 +159,13 @@ class TrialRunner:
         return self._scored(job, job.criteria[0]) if criterion.needs == "scores" else {}
 
     def _plan(self, scores: Weights, trial: TrialTask, steps: int) -> list[tuple[int, Masks]]:
-        """The fine-tuning steps at which to prune, each with its masks; the last masks meet the target."""
+        """The fine-tuning steps at which to prune, each with its masks; the last masks meet the target.
+
+        Args:
+            scores: of all weights; empty for a criterion which left masks.
+            trial: gives sparsity, ratios, schedule and granularity.
+            steps: length of the whole fine-tuning.
+        """
         setting = trial.setting
         if not scores:
             job = self._job.scoring_of(trial)
