@@ -1,4 +1,4 @@
-"""Where Ray is: the cluster that ``RAY_ADDRESS`` names, or this machine and the folder of its session.
+"""The place of Ray: the cluster named by ``RAY_ADDRESS``, or this machine and the folder of its session.
 
 Ray itself tries for minutes to reach a wrong address, and fails with a traceback where its folder's name is too long.
 """
@@ -21,14 +21,15 @@ from altermoma_ray.storage import Location
 _ANSWER_SECONDS = 5
 _SHORT = "/tmp"
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-"""Bytes of a socket's path; the system takes no more."""
+"""Most bytes in a socket's path: the system's 104 (macOS) or 108 (Linux), less the zero at the end."""
 _OF_RAY = len(private.SESSION)
 _OF_PYTHON = len("/pymp-12345678/listener-12345678")
-"""What is added to the folder: by Ray, and by the processes that load data ahead."""
+"""Bytes added to the folder's name: by Ray, and by the processes which load data ahead."""
 
 
 def cluster_address() -> str:
-    """What ``RAY_ADDRESS`` names; empty where Ray is to be started on this machine."""
+    """The address in ``RAY_ADDRESS``; empty where Ray is to be started on this machine."""
+    # `local` is Ray's own word for a new session on this machine, whatever else runs here.
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return "" if address == "local" else address
 
@@ -36,14 +37,22 @@ def cluster_address() -> str:
 def check_cluster() -> None:
     """Find out within seconds whether Ray can be joined or started.
 
+    Example:
+        Before a plan is made and data are read::
+
+            check_cluster()
+            with ray_session():
+                ...
+
     Raises:
         UserError: ``RAY_ADDRESS`` is no cluster's address or none answers there; or Ray would be started on this
             machine in a folder whose name is too long.
     """
     address = cluster_address()
     if not address:
-        session_folder()
+        session_folder()  # called for its errors
         return
+    # Ray's documentation gives both kinds of address for a cluster: each is told its own remedy.
     if address.startswith(("http://", "https://")):
         raise UserError(
             f"RAY_ADDRESS={address} is the address of a dashboard, which takes jobs only; submit this command with "
@@ -62,8 +71,10 @@ def check_cluster() -> None:
             address = private.address_of_this_machine()
         except ConnectionError as error:
             raise UserError(silent) from error
+        # Still unknown: Ray itself has to find the cluster.
         if address == "auto":
             return
+    # From the right: an address of IPv6 has colons of its own.
     host, _, port = address.rpartition(":")
     if not host or "://" in host or not port.isdecimal() or int(port) >= 2**16:
         raise UserError(
@@ -71,6 +82,7 @@ def check_cluster() -> None:
             "another), auto for a cluster on this machine, or unset the variable"
         )
     try:
+        # A bare connection first: gRPC would wait out its whole time limit where a port refuses at once.
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
         raise UserError(silent) from error
@@ -82,7 +94,8 @@ def check_cluster() -> None:
 
 
 def _speaks_grpc(address: str) -> bool:
-    """Whether a server answers as a cluster's head does; another one makes Ray wait for minutes."""
+    """Whether a server answers as a cluster's head does; Ray waits for minutes for any other server."""
+    # Without a proxy, as Ray connects: the proxy in a user's environment need not reach the cluster.
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
@@ -95,9 +108,11 @@ def session_folder() -> str | None:
     """The folder for a session of Ray on this machine; None where Ray's own choice is short enough for its sockets.
 
     Raises:
-        UserError: the folder cannot be written or its name is too long; a ``TMPDIR`` that is too long is passed over
-            where there is a short folder to take in its place.
+        UserError: the folder cannot be written, or its name is too long. A long ``TMPDIR`` is passed over where the
+            short folder can be written; a long ``RAY_TMPDIR`` is refused.
     """
+    # RAY_TMPDIR was set for Ray alone, so this very folder is wanted, perhaps for its disk. TMPDIR is commonly set by a
+    # batch system, for all programs.
     longest = _LONGEST_SOCKET - _OF_RAY
     name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     folder = os.environ.get(name, _SHORT)
@@ -117,22 +132,32 @@ def session_folder() -> str | None:
 
 @contextlib.contextmanager
 def short_folders() -> Iterator[str | None]:
-    """Let the processes that are started meanwhile put their sockets into a short folder, if they must.
+    """Let processes started inside the ``with`` block put their sockets into a short folder, if they must.
+
+    Example:
+        A session of Ray under a long ``TMPDIR``::
+
+            with short_folders() as folder:
+                ray.init(**private.in_folder(folder))
 
     Yields:
-        Ray's folder, where it is not Ray's own choice.
+        Ray's folder; None for Ray's own choice.
     """
     folder = session_folder()
     given = os.environ.get("TMPDIR")
+    # Sockets of Python's multiprocessing lie in TMPDIR as well, also where Ray's own are short enough by RAY_TMPDIR.
     too_long = given is not None and _length(given) > _LONGEST_SOCKET - _OF_PYTHON
     if too_long or folder is not None:
         os.environ["TMPDIR"] = _SHORT
     try:
+        # `/tmp/ray` and not `/tmp`: Ray adds `ray` to a folder of its own choice, but not to a given one.
         yield None if folder is None else str(Path(folder, "ray"))
     finally:
+        # Put back: all other temporary files of this process belong into the user's folder.
         if given is not None:
             os.environ["TMPDIR"] = given
 
 
 def _length(folder: str) -> int:
+    # Bytes, not letters: an umlaut takes two of them.
     return len(os.fsencode(folder))

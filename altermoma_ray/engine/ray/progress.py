@@ -1,4 +1,4 @@
-"""A progress bar on the driver that follows what workers report."""
+"""A progress bar on the driver, fed by the reports of workers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from altermoma_ray.console import console
 class _Counter:
     """Counts finished steps of a job."""
 
+    # An actor, since workers run on any node, and start and die while the bar goes on. Without a CPU of its own: on a
+    # full machine an actor with one would take a worker's place.
+
     def __init__(self) -> None:
         self.done = 0.0
         self.text = ""
@@ -29,22 +32,42 @@ class _Counter:
 
 
 class Reporter:
-    """A worker's end of a progress bar: fire and forget."""
+    """A worker's end of a progress bar.
+
+    Reports are sent without waiting::
+
+        reporter.advance(1, "loss 3.14")
+
+    Args:
+        counter: the actor on the driver's node.
+    """
 
     def __init__(self, counter: Any) -> None:
         self._counter = counter
 
     def advance(self, amount: float = 1.0, text: str = "") -> None:
-        """Move the bar by ``amount`` steps; ``text`` replaces the note behind it."""
+        """Move the bar by ``amount`` steps; ``text`` replaces the note behind the bar."""
+        # The answer is never asked for: a slow or dead counter must not hold up the work.
         self._counter.advance.remote(amount, text)
 
 
 class ProgressBar:
-    """The driver's end: a bar that follows what the workers report."""
+    """The driver's end of a progress bar.
+
+    The bar moves inside the ``with`` block, while the driver waits for its workers::
+
+        with ProgressBar("scoring", total=100) as bar:
+            start_workers(bar.reporter)
+
+    Args:
+        describe: text before the bar.
+        total: number of steps at the end.
+    """
 
     def __init__(self, describe: str, total: int) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._counter = _Counter.options(scheduling_strategy=here).remote()  # with the driver, not on a node that goes
+        # On the driver's own node: any other node may leave the cluster and take the count along.
+        self._counter = _Counter.options(scheduling_strategy=here).remote()
         self.reporter = Reporter(self._counter)
         self._describe, self._total = describe, total
         self._stop = threading.Event()
@@ -55,6 +78,7 @@ class ProgressBar:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # Joined, so that the bar is gone from the terminal before the next line is printed.
         self._stop.set()
         self._thread.join()
 
@@ -72,10 +96,10 @@ class ProgressBar:
             while not self._stop.wait(1.0):
                 try:
                     done, note = ray.get(self._counter.state.remote())
-                except ray.exceptions.RayError:  # the work itself tells what happened
+                except ray.exceptions.RayError:  # the bar ends quietly: the work itself will tell the reason
                     return
                 progress.update(task, completed=int(done), note=note)
                 share = int(10 * done / self._total) if self._total else 0
-                if not console.is_terminal and share > tenths:  # a log gets a line now and then
+                if not console.is_terminal and share > tenths:  # a log file gets ten lines, not one a second
                     tenths = share
                     console.print(f"  {self._describe}: {int(done)}/{self._total} {note}")

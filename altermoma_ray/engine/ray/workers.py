@@ -1,4 +1,4 @@
-"""Ray: the session, jobs on Ray Train workers, and what their workers share."""
+"""Ray: the session, jobs on Ray Train workers, and the workers' sums."""
 
 from __future__ import annotations
 
@@ -28,22 +28,33 @@ from altermoma_ray.storage import Location
 
 _RESTARTS = 3
 _LOST = re.compile("Connection (reset|closed) by peer")
-"""What gloo says of a process that is gone."""
+"""Words of gloo for a process which is gone."""
 _ANSWER_SECONDS = 120  # for a node to start a process and look
 
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
-    """Join the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start Ray on this machine.
+    """Join the cluster named by ``RAY_ADDRESS`` (``ray job submit`` sets it), or start Ray on this machine.
 
     Ray's own lines stay out of the terminal; they are in its session folder.
+
+    Example:
+        Everything with workers happens inside::
+
+            with ray_session():
+                run_on_workers(function, job, workers=2, storage=storage, describe="scoring", total=100)
+
+    Raises:
+        UserError: no cluster answers, or Ray does not start.
     """
+    # A command may open a session and call another's code which opens one too: the outer one stays.
     if ray.is_initialized():
         yield
         return
     private.silence()
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     check_cluster()
+    # Busywork is switched off by variables which Ray's processes inherit: a running cluster keeps its own.
     cluster = cluster_address()
     with contextlib.nullcontext() if cluster else private.without_busywork():
         _start_ray(cluster)
@@ -54,6 +65,7 @@ def ray_session() -> Iterator[None]:
 
 
 def _start_ray(cluster: str) -> None:
+    # The object store is small on purpose: data pass through storage, and Ray would take 30 % of the memory for it.
     local: dict[str, Any] = {} if cluster else {"include_dashboard": False, "object_store_memory": 1 << 30}
     told_to_stop = signal.getsignal(signal.SIGTERM)
     try:
@@ -62,7 +74,8 @@ def _start_ray(cluster: str) -> None:
                 console.print(f"[yellow]Ray[/] works in {folder}: the name in TMPDIR is too long for its sockets")
             local |= private.in_folder(folder)
             ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-        if callable(told_to_stop):  # Ray's own aborts the process after 3 seconds, whatever is being tidied up
+        # `ray.init` installs a handler of its own, which aborts the process after 3 seconds, tidied up or not.
+        if callable(told_to_stop):
             signal.signal(signal.SIGTERM, told_to_stop)
     except Exception as error:
         if cluster:
@@ -70,15 +83,21 @@ def _start_ray(cluster: str) -> None:
                 f"no Ray cluster answers at RAY_ADDRESS={cluster}; start it or unset the variable"
             ) from error
         raise UserError(f"Ray does not start on this machine ({error}); try again when it is less busy") from error
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to a trial is told in a line of ours
+    # A trial's fate is told in a line of ours; Tune would add its traceback.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
 
 
 def worker_slots(gpus_per_worker: float) -> int:
-    """How many workers can run at once, each with one CPU and ``gpus_per_worker`` GPUs.
+    """Number of workers which can run at once, each with one CPU and ``gpus_per_worker`` GPUs.
 
-    On an autoscaling cluster that is what it may grow to: nodes come when trials ask for them.
+    Example:
+        On a machine with 16 CPUs and 2 GPUs::
+
+            worker_slots(0.0)    # 16
+            worker_slots(0.5)    # 4
     """
+    # An autoscaling cluster counts at its largest: its nodes come only once trials ask for them.
     resources = dict(ray.cluster_resources())
     for name, most in private.most_resources().items():
         resources[name] = max(resources.get(name, 0), most)
@@ -89,18 +108,20 @@ def worker_slots(gpus_per_worker: float) -> int:
 
 
 def driver_resources() -> dict[str, float]:
-    """What a process asks for that only waits for others: a place on a node that stays, where the cluster has such."""
+    """The request of a process which only waits for others: a place on a lasting node, where the cluster has one."""
     if "driver" in ray.cluster_resources():
         return {"CPU": 0, "driver": 0.01}
-    return {"CPU": 0, "memory": 1}  # Ray refuses a request for nothing at all
+    # One byte of memory: Ray refuses a request for nothing at all.
+    return {"CPU": 0, "memory": 1}
 
 
 def check_room(workers: int, gpus_per_worker: float) -> None:
-    """Find out whether this machine holds so many workers; a cluster may still grow, so it is not asked.
+    """Find out whether this machine has room for so many workers.
 
     Raises:
-        UserError: it does not, and a job would wait for ever.
+        UserError: the machine has too few CPUs or GPUs, and a job would wait for ever.
     """
+    # A cluster may still grow: a job may wait there for a node.
     if cluster_address():
         return
     resources = ray.cluster_resources()
@@ -114,11 +135,13 @@ def check_room(workers: int, gpus_per_worker: float) -> None:
 
 
 def result_of(reference: Any) -> Any:
-    """What a Ray task returned.
+    """The value returned by a Ray task.
 
     Raises:
         UserError: the task raised one.
+        ray.exceptions.RayTaskError: the task failed otherwise.
     """
+    # Ray raises a mixture of its own error and the task's, whose text is a whole traceback.
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -127,17 +150,18 @@ def result_of(reference: Any) -> Any:
 
 
 def check_shared(storage: Location) -> None:
-    """Find out whether the cluster's other nodes see a storage folder that is on this machine's disk.
+    """Find out whether the cluster's other nodes see a storage folder on this machine's disk.
 
-    Nodes that come later are not asked.
+    Nodes of an autoscaling cluster which come later are not asked.
 
     Raises:
-        UserError: one does not.
+        UserError: a node does not see the folder.
     """
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     if not storage.is_local or not others:
         return
+    # A file with a new name, since each node may have a folder of the same path on its own disk.
     marker = storage.join(f".{uuid.uuid4().hex}.probe")
     marker.write_text("")
     try:
@@ -147,9 +171,10 @@ def check_shared(storage: Location) -> None:
             ): node["NodeManagerAddress"]
             for node in others
         }
+        # `ray.wait` and not `ray.get`: one busy or dying node must not hold up the answers of the others.
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
         for answer in answered:
-            with contextlib.suppress(ray.exceptions.RayError):  # a node that goes meanwhile reads no storage
+            with contextlib.suppress(ray.exceptions.RayError):  # a node which leaves meanwhile reads no storage
                 if not ray.get(answer):
                     raise UserError(
                         f"storage {storage} is another folder on node {asked[answer]}; give --storage a folder that "
@@ -178,12 +203,21 @@ def run_on_workers(
 
     When a worker's process or node dies, all of them start again, up to three times.
 
+    Example:
+        Two workers count to ten together::
+
+            def count(job, reporter):
+                for _ in range(job // rank_and_world()[1]):
+                    reporter.advance()
+
+            run_on_workers(count, 10, workers=2, storage=storage, describe="counting", total=10)
+
     Args:
-        function: what every worker runs, with ``torch.distributed`` set up; ``reporter.advance(n)`` moves the bar.
+        function: run by every worker, with ``torch.distributed`` set up; ``reporter.advance(n)`` moves the bar.
         job: picklable description of the work.
         workers: number of workers, each with one CPU.
         gpus_per_worker: GPUs of each worker.
-        storage: where Ray may keep its files while the job runs; every node must reach it.
+        storage: place for Ray's files while the job runs, within reach of every node.
         describe: the bar's text.
         total: steps of the whole job.
 
@@ -191,6 +225,7 @@ def run_on_workers(
         UserError: a worker raised one.
         ray.train.TrainingFailedError: a worker failed otherwise, or died once more.
     """
+    # Not left to Train's own restarts: Train would also start again after an error of the job, which only comes again.
     for again in reversed(range(_RESTARTS + 1)):
         try:
             _run_once(function, job, workers, gpus_per_worker, storage, describe, total)
@@ -213,6 +248,7 @@ def _run_once(
 ) -> None:
     from ray.train import RunConfig, ScalingConfig
 
+    # Before anything is asked for: places of a controller killed earlier would leave this job without CPUs.
     private.free_abandoned_places()
     with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
         reserved = scratch.join("reserved")
@@ -228,6 +264,7 @@ def _run_once(
         )
         try:
             trainer.fit()
+        # The group's number comes from storage: only workers can tell, and by now they may all be dead.
         except Exception:
             if reserved.exists():
                 private.free_places(reserved.read_text())
@@ -235,7 +272,9 @@ def _run_once(
 
 
 def has_died(error: Exception) -> bool:
-    """Whether a job failed because a process of it died: the others then complain of a lost connection."""
+    """Whether a job failed by the death of one of its processes."""
+    # The dead process itself says nothing: the survivors complain of a lost connection. All must complain of nothing
+    # else, since a worker which raises an error of its own also cuts the connections of the others.
     failures = private.failures_of_workers(error)
     if failures and all(isinstance(one, distributed.DistError) or _LOST.search(str(one)) for one in failures):
         return True
@@ -244,7 +283,14 @@ def has_died(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def scratch_folder(storage: Location) -> Iterator[Location]:
-    """A folder in storage for what Ray writes on the way; nothing of it is needed afterwards."""
+    """A folder in storage for Ray's own files, deleted at the end of the ``with`` block.
+
+    Example:
+        The folder of one job::
+
+            with scratch_folder(storage) as scratch:
+                run_config = RunConfig(storage_path=scratch.path, storage_filesystem=scratch.filesystem)
+    """
     folder = storage.join("ray", uuid.uuid4().hex)
     folder.make_folder()
     try:
@@ -254,6 +300,7 @@ def scratch_folder(storage: Location) -> Iterator[Location]:
 
 
 def _worker_main(config: dict[str, Any]) -> None:
+    # The first act of each worker: a death at any later moment leaves the group's number behind.
     group = get_current_placement_group()
     assert group is not None
     Location.parse(config["reserved"]).write_text(group.id.hex())
@@ -261,8 +308,10 @@ def _worker_main(config: dict[str, Any]) -> None:
 
 
 def _raise_user_error(error: Exception) -> None:
-    """Raise the :class:`UserError` that made a worker fail, if one did."""
+    """Raise the :class:`UserError` of a failed worker, if there is one."""
     for failure in (error, *private.failures_of_workers(error)):
+        # Ray keeps the original error in `cause`, Python in `__cause__`, and both may be nested. Ray's own error is an
+        # instance of the original's class as well: it is passed over for the original behind it.
         cause: BaseException | None = failure
         while cause is not None:
             if isinstance(cause, UserError) and not isinstance(cause, ray.exceptions.RayTaskError):
@@ -271,28 +320,45 @@ def _raise_user_error(error: Exception) -> None:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This worker's rank and the number of workers; (0, 1) outside a job."""
+    """This worker's rank and the number of workers; (0, 1) outside a job.
+
+    >>> rank_and_world()
+    (0, 1)
+    """
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def worker_device() -> torch.device:
-    """The GPU that Ray gave this process, made current, else the CPU."""
+    """The GPU given to this process by Ray, made current; else the CPU."""
+    # PyTorch alone is not asked: a worker without a GPU of its own still sees those of its node.
     if not torch.cuda.is_available() or not ray.get_gpu_ids():
         return torch.device("cpu")
-    if distributed.is_initialized():  # workers of a job see all GPUs of their node
+    # Workers of a job see all GPUs of their node, and Train knows which is whose. A Tune actor sees only its own.
+    if distributed.is_initialized():
         from ray.train.torch import get_device
 
         device = get_device()
     else:
         device = torch.device("cuda", 0)
+    # Made current, since kernels and NCCL would otherwise start a context on GPU 0 for every worker.
     torch.cuda.set_device(device)
     return device
 
 
 def sum_over(group: distributed.ProcessGroup | None, world: int) -> Callable[[list[Tensor]], None]:
-    """A function that sums tensors in place over the workers of a group, in one message."""
+    """A function which sums tensors in place over the workers of a group, in one message.
+
+    >>> total = torch.ones(2)
+    >>> sum_over(None, world=1)([total])  # one worker: nothing to add
+    >>> total
+    tensor([1., 1.])
+
+    Args:
+        group: the workers; None means all workers of the job.
+        world: number of workers in the group.
+    """
 
     def reduce(tensors: list[Tensor]) -> None:
         if world == 1 or not tensors:
@@ -300,6 +366,7 @@ def sum_over(group: distributed.ProcessGroup | None, world: int) -> Callable[[li
         if len(tensors) == 1:
             distributed.all_reduce(tensors[0], group=group)
             return
+        # One message for all: a model has hundreds of tensors, and each message costs a round trip.
         flat = _flatten_dense_tensors(tensors)
         distributed.all_reduce(flat, group=group)
         for tensor, total in zip(tensors, _unflatten_dense_tensors(flat, tensors), strict=True):

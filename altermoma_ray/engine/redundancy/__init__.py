@@ -1,1 +1,1 @@
-"""The redundancy report: how much of a fusion model is there twice, where, and what pruning makes of it."""
+"""The redundancy report: the doubled parts of a fusion model, their places, and their fate in pruning."""

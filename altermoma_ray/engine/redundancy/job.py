@@ -1,9 +1,11 @@
-"""The plan of a redundancy report, and where its parts lie in storage.
+"""The plan of a redundancy report, and the places of its parts.
 
-reports/<name>/trials/0000/...         the pruned model, when the report prunes one; reused by the next report
-              /report.json             every figure
-              /features.safetensors    ‖F‖ of every feature picture, and the occupied cells of its sample
-reports/<name>.html                    the page
+In storage::
+
+    reports/<name>/trials/0000/...         the pruned model, when the report prunes one; reused by the next report
+                  /report.json             every figure
+                  /features.safetensors    ‖F‖ of every feature picture, and the occupied cells of its sample
+    reports/<name>.html                    the page
 """
 
 from __future__ import annotations
@@ -40,33 +42,50 @@ FEATURE_SAMPLES = 8
 
 
 def evaluations(modalities: int) -> int:
-    """How often a report evaluates: as it is, pruned and fine-tuned, whole and without each modality; reactivated."""
+    """Number of a report's evaluations.
+
+    Three states (unpruned, pruned, fine-tuned) are evaluated whole and without each modality; each reactivated model is
+    evaluated without its masked modality.
+
+    >>> evaluations(2)
+    11
+    """
     return 3 * (1 + modalities) + modalities
 
 
 class RedundancyJob(BaseModel):
-    """Everything that a worker needs to measure a report."""
+    """Everything a worker needs to measure a report.
+
+    The three stages of a report, and its figures::
+
+        score_for_report(job, workers=2, gpus_per_worker=0.0)
+        prune_for_report(job, workers=2, gpus_per_worker=0.0)
+        measure_report(job, workers=2, gpus_per_worker=0.0)
+        report, pictures = job.read()
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     dataset: str
     model: str
     trial: TrialJob
-    """The job that prunes and fine-tunes, as one trial of a search."""
+    """The job of pruning and fine-tuning, run as one trial of a search."""
     task: TrialTask
     pruned: Place | None
     """Folder of a pruned model, by URI; None for the trial's own."""
 
     @property
     def scoring(self) -> ScoringJob:
-        """What the report compares: DeCI, ReRI of one reactivation, and the scores of all one-shot criteria."""
+        """The job of the compared parts: DeCI, ReRI of one reactivation, and the scores of all one-shot criteria."""
+        # Criteria which prune in rounds are left out: they have no scores, and their masks serve one sparsity alone.
         scores = tuple(ScoreRequest(criterion=name) for name, one in CRITERIA.items() if one.needs == "scores")
         wanted = Wanted(contribution=True, settings=(self.reactivation,), criteria=scores)
         return self.trial.scoring.model_copy(update=dict(wanted))
 
     @property
     def scoring_jobs(self) -> list[ScoringJob]:
-        """All that has to be scored: for the report, and for the trial where there is one."""
+        """The jobs to score: for the report, and for the trial where there is one."""
+        # Merged: the trial's indicators are mostly the report's, and would otherwise be computed twice.
         own = [] if self.pruned is not None else [self.trial.scoring_of(self.task)]
         return merged([self.scoring, *own])
 
@@ -84,16 +103,22 @@ class RedundancyJob(BaseModel):
 
     @property
     def page(self) -> Location:
-        """Where the page is written."""
+        """The file of the page."""
         return self.folder.parent.join(f"{self.name}.html")
 
     @property
     def pruned_folder(self) -> Location:
-        """Where the pruned model is, or will be."""
+        """The folder of the pruned model, written by the trial unless given."""
         return Location.parse(self.pruned) if self.pruned is not None else self.trial.trial_folder(self.task.number)
 
     def scores(self, indicators: Indicators, groups: dict[str, list[str]]) -> dict[str, Weights]:
-        """Scores by criterion, from storage; those made of indicators with this report's reactivation."""
+        """Scores by criterion, from storage.
+
+        Args:
+            indicators: with the ReRI of this report's reactivation, read by all criteria made of indicators.
+            groups: weight names by group.
+        """
+        # Also criteria registered with a reactivation of their own get the report's: the page compares their formulas.
         found = {}
         for name, criterion in CRITERIA.items():
             if isinstance(criterion, IndicatorCriterion):
@@ -103,17 +128,18 @@ class RedundancyJob(BaseModel):
         return found
 
     def read(self) -> tuple[RedundancyReport, dict[str, Tensor]]:
-        """What the workers measured: the figures, and the tensors of the feature pictures."""
+        """The workers' results: the figures, and the tensors of the feature pictures."""
         report = RedundancyReport.model_validate_json(self.folder.join("report.json").read_bytes())
         return report, load_tensors(self.folder.join("features.safetensors").read_bytes())
 
 
 def check_reportable(workload: Workload) -> None:
-    """Find out whether a workload has the parts that only a redundancy report asks for.
+    """Find out whether a workload has the parts for a redundancy report.
 
     Raises:
-        UserError: its model gives no feature maps, or its task does not tell where objects are.
+        UserError: its model gives no feature maps, or its task does not tell the places of objects.
     """
+    # Checked before any scoring: a search does without these parts, so a workload may well lack them.
     for owner, part, name in (
         ("model", workload.build(), "features"),
         ("task", workload.task, "occupied"),
@@ -129,11 +155,16 @@ def check_reportable(workload: Workload) -> None:
 def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, sparsity: float | None) -> RedundancyJob:
     """The job of a report.
 
+    Example:
+        A report which prunes a model of its own by AlterMOMA::
+
+            job = plan_report(plan, "altermoma", pruned=None, sparsity=0.9)
+
     Args:
-        plan: a search's plan with the report's data, checkpoint and seed; nothing of it is saved.
-        criterion: a key of ``CRITERIA`` that prunes where ``pruned`` is None.
-        pruned: folder with ``model.safetensors`` and ``masks.safetensors``, such as a trial's.
-        sparsity: at which criteria are compared; None takes the plan's, or that of ``pruned``.
+        plan: a search's plan with the report's data, checkpoint and seed; the plan itself is not saved.
+        criterion: a key of ``CRITERIA``; prunes where ``pruned`` is None.
+        pruned: folder with ``model.safetensors`` and ``masks.safetensors``, for example a trial's.
+        sparsity: of the compared criteria; None takes the sparsity of ``pruned``, or of the plan.
 
     Raises:
         UserError: ``pruned`` holds no pruned model, or one of another shape.
@@ -143,7 +174,9 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
         sparsity = masks.sparsity() if sparsity is None else sparsity
     total = plan.sparsity if sparsity is None else sparsity
     published = plan.space.setting(plan.space.published(total), plan.sizes, total)
-    own = CRITERIA[criterion]  # with the published reactivation, so that the page compares like with like
+    # Of the criterion only its factors are taken. The reactivation stays the published one, shared by all compared
+    # criteria.
+    own = CRITERIA[criterion]
     names = [name for name in OWN_FIELDS if name in parameter_names(own)] if own.needs == "indicators" else []
     factors = {name: getattr(own, name) for name in names}
     setting = PruningSetting.model_validate({**published.model_dump(), "criterion": criterion, **factors})
@@ -151,6 +184,8 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
     assert published.reactivation is not None
     scoring = job.scoring.model_copy(update=dict(Wanted(settings=(published.reactivation,))))
     task = TrialTask(number=0, setting=setting)
+    # The name's hash covers everything with an effect on the figures: the same command finds its report again, and
+    # another one never overwrites it. Nothing of the machine enters, so a moved storage keeps its names.
     identity = [
         scoring.checkpoint_hash,
         scoring.folder().name,
@@ -164,6 +199,7 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     label = criterion if pruned is None else "pruned"
     folder = plan.storage.join("reports", f"redundancy-{plan.model}-{label}-{total:.3g}-{key}")
+    # Without rungs: the trial runs to its end in one go, and is evaluated only there.
     trial = job.model_copy(update={"scoring": scoring, "folder": str(folder), "rungs": ()})
     return RedundancyJob(
         dataset=plan.dataset,
@@ -175,14 +211,21 @@ def plan_report(plan: SearchPlan, criterion: str, pruned: Location | None, spars
 
 
 class PrunedModel:
-    """A pruned, fine-tuned model in a folder, as trials leave it."""
+    """A pruned, fine-tuned model in the folder of a trial.
+
+    The masks are read once, the model at every call::
+
+        pruned = PrunedModel(job.pruned_folder, workload)
+        model, trial = pruned.load()
+        pruned.masks.sparsity()
+    """
 
     def __init__(self, folder: Location, workload: WorkloadReference) -> None:
         self.folder, self._workload = folder, workload
 
     @cached_property
     def masks(self) -> Masks:
-        """What is kept.
+        """The masks of the kept weights.
 
         Raises:
             UserError: there are no masks, or the file is damaged.
@@ -199,16 +242,17 @@ class PrunedModel:
             raise UserError(f"{file} holds no masks ({error}); give --pruned the folder of a trial") from error
 
     def load(self) -> tuple[nn.Module, dict[str, object]]:
-        """The fine-tuned model on the CPU, and the configuration of its trial, empty where it is not known."""
+        """The fine-tuned model on the CPU, and the configuration of its trial; empty for a model of unknown origin."""
         model, metadata = self._workload.load().load(self.folder.join("model.safetensors"))
         return model, metadata.get("trial", {})
 
     def check(self, unpruned: nn.Module) -> Masks:
-        """The masks, if this is the unpruned model's.
+        """The masks, if made for this unpruned model.
 
         Raises:
-            UserError: it is not.
+            UserError: the masks, or the configuration, are another model's.
         """
+        # Shapes alone would pass two models which differ in a setting without weights, for example a grid's extent.
         shapes = {name: weight.shape for name, weight in prunable_weights(unpruned).items()}
         same = {name: mask.shape for name, mask in self.masks.items()} == shapes
         pruned, _ = self.load()

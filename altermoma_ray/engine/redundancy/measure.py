@@ -1,7 +1,7 @@
 """Measuring a redundancy report on Ray Train workers: score, prune and fine-tune, then look at every state.
 
-Evaluations and reactivation are shared by all workers and come out the same on any number of them; features, shares
-and removals are rank 0's, which also writes the files.
+All workers share evaluations and reactivation, with the same results for any number of workers. Rank 0 alone records
+features, computes shares and removals, and writes the files.
 """
 
 from __future__ import annotations
@@ -46,14 +46,31 @@ from altermoma_ray.tracking.redundancy.records import (
 
 
 def score_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> tuple[int, int]:
-    """Put all indicators and scores of a report into storage; returns how many were computed, and of how many."""
+    """Put all indicators and scores of a report into storage.
+
+    Args:
+        job: the report's job.
+        workers: Ray Train workers.
+        gpus_per_worker: GPUs of each worker.
+
+    Returns:
+        The number of computed parts, and the number of all parts.
+    """
     wanted = job.scoring_jobs
     computed = score(wanted, workers=workers, gpus_per_worker=gpus_per_worker)
     return computed, sum(len(scoring) for scoring in wanted)
 
 
 def prune_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> bool:
-    """Prune and fine-tune as one trial of a search does, unless that was done before; returns whether it was not.
+    """Prune and fine-tune as in one trial of a search, unless done before.
+
+    Args:
+        job: the report's job.
+        workers: Ray Train workers.
+        gpus_per_worker: GPUs of each worker.
+
+    Returns:
+        Whether the trial ran now.
 
     Raises:
         UserError: the trial failed.
@@ -62,10 +79,17 @@ def prune_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float
 
 
 def measure_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> None:
-    """Measure everything and write it to storage; :meth:`RedundancyJob.read` reads it."""
+    """Measure every figure and write the report to storage; :meth:`RedundancyJob.read` reads the report.
+
+    Args:
+        job: the report's job; indicators, scores and the pruned model are in storage.
+        workers: Ray Train workers.
+        gpus_per_worker: GPUs of each worker.
+    """
     workload = job.trial.workload.load()
     samples = len(workload.source().rows("validation", job.trial.validation_part))
     modalities = len(workload.modalities)
+    # The bar counts two kinds of work by batches: those of evaluations, and the steps of one reactivation per modality.
     steps = job.reactivation.steps * modalities
     run_on_workers(
         measure_worker,
@@ -79,17 +103,27 @@ def measure_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) 
 
 
 def measure_worker(job: RedundancyJob, reporter: Reporter | None = None) -> None:
-    """One worker's share of a report; rank 0 writes it."""
+    """One worker's share of a report; rank 0 writes the report."""
     Measurement(job, reporter).run()
 
 
 class Measurement:
-    """One worker's model and data, and what it finds."""
+    """One worker's model, data and findings.
+
+    Every worker of a job makes one and runs it::
+
+        Measurement(job, reporter).run()
+
+    Args:
+        job: the report's job.
+        reporter: the worker's end of the progress bar; None without a bar.
+    """
 
     def __init__(self, job: RedundancyJob, reporter: Reporter | None) -> None:
         self._job, self._reporter = job, reporter
         workload = job.trial.workload.load()
         self._data = workload.source()
+        # The scoring worker's model, data and shares: a reactivation here is then ReRI's own, batch for batch.
         self._scorer = ScoringWorker(job.scoring, reporter)
         self._model = self._scorer.model
         self._modalities = tuple(reversed(self._scorer.modalities))
@@ -98,13 +132,16 @@ class Measurement:
         self._share = self._scorer.everyone
         rows = self._data.rows("validation", job.trial.validation_part)
         self._evaluator = Evaluator(self._data, rows, batch_size=workload.recipe.batch_size)
+        # Rank 0 alone records features: so few samples are not worth sharing, as their whole maps would be gathered.
         self._is_first = rank_and_world()[0] == 0
         self._features, self._sample, self._occupied = self._recorder()
         self._sensors: list[SensorFigures] = []
         self._seconds: dict[str, float] = {}
 
     def run(self) -> None:
-        """Look at every state; write what was found."""
+        """Look at every state of the model, then write the report."""
+        # One model passes through all states. The order matters: reactivation and the mask holder start from θ_init,
+        # which the fine-tuned weights, loaded last, replace for good.
         pruned = PrunedModel(self._job.pruned_folder, self._job.trial.workload)
         with self._clock("unpruned"):
             self._evaluate(UNPRUNED, INTACT, *self._modalities)
@@ -116,7 +153,8 @@ class Measurement:
                     self._evaluate(REACTIVATED, sensor)
                     self._record(REACTIVATED, masked=sensor)
         with self._clock("pruned"):
-            with MaskHolder(self._model, pruned.masks):  # μ ⊙ θ_init
+            # μ ⊙ θ_init. The pruned weights stay at zero after the block; the fine-tuned state replaces them all.
+            with MaskHolder(self._model, pruned.masks):
                 self._evaluate(PRUNED, INTACT, *self._modalities)
                 self._record(PRUNED)
             fine_tuned, trial = pruned.load()
@@ -128,6 +166,7 @@ class Measurement:
 
     @contextmanager
     def _reactivated(self, masked: str) -> Iterator[None]:
+        # All workers together, with the batches of the stored ReRI: θ_B is the same model on any number of workers.
         batches = [self._share.of_batch(batch) for batch in self._scorer.reactivation_data]
         setting, reduce = self._job.reactivation, self._share.reduce
         with reactivated(self._model, self._scorer.loss, masked, batches, setting, reduce=reduce):
@@ -141,6 +180,7 @@ class Measurement:
             self._sensors.append(SensorFigures(state=state, lost=sensor, figures=figures))
 
     def _advance(self) -> None:
+        # Each worker reports its own batches. Its last batch may be smaller, so the sum may pass the total a little.
         if self._reporter is not None:
             self._reporter.advance()
 
@@ -155,12 +195,14 @@ class Measurement:
         """
         if not self._is_first:
             return None, "", torch.zeros(0)
+        # Batches of one sample: with all of them in one, feature maps of a large model may fill a GPU.
         rows = self._data.rows("validation", self._job.trial.validation_part, FEATURE_SAMPLES)
         dataset = self._data.dataset(rows, augment=False, seed=0)
         samples = [self._data.collate([dataset[position]]) for position in range(len(dataset))]
         batches = [sample.to(worker_device()) for sample in samples]
         occupied = torch.cat([self._task.occupied(batch) for batch in batches])
         fullest = int(occupied.flatten(1).sum(dim=1).argmax())
+        # Only the task knows a sample's name, the key of a decoded prediction.
         with evaluation(self._model), torch.inference_mode():
             (name,) = self._task.decode(self._model(batches[fullest]), batches[fullest])
         recorder = FeatureRecorder(batches, rows_of(self._scorer.modalities), occupied, pictured=fullest)
@@ -183,6 +225,8 @@ class Measurement:
         with self._clock("criteria"):
             target = Target(groups=groups, sparsity=sparsity)
             masks = {name: target.masks(scores) for name, scores in job.scores(indicators, groups).items()}
+            # A given model's criterion is not known for sure, and a criterion of rounds has no scores here. In all
+            # other cases this model's masks are one of the rows already.
             if job.pruned is not None or job.task.setting.criterion not in masks:
                 masks[THIS_MODEL] = pruned.masks
             removed = removals(masks, groups)
@@ -213,10 +257,11 @@ class Measurement:
             seconds=self._seconds,
         )
         tensors = {**self._features.pictures, OCCUPIED: self._occupied.cpu().contiguous()}
+        # The report last: a page is drawn once it exists, and needs the pictures.
         job.folder.join("features.safetensors").write_bytes(save_tensors(tensors))
         job.folder.join("report.json").write_text(report.model_dump_json(indent=2))
 
 
 def _kept(dataroot: str | None, storage: Location) -> str:
-    """A data set's address as it is kept beside a storage; empty for a workload that names none."""
+    """A data set's address in stored form, relative inside the storage; empty for a workload without an address."""
     return "" if dataroot is None else Location.parse(dataroot).kept_in(storage)

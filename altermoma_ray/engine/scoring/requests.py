@@ -1,4 +1,4 @@
-"""What may be asked of the scoring job: indicators, scores and masks of criteria with any parameters."""
+"""Requests to the scoring job: indicators, scores and masks of criteria with any parameters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from altermoma_ray.pruning import Reactivation
 from altermoma_ray.pruning.criteria import CRITERIA, Criterion
 
 Value = str | float | int | bool
-"""A parameter's value that a search may vary."""
+"""Value of a parameter which a search may vary."""
 
 
 class ScoreRequest(BaseModel):
-    """Scores of a criterion that any target can use.
+    """Scores of a criterion, for any target.
 
-    The name of a criterion stands for the criterion as it is registered:
+    The name of a criterion stands for the criterion as registered:
 
     >>> ScoreRequest.model_validate("snip") == ScoreRequest(criterion="snip")
     True
@@ -35,19 +35,22 @@ class ScoreRequest(BaseModel):
     criterion: str
     """A key of :data:`altermoma_ray.pruning.criteria.CRITERIA`."""
     parameters: dict[str, Value] = Field(default_factory=dict)
-    """Those that are not as registered."""
+    """Parameters with other values than the registered ones."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, given: Any) -> Any:
+        # Also the form in plans of earlier releases, whose criteria had no parameters.
         return {"criterion": given} if isinstance(given, str) else given
 
     @model_serializer(mode="wrap")
     def _to_name(self, handler: SerializerFunctionWrapHandler) -> Any:
+        # The short form keeps plans readable, and a plan written today is the same text as in earlier releases.
         return handler(self) if self.parameters else self.criterion
 
     @model_validator(mode="after")
     def _check(self) -> ScoreRequest:
+        # Caught here and not in a worker: a request for scores of masks would fail only after minutes of scoring.
         if CRITERIA[self.criterion].needs != "scores":
             raise ValueError(
                 f"of {self.criterion} {CRITERIA[self.criterion].needs} are kept, not scores; ask for these"
@@ -55,6 +58,7 @@ class ScoreRequest(BaseModel):
         return self
 
     def __hash__(self) -> int:
+        # pydantic hashes the fields, and a dictionary of parameters has no hash. The file's name stands for all.
         return hash(self.file)
 
     def __eq__(self, other: object) -> bool:
@@ -66,12 +70,12 @@ class ScoreRequest(BaseModel):
 
     @property
     def file(self) -> str:
-        """Name of the file that holds the scores."""
+        """Name of the file with the scores."""
         return f"scores-{self.criterion}-{self.build().key()}.safetensors"
 
 
 class MaskRequest(BaseModel):
-    """Masks of a criterion that prunes in rounds, for one target.
+    """Masks of a criterion which prunes in rounds, for one target.
 
     >>> MaskRequest(criterion="imp", sparsity=0.9, parameters={"rounds": 2}).build().rounds
     2
@@ -83,9 +87,10 @@ class MaskRequest(BaseModel):
     sparsity: float
     ratios: dict[str, float] | None = None
     parameters: dict[str, Value] = Field(default_factory=dict)
-    """Those that are not as registered."""
+    """Parameters with other values than the registered ones."""
 
     def __hash__(self) -> int:
+        # As above: neither the ratios nor the parameters have a hash.
         return hash(self.file)
 
     def build(self) -> Criterion:
@@ -94,14 +99,15 @@ class MaskRequest(BaseModel):
 
     @property
     def file(self) -> str:
-        """Name of the file that holds the masks."""
+        """Name of the file with the masks."""
+        # Unlike scores, masks of rounds belong to one target: the weights left by a round decide the next round.
         identity = [self.build().key(), self.sparsity, self.ratios]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         return f"masks-{self.criterion}-{key}.safetensors"
 
 
 class Wanted(BaseModel):
-    """What is to be scored; nothing where nothing is said.
+    """The indicators, scores and masks to compute; by default none.
 
     >>> Wanted(contribution=True, criteria=("snip",)).masks
     ()
@@ -110,16 +116,16 @@ class Wanted(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     contribution: bool = False
-    """Whether DeCI is wanted for itself; with a reactivation it always is."""
+    """Whether DeCI is wanted for itself; DeCI is always computed with a reactivation."""
     settings: tuple[Reactivation, ...] = ()
     """Reactivations whose ReRI, and with it DeCI, is wanted."""
     criteria: tuple[ScoreRequest, ...] = ()
-    """Scores that are wanted; a name stands for a criterion as it is registered."""
+    """The wanted scores; a name stands for a criterion as registered."""
     masks: tuple[MaskRequest, ...] = ()
-    """Masks that are wanted."""
+    """The wanted masks."""
 
     def __len__(self) -> int:
-        """How many things are wanted."""
+        """Number of wanted files, without the DeCI of a reactivation."""
         return self.contribution + len(self.settings) + len(self.criteria) + len(self.masks)
 
     @property
@@ -131,4 +137,5 @@ class Wanted(BaseModel):
 def build(criterion: str, parameters: Mapping[str, Any]) -> Criterion:
     """A registered criterion with some parameters replaced."""
     registered = CRITERIA[criterion]
+    # A criterion need not be a dataclass, and `replace` takes nothing else: without parameters it is not called.
     return replace(registered, **parameters) if parameters else registered  # type: ignore[type-var]

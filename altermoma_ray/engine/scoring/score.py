@@ -1,10 +1,12 @@
 """The scoring job: DeCI and ReRI of a checkpoint, over Ray Train workers, once for each reactivation setting.
 
-How the work is shared. The unit is a micro-batch of a few samples. Those of a sum over D are split evenly over all
-workers, and their gradients reduced once; those of a reactivation step likewise, and reduced before Adam moves. The
-loss is a mean of per-sample losses, normalisation keeps its running statistics, micro-batches are the same on any
-number of workers, and their gradients are summed in float64: so the result does not depend on the number of workers.
-With at least twice as many workers as a batch has micro-batches, the two masking passes run at the same time.
+How the work is shared. The unit is a micro-batch of a few samples. The micro-batches of D are split evenly over all
+workers, and their gradients reduced once. The micro-batches of a reactivation step are split likewise, and their
+gradients reduced before Adam moves. With at least twice as many workers as a batch has micro-batches, the two masking
+passes run at the same time.
+
+The result does not depend on the number of workers: the loss is a mean of per-sample losses, normalisation keeps its
+running statistics, micro-batches are the same on any number of workers, and gradients are summed in float64.
 """
 
 from __future__ import annotations
@@ -43,23 +45,29 @@ from altermoma_ray.storage import Location
 from altermoma_ray.workloads.workload import flow_of, group_function, groups_of, modalities_of
 
 LEAST_TRAINING_BATCHES = 64
-"""Least number of batches for a criterion that trains while it scores; it goes through these batches several times."""
+"""Least number of batches for a criterion which trains while scoring; the criterion reads them several times."""
 
 
 def score(
     jobs: Sequence[ScoringJob], *, workers: int, gpus_per_worker: float = 0.0, scratch: Location | None = None
 ) -> int:
-    """Make sure that everything the jobs want is in storage.
+    """Put everything wanted by the jobs into storage, as far as storage lacks a part.
+
+    A second call of the same jobs computes nothing::
+
+        score(jobs, workers=2)    # 3
+        score(jobs, workers=2)    # 0
 
     Args:
-        jobs: what is wanted.
+        jobs: the wanted indicators, scores and masks.
         workers: Ray Train workers to share the work.
-        gpus_per_worker: GPUs of each.
-        scratch: where Ray may keep files meanwhile; None takes the jobs' storage.
+        gpus_per_worker: GPUs of each worker.
+        scratch: place for Ray's own files meanwhile; None takes the jobs' storage.
 
     Returns:
-        How many of the wanted things had to be computed; 0 when all were there.
+        The number of computed parts; 0 where storage had all of them.
     """
+    # Asked on the driver: a second search of the same checkpoint then starts no workers at all.
     missing = [job for job in (job.missing() for job in jobs) if len(job)]
     if missing:
         run_on_workers(
@@ -75,38 +83,44 @@ def score(
 
 
 def _modalities(job: ScoringJob) -> int:
-    """How many modalities a job's model can mask; needed for the progress bar alone."""
+    """Number of modalities a job's model can mask; needed for the progress bar alone."""
+    # Reading a workload's modalities builds its model; a job without a reactivation goes without.
     return len(job.workload.load().modalities) if job.settings else 0
 
 
 def _score_all(jobs: Sequence[ScoringJob], reporter: Reporter | None = None) -> None:
     for job in jobs:
-        # A reactivation that diverges leaves no file. Trials that ask for it try again alone, and fail with the reason.
+        # A diverging reactivation leaves no file. Its trials try again alone, and fail with the reason.
         with contextlib.suppress(FloatingPointError):
             score_missing(job, reporter)
 
 
 def score_missing(job: ScoringJob, reporter: Reporter | None = None) -> None:
-    """Compute what a job wants and storage lacks: of a trial, masks for its own target, as a rule. All workers call it.
+    """Compute the parts of a job which storage lacks; for a trial, as a rule, the masks for its own target.
+
+    All workers call this function together.
 
     Raises:
         FloatingPointError: see :func:`score_worker`.
     """
     missing, (_, world) = [job.missing()], rank_and_world()
-    if world > 1:  # another trial may write meanwhile: rank 0's look at storage holds for all
+    if world > 1:
+        # Another trial may write meanwhile, and workers with different views of storage would hang in a reduction:
+        # rank 0's view holds for all.
         distributed.broadcast_object_list(missing)
     if len(missing[0]):
         score_worker(missing[0], reporter)
     if world > 1:
-        distributed.barrier()  # rank 0 has written
+        distributed.barrier()  # all workers read the files next; rank 0 arrives here after its last write
 
 
 def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
-    """Compute this worker's share of what a job wants; rank 0 writes the files.
+    """Compute this worker's share of a job; rank 0 writes the files.
 
     Raises:
         FloatingPointError: a reactivation diverged, with all workers at once; everything else is in storage.
     """
+    # Each part is written as soon as known: a job which dies goes on from the last part.
     rank, _ = rank_and_world()
     folder = job.folder()
     worker = ScoringWorker(job, reporter)
@@ -120,6 +134,7 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
 
     if job.wants_contribution and not folder.join(DECI_FILE).exists():
         save(DECI_FILE, worker.contribution(), clock.lap())
+    # One diverging learning rate must not cost the others their scores: its error waits until all is written.
     diverged: list[FloatingPointError] = []
     for settings in _by_learning_rate(job.settings):
         try:
@@ -127,8 +142,10 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
         except FloatingPointError as error:
             diverged.append(error)
             continue
+        # Settings of one learning rate share passes, and the clock knows only their sum: the sum is divided in
+        # proportion to each setting's passes if computed alone.
         seconds = clock.lap() / sum(worker.passes(_alone(job, setting)) for setting in reri)
-        for setting, tensors in reri.items():  # settings share passes: each is charged its part
+        for setting, tensors in reri.items():
             save(reri_file(setting), tensors, seconds * worker.passes(_alone(job, setting)))
     problem = worker.problem()
     for wanted in job.criteria:
@@ -144,7 +161,7 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
 
 
 def _by_learning_rate(settings: Sequence[Reactivation]) -> list[list[Reactivation]]:
-    """Settings that share a trajectory."""
+    """Groups of settings with one trajectory each: B steps are a beginning of more steps at the same rate."""
     found: dict[float, list[Reactivation]] = {}
     for setting in sorted(settings, key=lambda setting: setting.learning_rate):
         found.setdefault(setting.learning_rate, []).append(setting)
@@ -167,7 +184,14 @@ class _Clock:
 
 
 class ScoringWorker:
-    """One worker's model, data and share of the passes."""
+    """One worker's model, data and share of the passes.
+
+    All workers make one, and call its methods in the same order::
+
+        worker = ScoringWorker(job)
+        deci = worker.contribution()
+        reri = worker.redundancy(job.settings)
+    """
 
     def __init__(self, job: ScoringJob, reporter: Reporter | None = None) -> None:
         self.job, self._reporter = job, reporter
@@ -185,9 +209,10 @@ class ScoringWorker:
         steps = max((setting.steps for setting in job.settings), default=0)
         if job.masks or job.criteria:
             steps = max(steps, LEAST_TRAINING_BATCHES)
-        # Two streams, so that neither D nor the reactivation batches depend on how many there are of the other.
+        # Two streams, so that neither D nor the reactivation batches depend on the number of the other's batches.
         data = _draw(len(dataset), job, job.scoring_batches, stream=0)
         training = _draw(len(dataset), job, steps, stream=1)
+        # Both lists refer to micro-batches by number; one store decodes a micro-batch once for all passes.
         parts = [part for batch in (*data, *training) for part in batch]
         self._micro_batches = LazyBatches(dataset, data_source.collate, parts)
         numbers = iter(range(len(self._micro_batches)))
@@ -197,11 +222,12 @@ class ScoringWorker:
         self._share, self._passes = _passes(self._rank, self._world, len(self.data[0]), self.modalities)
 
     def passes(self, job: ScoringJob) -> int:
-        """Batches that pass forward and backward for a job on this worker's model."""
+        """Number of batches which pass forward and backward for a job on this worker's model."""
         return backward_passes(job, modalities=len(self.modalities))
 
     def problem(self) -> Problem:
-        """The same for every criterion: the model, its groups, this worker's part of the data."""
+        """The problem given to every criterion: the model, its groups and this worker's part of the data."""
+        # Always the share among all workers: only ReRI knows passes which run side by side in two halves.
         share = self.everyone
         return Problem(
             model=self.model,
@@ -218,6 +244,7 @@ class ScoringWorker:
 
     def loss(self, share: Sequence[int], masked: frozenset[str]) -> Iterator[Tensor]:
         """The loss of micro-batches, one after another, as parts of their batch's mean."""
+        # A generator: the backward pass of a micro-batch frees its activations before the next is computed.
         for number in share:
             batch = self._micro_batches[number].to(self._device)
             yield self._task.loss(self.model(batch, masked), batch)["total"].sum() / self.job.batch_size
@@ -225,12 +252,13 @@ class ScoringWorker:
                 self._reporter.advance(len(batch) / self.job.batch_size)
 
     def check_masking(self) -> None:
-        """Find out on a micro-batch whether the model masks its modalities, before all of them are paid for.
+        """Find out on one micro-batch whether the model masks its modalities, before hours of passes.
 
         Raises:
-            UserError: it does not; raised on all workers.
+            UserError: the model ignores a mask; raised on all workers.
         """
-        share, reporter, self._reporter = self.everyone, self._reporter, None  # no progress in what is wanted
+        # The check's passes are no part of the bar's total, and must not move the bar.
+        share, reporter, self._reporter = self.everyone, self._reporter, None
         parts = [share.of_sum([[part]])[0] for batch in self.data for part in batch]
         check_masking(
             self.model, self.loss, self.groups, self.modalities, parts, reduce=share.reduce, norms=self.job.norms
@@ -238,7 +266,7 @@ class ScoringWorker:
         self._reporter = reporter
 
     def scored(self, masked: str) -> list[str]:
-        """The weights that the pass with a modality masked scores."""
+        """The weights scored by the pass with a modality masked: all but the modality's own."""
         group_of = group_function(self.model)
         return [name for name in self.names if group_of(name) != masked]
 
@@ -255,6 +283,7 @@ class ScoringWorker:
             FloatingPointError: a loss or a gradient is not finite; raised on all workers.
         """
         found: dict[Reactivation, dict[str, Tensor]] = {setting: {} for setting in settings}
+        # A failure is kept as text until both halves have met: a half raising at once would leave the other waiting.
         failure: str | None = None
         try:
             for modality in self._passes:
@@ -284,13 +313,24 @@ class ScoringWorker:
 
 
 class Share:
-    """One worker's part of the micro-batches, within a group of workers that sum their gradients."""
+    """One worker's part of the micro-batches, within a group of workers which sum their gradients.
+
+    >>> share = Share(1, 2, None)  # the second of two workers
+    >>> share.of_batch([10, 11, 12]), share.of_sum([[10, 11, 12], [13]])
+    ([11, 12], [[12], [13]])
+
+    Args:
+        rank: this worker's number within the group.
+        world: number of workers in the group.
+        group: the workers; None means all.
+    """
 
     def __init__(self, rank: int, world: int, group: distributed.ProcessGroup | None) -> None:
         self._rank, self._world = rank, world
         self.reduce: Callable[[list[Tensor]], None] = sum_over(group, world)
 
     def _span(self, count: int) -> tuple[int, int]:
+        # Spans of two workers differ by one at most, and touch without a gap or an overlap for any count.
         return self._rank * count // self._world, (self._rank + 1) * count // self._world
 
     def of_batch(self, batch: Sequence[int]) -> list[int]:
@@ -301,8 +341,9 @@ class Share:
     def of_sum(self, batches: Sequence[Sequence[int]]) -> list[list[int]]:
         """This worker's micro-batches of all batches together.
 
-        As many entries as ``batches`` has, some empty, so that means over batches agree on all workers.
+        The result has as many entries as ``batches``, some empty: a mean divides by the same number on all workers.
         """
+        # Split as a whole: batch by batch, three micro-batches on two workers would cost two passes for each batch.
         whole = [part for batch in batches for part in batch]
         start, stop = self._span(len(whole))
         own = whole[start:stop]
@@ -311,22 +352,26 @@ class Share:
 
 def _passes(rank: int, world: int, parts: int, modalities: tuple[str, ...]) -> tuple[Share, tuple[str, ...]]:
     """This worker's share of the masking passes: all in turn, or one of two beside the other half of the workers."""
+    # Halves pay off only where each has a worker for every micro-batch of a reactivation step.
     if world < 2 * parts or len(modalities) != 2:
         return Share(rank, world, None), modalities
     half = world // 2
     members = [list(range(half)), list(range(half, world))]
-    groups = [distributed.new_group(ranks) for ranks in members]  # every worker must take part in making both
+    # `new_group` is collective: a worker which skips the other half's group hangs all others.
+    groups = [distributed.new_group(ranks) for ranks in members]
     side = int(rank >= half)
     return Share(rank - side * half, len(members[side]), groups[side]), (modalities[side],)
 
 
 def _exchange(found: dict[Reactivation, dict[str, Tensor]], failure: str | None, rank: int, world: int) -> str | None:
     """Bring the second half's pass to rank 0, and the failure of either half to all."""
+    # Failures first: a failed half has nothing to gather, and all workers must leave by the same way.
     failures: list[str | None] = [None] * world
     distributed.all_gather_object(failures, failure)
     if any(failures):
         return next(text for text in failures if text)
     parts: list[Any] | None = [None] * world if rank == 0 else None
+    # Within a half all workers hold the same sums: one sends them for all, the others send None.
     leader = rank == world // 2
     distributed.gather_object(found if leader else None, parts, dst=0)
     for part in parts or []:
@@ -336,10 +381,18 @@ def _exchange(found: dict[Reactivation, dict[str, Tensor]], failure: str | None,
 
 
 def _draw(samples: int, job: ScoringJob, batches: int, *, stream: int) -> list[list[list[int]]]:
-    """Batches drawn by the seed, as positions of their micro-batches; fewer batches are a prefix of more."""
+    """Batches drawn by the seed, as positions of their micro-batches; fewer batches are a prefix of more.
+
+    Args:
+        samples: number of samples in the training split.
+        job: gives the seed, the batch size and the size of a micro-batch.
+        batches: number of batches to draw.
+        stream: number of an independent sequence of draws.
+    """
+    # The stream sits above the 32 bits of usual seeds: seed 0 of stream 1 is no seed of stream 0.
     generator = torch.Generator().manual_seed(job.seed + (stream << 32))
     order: list[int] = []
-    while len(order) < batches * job.batch_size:  # a small data set is gone through more than once
+    while len(order) < batches * job.batch_size:  # a small data set is read more than once, each time in a new order
         order += torch.randperm(samples, generator=generator).tolist()
     drawn = [order[start : start + job.batch_size] for start in range(0, batches * job.batch_size, job.batch_size)]
     size = job.micro_batch_size

@@ -17,12 +17,23 @@ from altermoma_ray.workloads.protocols import DataSource, Task
 class Evaluator:
     """Evaluates models on one set of validation samples.
 
-    Kept by a reused process, it decodes its samples once.
+    A reused process keeps its evaluator and decodes the samples once::
+
+        evaluator = Evaluator(data, data.rows("validation"), batch_size=4)
+        whole = evaluator(model, task)
+        without_lidar = evaluator(model, task, masked=frozenset({"lidar"}))
+
+    Args:
+        data: gives samples and annotations.
+        rows: the validation samples of all workers together.
+        batch_size: samples of one forward pass on this worker.
     """
 
     def __init__(self, data: DataSource, rows: Sequence[int], *, batch_size: int) -> None:
         rank, world = rank_and_world()
         self._data, self._rows = data, list(rows)
+        # Strided, without padding: a DistributedSampler repeats samples to give all workers as many, and a repeated
+        # sample would count twice. Nothing below waits for other workers batch by batch, so counts may differ.
         own = self._rows[rank::world]
         dataset = data.dataset(own, augment=False, seed=0)
         spans = [range(start, min(start + batch_size, len(own))) for start in range(0, len(own), batch_size)]
@@ -39,6 +50,12 @@ class Evaluator:
         """The task's metrics of the model; the same on every worker.
 
         Normalisation runs on its running statistics; the model's training flag is restored.
+
+        Args:
+            model: the network itself, without a wrapper for data parallelism.
+            task: decodes and scores predictions.
+            masked: modalities to mask.
+            on_batch: called after each batch of this worker.
         """
         device = next(model.parameters()).device
         training = model.training
@@ -52,6 +69,7 @@ class Evaluator:
                     on_batch()
         finally:
             model.train(training)
+        # A metric like mAP is no mean over samples: predictions are gathered, and each worker scores all of them.
         for part in _gather(found):
             found.update(part)
         return task.evaluate(found, self._data, self._rows)
@@ -61,6 +79,7 @@ def _gather(found: dict[str, Any]) -> list[dict[str, Any]]:
     _, world = rank_and_world()
     if world == 1:
         return []
+    # Predictions have different lengths on each worker, so they travel as pickled objects, not as tensors.
     parts: list[dict[str, Any]] = [{} for _ in range(world)]
     distributed.all_gather_object(parts, found)
     return parts

@@ -23,6 +23,19 @@ from altermoma_ray.workloads.recipe import Recipe
 def training_batches(data: DataSource, recipe: Recipe, *, steps: int, seed: int, augment: bool) -> Iterator[Any]:
     """This worker's share of ``steps`` consecutive batches, epoch after epoch; one seed, one order.
 
+    Example:
+        The first hundred batches of a recipe::
+
+            for batch in training_batches(data, recipe, steps=100, seed=0, augment=True):
+                ...
+
+    Args:
+        data: gives the samples of split ``train``.
+        recipe: gives the batch size, class balancing and loader processes.
+        steps: number of batches.
+        seed: of the order, of class balancing and of augmentation.
+        augment: whether samples are augmented.
+
     Raises:
         UserError: a batch has fewer samples than there are workers.
     """
@@ -30,10 +43,12 @@ def training_batches(data: DataSource, recipe: Recipe, *, steps: int, seed: int,
     rows = _epoch_rows(data, recipe, seed)
     dataset = data.dataset(rows, augment=augment, seed=seed)
     for epoch, batches in enumerate(_epochs(len(rows), recipe, steps, seed)):
+        # Before the loader starts: its processes get a copy of the data set, and would augment as in the last epoch.
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(epoch)
         processes = recipe.loader_processes
         for batch in load_batches(dataset, data.collate, batches, rank=rank, world=world, processes=processes):
+            # An empty part is None. `_epochs` lets no batch through with fewer samples than workers.
             assert batch is not None
             yield batch
 
@@ -41,8 +56,16 @@ def training_batches(data: DataSource, recipe: Recipe, *, steps: int, seed: int,
 class FineTuningBatches:
     """The batches of one trial after another, without augmentation.
 
-    Kept by a reused process, it decodes what comes again once: trials of one seed see the same batches. Where a recipe
-    loads ahead in processes of its own, data are too large to keep and are loaded for every trial.
+    Trials of one seed see the same batches, and a reused process decodes them once. Where a recipe loads ahead in
+    processes of its own, data are too large to keep and are loaded for every trial::
+
+        batches = FineTuningBatches(data, recipe)
+        first = list(batches(100, seed=0))
+        second = list(batches(50, seed=0))    # the beginning of the first, already decoded
+
+    Args:
+        data: gives the samples of split ``train``.
+        recipe: gives the batch size, class balancing and loader processes.
     """
 
     def __init__(self, data: DataSource, recipe: Recipe) -> None:
@@ -50,9 +73,16 @@ class FineTuningBatches:
         self._kept: tuple[int, int, LazyBatches] | None = None
 
     def __call__(self, steps: int, seed: int) -> Iterable[Any]:
-        """This worker's share of ``steps`` consecutive batches, as :func:`training_batches` gives them."""
+        """This worker's share of ``steps`` consecutive batches, as :func:`training_batches` gives them.
+
+        Args:
+            steps: number of batches.
+            seed: of their order.
+        """
         if self._recipe.loader_processes:
             return training_batches(self._data, self._recipe, steps=steps, seed=seed, augment=False)
+        # Fewer steps are a beginning of more, so one kept list serves all lengths. Only one seed is kept: with several,
+        # the limit on kept bytes would hold for each of them.
         if self._kept is None or self._kept[0] != seed or self._kept[1] < steps:
             rank, world = rank_and_world()
             rows = _epoch_rows(self._data, self._recipe, seed)
@@ -64,12 +94,24 @@ class FineTuningBatches:
 
 
 def _epochs(length: int, recipe: Recipe, steps: int, seed: int) -> Iterator[list[list[int]]]:
-    """Global batches of positions, epoch after epoch, ``steps`` in all."""
+    """Global batches of positions, epoch after epoch, ``steps`` in all.
+
+    Args:
+        length: number of samples in an epoch.
+        recipe: gives the batch size.
+        steps: number of batches.
+        seed: of the order.
+
+    Raises:
+        UserError: a batch has fewer samples than there are workers.
+    """
     _, world = rank_and_world()
     if recipe.batch_size < world:
         raise UserError(f"{world} workers cannot share a batch of {recipe.batch_size} samples; take fewer --workers")
     done = epoch = 0
     while done < steps:
+        # A batch smaller than the rest would weigh its samples more, and leave some workers without any: it is dropped,
+        # except where the whole data set is smaller than a batch.
         order = epoch_order(length, seed=seed, epoch=epoch)
         batches = global_batches(order, recipe.batch_size, drop_last=length >= recipe.batch_size)[: steps - done]
         yield batches
@@ -78,7 +120,8 @@ def _epochs(length: int, recipe: Recipe, steps: int, seed: int) -> Iterator[list
 
 
 def steps_per_epoch(data: DataSource, recipe: Recipe) -> int:
-    """Optimiser steps that one epoch takes."""
+    """Number of optimiser steps in one epoch."""
+    # Any seed will do: class balancing draws as many rows with every seed.
     return max(1, len(_epoch_rows(data, recipe, seed=0)) // recipe.batch_size)
 
 
@@ -86,6 +129,7 @@ def _epoch_rows(data: DataSource, recipe: Recipe, seed: int) -> list[int]:
     rows = data.rows("train")
     if not rows:
         raise UserError("the data source has no samples of split 'train'; training and scoring need some")
+    # Balanced once and not anew for each epoch: the number of steps in an epoch stays the same.
     if not recipe.class_balanced:
         return rows
     balanced = getattr(data, "balanced_rows", None)
@@ -97,27 +141,42 @@ def _epoch_rows(data: DataSource, recipe: Recipe, seed: int) -> list[int]:
 def one_cycle(
     optimizer: torch.optim.Optimizer, steps: int, *, warmup: float = 0.1, done: int = 0
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up over a fraction of the steps, then a cosine down to 1 % of the peak; ``done`` steps are behind."""
+    """Linear warm-up over a fraction of the steps, then a cosine down to 1 % of the peak (arXiv:1608.03983, Eq. 5).
+
+    >>> optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> one_cycle(optimizer, 10, warmup=0.2).get_last_lr()
+    [0.5]
+
+    Args:
+        optimizer: its present learning rates are the peaks.
+        steps: length of the whole training.
+        warmup: share of the steps with a rising rate.
+        done: steps of a resumed training which are already behind.
+    """
 
     def factor(step: int) -> float:
         rising = max(1, round(warmup * steps))
+        # (step + 1): a first step at a rate of 0 would pay for a forward and a backward pass and move nothing.
         if step < rising:
             return (step + 1) / rising
         progress = (step - rising) / max(1, steps - rising)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
+    # PyTorch writes `initial_lr` only for a schedule from the beginning, and refuses one from a later step without it.
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
 def data_parallel(model: nn.Module, *, unused: bool = False) -> nn.Module:
-    """The model itself, or wrapped so that gradients are averaged over the workers of a job.
+    """The model itself, or wrapped to average gradients over the workers of a job.
 
     Args:
         model: the network, on its device.
-        unused: some of its parameters get no gradient (a masked branch).
+        unused: whether some of its parameters get no gradient, for example in a masked branch.
     """
+    # With one worker there is nothing to average, and a wrapper would only copy gradients into its buckets. The search
+    # for unused parameters walks the graph at every step: it is left off unless asked for.
     if rank_and_world()[1] == 1:
         return model
     return nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
@@ -138,6 +197,18 @@ def train_steps(
 ) -> float:
     """Train on the batches; masks, if any, hold through every step.
 
+    Args:
+        model: the network, wrapped by :func:`data_parallel` in a job of several workers; left in training mode.
+        task: gives the loss.
+        batches: this worker's share of each batch; one step each.
+        optimizer: of the trained parameters.
+        scheduler: advances by one with every step.
+        clip_norm: upper bound of the gradient's norm.
+        masked: modalities to mask.
+        holder: keeps pruned weights at zero.
+        extra_loss: a further loss of a batch, added to the task's.
+        on_step: called with the loss after every step.
+
     Returns:
         The mean loss over the batches.
 
@@ -154,14 +225,17 @@ def train_steps(
         if extra_loss is not None:
             total = total + extra_loss(moved)
         loss = total.mean()
+        # Checked before the backward pass: afterwards weights and Adam's moments would hold the NaN.
         value = _mean_over_workers(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        # After the backward pass the gradients are already averaged: all workers clip by the same norm.
         nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         scheduler.step()
+        # Zeros in the gradient are not enough: Adam's momentum and weight decay move a pruned weight without one.
         if holder is not None:
             holder.after_step()
         losses.append(value)
@@ -170,7 +244,8 @@ def train_steps(
 
 
 def _mean_over_workers(loss: Tensor) -> float:
-    """The loss of the whole batch, so that all workers see a loss that is not finite at the same step."""
+    """The loss of the whole batch: all workers see a loss which is not finite at the same step."""
+    # A worker raising alone would leave the others waiting in the backward pass's reduction.
     _, world = rank_and_world()
     if world > 1:
         loss = loss.clone()
@@ -180,7 +255,8 @@ def _mean_over_workers(loss: Tensor) -> float:
 
 
 def synchronise_buffers(model: nn.Module) -> None:
-    """Take over rank 0's buffers (running statistics differ a little between the workers of a job)."""
+    """Take over rank 0's buffers: running statistics differ a little between the workers of a job."""
+    # DistributedDataParallel itself does so before each forward pass of training, hence not after the last one.
     if rank_and_world()[1] > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, src=0)

@@ -1,7 +1,7 @@
 """Running statistics of batch normalisation, taken anew after pruning.
 
-A pruned layer gives other activations than the statistics were taken on. Before any figure of a model that is not
-trained further, they are taken again: a few dozen forward passes, which cost little beside fine-tuning.
+The statistics describe the activations of unpruned layers; a pruned layer gives others. A model without fine-tuning
+therefore takes them again before its evaluation: a few forward passes, which cost little beside fine-tuning.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 BATCHES = 16
-"""Training batches that the statistics are taken over."""
+"""Number of training batches for the statistics."""
 
 
 @torch.no_grad()
@@ -21,18 +21,24 @@ def retake_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     """Replace the running statistics of a model's batch normalisations by their means over some batches.
 
     Args:
-        model: only its statistics change; it is left in evaluation mode.
-        batches: are run forward, one after another.
+        model: only its statistics change; the model is left in evaluation mode.
+        batches: training batches, run forward one after another.
+
+    Example:
+        A pruned model, before its evaluation::
+
+            retake_statistics(model, itertools.islice(batches, BATCHES))
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
-    # Only the norms are in training mode: dropout would change what they see.
+    # Only the norms are in training mode: dropout would change their inputs.
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # PyTorch's sign for a plain mean over all batches
         norm.train()
+    # Without a restored momentum, a later training would go on with plain means in place of running ones.
     try:
         for batch in batches:
             model(batch.to(device))

@@ -1,7 +1,7 @@
-"""How an unpruned model is made: the stages of a recipe in turn, on Ray Train workers.
+"""Training of an unpruned model: the stages of a recipe in turn, on Ray Train workers.
 
-Fusion models are commonly trained by branches first: a stage masks the other modalities and trains what is left, and
-the last stage starts from the weights that the stages before it left.
+Fusion models are commonly trained by branches first. A stage masks the other modalities and trains one branch; the
+last stage starts from the weights of the stages before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from altermoma_ray.workloads.workload import Workload, group_function
 
 
 class TrainingJob(BaseModel):
-    """One stage of training, for its workers."""
+    """One stage of training, for its workers.
+
+    A recipe's stages run in its order, since later stages start from earlier ones::
+
+        for stage in recipe.stages:
+            job = TrainingJob(workload=workload, recipe=recipe, stage=stage.name, folder=folder, seed=0)
+            metrics = train_stage(job, workers=2)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,11 +50,11 @@ class TrainingJob(BaseModel):
     stage: str
     """Name of a stage of the recipe."""
     folder: str
-    """URI of the folder that holds ``<stage>.safetensors`` of every stage."""
+    """URI of the folder with ``<stage>.safetensors`` of every stage."""
     seed: int
 
     def checkpoint(self, stage: str) -> Location:
-        """What a stage leaves."""
+        """The checkpoint written at a stage's end."""
         return Location.parse(self.folder).join(f"{stage}.safetensors")
 
     @property
@@ -62,7 +69,12 @@ class TrainingJob(BaseModel):
 
 
 def train_stage(job: TrainingJob, *, workers: int, gpus_per_worker: float = 0.0) -> dict[str, float]:
-    """Train one stage, unless its checkpoint is there already.
+    """Train one stage, unless its checkpoint exists already.
+
+    Args:
+        job: the stage.
+        workers: Ray Train workers.
+        gpus_per_worker: GPUs of each worker.
 
     Returns:
         Validation metrics of the stage's model.
@@ -77,6 +89,8 @@ def train_stage(job: TrainingJob, *, workers: int, gpus_per_worker: float = 0.0)
             describe=f"training {job.stage}",
             total=job.steps,
         )
+    # The metrics lie in the checkpoint and not in a file beside it: a stage is either complete or absent, and a stage
+    # trained earlier answers as one trained now.
     _, metadata = job.workload.load().load(job.checkpoint(job.stage))
     metrics: dict[str, float] = metadata["metrics"][job.stage]
     return metrics
@@ -85,7 +99,7 @@ def train_stage(job: TrainingJob, *, workers: int, gpus_per_worker: float = 0.0)
 def _worker(job: TrainingJob, reporter: Reporter) -> None:
     try:
         _train(job, reporter)
-    except FloatingPointError as error:
+    except FloatingPointError as error:  # the recipe's learning rate is to blame, so no traceback is shown
         raise UserError(f"training {job.stage}: {error}") from error
 
 
@@ -93,10 +107,14 @@ def _train(job: TrainingJob, reporter: Reporter) -> None:
     rank, world = rank_and_world()
     workload, stage = job.workload.load(), job.figures
     data, masked = workload.source(), stage.masked
+    # Another seed for each stage: two branches of one shape must not begin with the same weights. All workers share the
+    # seed here, and start from the same model.
     torch.manual_seed(job.seed + job.recipe.stages.index(stage))
     model, metrics = _initial(job, workload)
     model.to(worker_device())
     task, group_of = workload.task_for(model), group_function(model)
+    # Masked branches are left out of the optimiser: AdamW's weight decay would shrink them without any gradient. Frozen
+    # besides, they cost no backward pass, and DistributedDataParallel does not wait for their gradients.
     trained = [p for name, p in model.named_parameters() if group_of(name) not in masked]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(group_of(name) not in masked)
@@ -106,7 +124,8 @@ def _train(job: TrainingJob, reporter: Reporter) -> None:
         if rank == 0:
             reporter.advance(1, f"loss {loss:.2f}")
 
-    torch.manual_seed(job.seed + rank)  # workers draw their own dropout
+    torch.manual_seed(job.seed + rank)  # from here on workers draw their own dropout
+    # The auxiliary loss hooks into the model: its context surrounds the training alone, not the evaluation.
     with _auxiliary_loss(model, stage) as extra_loss:
         train_steps(
             data_parallel(model),
@@ -120,6 +139,7 @@ def _train(job: TrainingJob, reporter: Reporter) -> None:
             on_step=report,
         )
     synchronise_buffers(model)
+    # A stage is judged under its own mask: the other branches are untrained.
     evaluator = Evaluator(data, data.rows("validation"), batch_size=max(1, job.recipe.batch_size // world))
     metrics[job.stage] = evaluator(model, task, masked=masked)
     if rank == 0:
@@ -135,7 +155,7 @@ def _train(job: TrainingJob, reporter: Reporter) -> None:
 
 @contextlib.contextmanager
 def _auxiliary_loss(model: nn.Module, stage: Stage) -> Iterator[Callable[[Any], Tensor] | None]:
-    """The model's own loss beside the task's, times the stage's weight; None where the stage goes without."""
+    """The model's own loss beside the task's, times the stage's weight; None for a stage without this loss."""
     if not stage.auxiliary_loss:
         yield None
         return
@@ -144,10 +164,13 @@ def _auxiliary_loss(model: nn.Module, stage: Stage) -> Iterator[Callable[[Any], 
 
 
 def _initial(job: TrainingJob, workload: Workload) -> tuple[nn.Module, dict[str, dict[str, float]]]:
-    """The model that a stage starts from, and the metrics of the stages before."""
+    """The model at a stage's beginning, and the metrics of the stages before."""
     model = workload.build()
+    # Two branches may start from one stage: dict.fromkeys reads its checkpoint once.
     parents = {stage: workload.load(job.checkpoint(stage)) for stage in dict.fromkeys(job.figures.starts_from.values())}
     states = {stage: parent.state_dict() for stage, (parent, _) in parents.items()}
+    # Tensor by tensor, since each group may come from another stage; groups without a stage stay as built. The state
+    # and not the parameters: running statistics of a branch belong to its weights.
     group_of, starts_from = group_function(model), job.figures.starts_from
     state = {
         name: states[starts_from[group_of(name)]][name] if group_of(name) in starts_from else value

@@ -18,20 +18,26 @@ class _Alone(BaseModel):
 
 
 def run_alone(job: TrialJob, task: TrialTask, *, workers: int, gpus_per_worker: float) -> bool:
-    """Run a trial, unless its result is there already.
+    """Run a trial, unless storage has its result already.
+
+    A second call reads the result of the first::
+
+        run_alone(job, task, workers=2, gpus_per_worker=0.0)    # True
+        run_alone(job, task, workers=2, gpus_per_worker=0.0)    # False
 
     Args:
-        job: of the trial; all that has to be scored is in storage.
+        job: the trial's job; its indicators and scores are in storage.
         task: the trial.
         workers: Ray Train workers.
-        gpus_per_worker: GPUs of each.
+        gpus_per_worker: GPUs of each worker.
 
     Returns:
-        Whether it was run now.
+        Whether the trial ran now.
 
     Raises:
         UserError: the trial failed.
     """
+    # A failed trial runs again: its cause may be gone, and nobody would look for the file to delete.
     result = read_result(job, task.number)
     fresh = result is None or result.status != "finished"
     if fresh:
@@ -44,6 +50,7 @@ def run_alone(job: TrialJob, task: TrialTask, *, workers: int, gpus_per_worker: 
             describe="pruning",
             total=1,
         )
+        # A failing trial raises nothing on its workers: it writes a result, which tells the reason.
         result = read_result(job, task.number)
     if result is None or result.status != "finished":
         raise UserError(f"the model could not be pruned: {result and result.reason}; try another --criterion")
@@ -52,5 +59,5 @@ def run_alone(job: TrialJob, task: TrialTask, *, workers: int, gpus_per_worker: 
 
 def _worker(alone: _Alone, reporter: Reporter) -> None:
     for _ in TrialRunner(alone.job).run(alone.task):
-        if rank_and_world()[0] == 0:
+        if rank_and_world()[0] == 0:  # the bar counts trials, not workers
             reporter.advance()

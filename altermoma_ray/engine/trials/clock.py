@@ -1,4 +1,4 @@
-"""Where a trial's time goes."""
+"""The time a trial spends on each kind of work."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from altermoma_ray.tracking.result import TrialResult
 
 
 class Clock:
-    """Adds up seconds by kind of work, on top of those of the trial's run to an earlier rung."""
+    """Adds up seconds by kind of work, on top of the seconds of the trial's run to an earlier rung.
+
+    >>> clock = Clock(None)
+    >>> clock.lap("score")
+    >>> list(clock.seconds)
+    ['score']
+
+    Args:
+        earlier: the trial's result at an earlier rung; None for a new trial.
+    """
 
     def __init__(self, earlier: TrialResult | None) -> None:
+        # A date in the record, hence the wall clock; laps below use one which no correction of the date moves.
         self.started = time.time() if earlier is None else earlier.started
         self.seconds = {} if earlier is None else dict(earlier.seconds)
         self._last = time.perf_counter()

@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from altermoma_ray.pruning import Masks
 
 _PAUSES = 20
-"""How often in its fine-tuning a trial looks whether to keep its state."""
+"""Number of times in its fine-tuning a trial looks whether to keep its state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A pause in fine-tuning, after which training goes on. The state may be kept at every event."""
+    """A pause in fine-tuning, after which training goes on. The state may be kept at every event.
+
+    >>> Event(step=15, is_evaluated=True)
+    Event(step=15, masks=None, is_evaluated=True)
+    """
 
     step: int
-    """Fine-tuning steps that are done by then."""
+    """Number of fine-tuning steps done by then."""
     masks: Masks | None = None
-    """The masks that hold from then on; None leaves them as they are."""
+    """The masks which hold from then on; None leaves the masks unchanged."""
     is_evaluated: bool = False
-    """Whether the model is evaluated, after it was pruned."""
+    """Whether the model is evaluated, after its pruning."""
 
 
 def step_of(rung: float, steps: int) -> int:
@@ -33,11 +37,15 @@ def step_of(rung: float, steps: int) -> int:
         rung: share of the fine-tuning, above 0.
         steps: length of the whole fine-tuning.
     """
+    # At least 1: step 0 is the model before any training, and would say nothing of the setting's promise.
     return max(1, round(rung * steps))
 
 
 def events_of(plan: Sequence[tuple[int, Masks]], rungs: Sequence[float], steps: int) -> list[Event]:
-    """All events of a fine-tuning, one for each step at which there is something to do, the first at step 0.
+    """All events of a fine-tuning, one for each step with something to do, the first at step 0.
+
+    >>> [event.step for event in events_of([(0, Masks({}))], rungs=[0.5], steps=4)]
+    [0, 1, 2, 3, 4]
 
     Args:
         plan: the steps at which the model is pruned, rising from 0, and the masks of each.
@@ -45,7 +53,9 @@ def events_of(plan: Sequence[tuple[int, Masks]], rungs: Sequence[float], steps: 
         steps: length of the whole fine-tuning.
     """
     prune_at = dict(plan)
+    # Rungs of a short fine-tuning may fall on one step, or on the end: as a set they make one evaluation.
     evaluate_at = {step_of(rung, steps) for rung in (*rungs, 1.0)}
+    # Pauses lie at steps, which all workers count alike; only rank 0 then looks at its clock.
     pauses = range(0, steps, max(1, steps // _PAUSES))
     return [
         Event(step=step, masks=prune_at.get(step), is_evaluated=step in evaluate_at)

@@ -1,4 +1,4 @@
-"""How the scores of a trial's weights are spread, and which of them it kept."""
+"""The distribution of a trial's scores, split into kept and pruned weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,28 @@ from altermoma_ray.tracking.result import Histogram
 def score_histograms(
     scores: Weights, masks: Masks, groups: Mapping[str, Sequence[str]], bins: int = 50
 ) -> dict[str, Histogram]:
-    """Scores of each group on a symmetric logarithmic axis: they span many orders of magnitude and both signs."""
+    """Scores of each group on a symmetric logarithmic axis: they span many orders of magnitude and both signs.
+
+    >>> scores, masks = {"w": torch.tensor([-1.0, 2.0])}, Masks({"w": torch.tensor([False, True])})
+    >>> histogram = score_histograms(scores, masks, {"all": ["w"]}, bins=2)["all"]
+    >>> histogram.kept, histogram.pruned
+    ([0, 1], [1, 0])
+
+    Args:
+        scores: of every prunable weight.
+        masks: the weights kept by the trial.
+        groups: weight names by group.
+        bins: number of bins, equally wide on the axis.
+    """
     found = {}
     for group, names in groups.items():
         values = torch.cat([scores[name].flatten() for name in names]).double()
         kept = torch.cat([masks[name].flatten() for name in names])
+        # asinh(x / scale) is linear within the scale and logarithmic beyond, for both signs; a logarithm alone has no
+        # place for 0 and negative scores (AlterMOMA's are differences). `clamp_min`: all scores of a group may be 0.
         scale = values.abs().mean().clamp_min(torch.finfo(torch.float64).tiny)
         squashed = torch.asinh(values / scale)
+        # The small addition keeps the edges apart where all scores are equal.
         edges = torch.linspace(float(squashed.min()), float(squashed.max()) + 1e-12, bins + 1, dtype=torch.float64)
         counts = [torch.histogram(squashed[chosen], edges).hist.int().tolist() for chosen in (kept, ~kept)]
         found[group] = Histogram(edges=(torch.sinh(edges) * scale).tolist(), kept=counts[0], pruned=counts[1])

@@ -1,4 +1,4 @@
-"""What a trial is told: the job that all trials of a search share, and the task of one trial."""
+"""The description of a trial: the job shared by all trials of a search, and the task of one trial."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from altermoma_ray.workloads.reference import WorkloadReference
 
 
 class TrialJob(BaseModel):
-    """What is the same for all trials of a search; small, picklable, made of names and numbers."""
+    """The part common to all trials of a search; small, picklable, made of names and numbers.
+
+    A job and a task make one trial, on any machine with access to the storage::
+
+        for report in TrialRunner(job).run(TrialTask(number=7, setting=setting)):
+            print(report["step"])
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     scoring: ScoringJob
-    """Where the indicators, the data and the checkpoint are; wants what any trial of a search may ask for."""
+    """Names the indicators, the data and the checkpoint; wants everything any trial of the search may read."""
     validation_part: Part
-    """The validation samples that trials are evaluated on."""
+    """The validation samples for the evaluation of trials."""
     folder: Place
     """URI of the search's folder in storage."""
     seed: int
@@ -31,21 +37,24 @@ class TrialJob(BaseModel):
     rungs: tuple[float, ...]
     rung_samples: int
     without: tuple[str, ...] = ()
-    """Modalities that every evaluation masks once more, for metrics of the model without them."""
+    """Modalities masked one by one in further evaluations, for metrics of the model without them."""
     save_every: float
-    """Seconds after which a trial keeps its state again, to go on from when its process or node dies."""
+    """Seconds after which a trial keeps its state again; a trial whose process or node dies goes on from there."""
 
     @property
     def workload(self) -> WorkloadReference:
-        """What is pruned."""
+        """The model, data and task to prune."""
         return self.scoring.workload
 
     def trial_folder(self, number: int) -> Location:
-        """Where trial ``number`` leaves its files."""
+        """The folder of the files of trial ``number``."""
+        # Four digits sort by number in listings up to trial 9999; later numbers are longer, and still unique.
         return Location.parse(self.folder).join("trials", f"{number:04d}")
 
     def scoring_of(self, trial: TrialTask) -> ScoringJob:
-        """What one trial reads: its own draw of the data, and no more than its criterion needs."""
+        """The scoring job of one trial: its own draw of the data, and no more than its criterion needs."""
+        # All the fields below may differ from the job's: a trial of a comparison has its own seed, a setting its own
+        # number of scoring batches and norms. Everything else, the checkpoint above all, stays the search's.
         setting = trial.setting
         return self.scoring.model_copy(
             update={
@@ -57,15 +66,17 @@ class TrialJob(BaseModel):
         )
 
     def seed_of(self, trial: TrialTask) -> int:
-        """Draws a trial's scoring data and the order of its fine-tuning."""
+        """The seed for a trial's scoring data and the order of its fine-tuning."""
+        # Compared with None throughout: 0 is a seed, and 0 epochs are no fine-tuning.
         return self.seed if trial.seed is None else trial.seed
 
     def epochs_of(self, trial: TrialTask) -> float:
-        """Length of a trial's fine-tuning."""
+        """Length of a trial's fine-tuning in epochs."""
         return self.fine_tune_epochs if trial.fine_tune_epochs is None else trial.fine_tune_epochs
 
     def params_of(self, trial: TrialTask) -> dict[str, str | float | int | bool | None]:
-        """A trial's setting as flat names and values."""
+        """A trial's setting as flat names and values, for a row of a table."""
+        # The setting stands behind the job's number of scoring batches, and replaces the number where set.
         return {
             "scoring_batches": self.scoring.scoring_batches,
             **trial.setting.flat(),
@@ -76,17 +87,22 @@ class TrialJob(BaseModel):
 
 
 class TrialTask(BaseModel):
-    """One trial of a search: its setting, and how far it runs."""
+    """One trial of a search: its setting, and the rung at which it stops.
+
+    A promoted trial is the same task with a later rung::
+
+        further = task.model_copy(update={"until": 1})
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     setting: PruningSetting
     until: int | None = None
-    """The rung at which it stops, to go on from there if it is promoted; None runs it to its end."""
+    """The rung at which the trial stops, to go on from there if promoted; None runs the trial to its end."""
     seed: int | None = None
     """Draws the scoring data and the order of fine-tuning; None takes the job's."""
     fine_tune_epochs: float | None = None
     """Length of fine-tuning; None takes the job's."""
     label: str | None = None
-    """What a comparison calls this trial's setting; None takes its criterion."""
+    """Name of this trial's setting in a comparison; None takes its criterion."""

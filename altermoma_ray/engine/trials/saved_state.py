@@ -1,8 +1,8 @@
 """The state of a trial in the middle of its fine-tuning, in storage: a trial whose process dies goes on from there.
 
-One safetensors file per trial, written every so often and at the rung where it stops, gone when the search ends.
-Together with batches and random numbers that follow from seed and step, a trial that was interrupted finds what an
-undisturbed one finds.
+A trial has one safetensors file, written every so often and at the rung where the trial stops; the search deletes the
+file at its end. Batches and random numbers follow from seed and step. An interrupted trial therefore ends with the same
+model as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -28,16 +28,21 @@ _MODEL, _OPTIMIZER = "model/", "optimizer/"
 
 
 class SavedState:
-    """The state of one trial in storage; rank 0 writes it, every worker reads it.
+    """The state of one trial in storage; written by rank 0, read by every worker.
+
+    >>> saved = SavedState(file, trial.model_dump_json(), every=60.0)    # doctest: +SKIP
+    >>> done, history = saved.restore(model, optimizer)                  # doctest: +SKIP
+    >>> saved.save(done + 100, history, model, optimizer)                # doctest: +SKIP
 
     Args:
-        file: where it is kept.
-        identity: text that tells this trial from another of the same number; a state of another is not taken up.
-        every: least seconds between two states: what dies loses no more than this, and a short trial writes none.
+        file: the place of the state.
+        identity: text which tells this trial from another of the same number; the other's state is ignored.
+        every: least seconds between two states. A dying trial loses about as much; a short trial writes no state.
     """
 
     def __init__(self, file: Location, identity: str, *, every: float) -> None:
         self._file, self._identity, self._every = file, identity, every
+        # Counted from now, as if a state had just been written: a short trial is then done before its first write.
         self._saved = time.monotonic()
 
     def save(
@@ -49,10 +54,20 @@ class SavedState:
         *,
         now: bool = False,
     ) -> None:
-        """Keep the state after ``step`` steps, if it is time to or has to be ``now``."""
+        """Keep the state after ``step`` steps, if the last state is old enough.
+
+        Args:
+            step: fine-tuning steps done.
+            history: evaluations made.
+            model: the network itself; the names in a wrapper would not fit another number of workers.
+            optimizer: of the network's parameters.
+            now: whether to keep the state in any case.
+        """
+        # The workers' copies are equal: gradients are averaged, and buffers only matter after rank 0's are taken over.
         if rank_and_world()[0] != 0 or not (now or time.monotonic() - self._saved >= self._every):
             return
         tensors = {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
+        # The optimiser's groups are left out: learning rates follow from the step, by the schedule.
         for number, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{_OPTIMIZER}{number}/{key}": value for key, value in state.items()}
         header = {
@@ -60,21 +75,36 @@ class SavedState:
             "step": str(step),
             "history": json.dumps([evaluation.model_dump() for evaluation in history]),
         }
+        # One write of one file, and storage replaces files as a whole: a death in here leaves the state before.
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         self._file.write_bytes(safetensors.torch.save(content, metadata=header))
         self._saved = time.monotonic()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[Evaluation]]:
-        """Take up the state that is there: steps done and evaluations made; ``(0, [])`` where there is none."""
+        """Take up the stored state.
+
+        Args:
+            model: receives parameters and buffers.
+            optimizer: receives its moments.
+
+        Returns:
+            The steps done and the evaluations made; ``(0, [])`` where there is no state of this trial.
+
+        Raises:
+            UserError: the state does not fit the model.
+        """
         data = self._file.read_bytes() if self._file.exists() else b""
         header = read_header(data) if data else {}
         step = int(header["step"]) if header.get("identity") == self._identity else 0
+        # `all_agree` comes first: it waits for all workers, and a worker with step 0 must take part as well. Workers at
+        # different steps would wait for each other in their last reductions; then all begin anew.
         if not all_agree(step) or step == 0:
             return 0, []
         tensors = safetensors.torch.load(data)
         fit(model, _below(tensors, _MODEL), str(self._file))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below(tensors, _OPTIMIZER).items():
+            # safetensors has flat names of text; AdamW's state is keyed by the parameter's number, then by name.
             number, key = name.split("/")
             state.setdefault(int(number), {})[key] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
@@ -82,9 +112,21 @@ class SavedState:
 
 
 def seeded(items: Iterable[Item], seed: int, first: int) -> Iterator[Item]:
-    """The items of step ``first`` and on, each with torch's random numbers as seed, step and rank have it."""
+    """Items from step ``first`` on; before each, torch's random numbers are set by seed, rank and step.
+
+    >>> draws = {item: int(torch.randint(1000, ())) for item in seeded("ab", 0, first=5)}
+    >>> next(int(torch.randint(1000, ())) for _ in seeded("b", 0, first=6)) == draws["b"]
+    True
+
+    Args:
+        items: batches, as a rule.
+        seed: of the trial.
+        first: step of the first item.
+    """
     rank, _ = rank_and_world()
     for step, item in enumerate(items, first):
+        # A step's dropout is the same whether or not the trial was interrupted. SeedSequence mixes the three numbers:
+        # their sum would repeat the draws of seed 0 at step 1 for seed 1 at step 0.
         torch.manual_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
         yield item
 
@@ -97,10 +139,11 @@ def all_agree(read: int) -> bool:
     """Whether every worker of a job read the same from storage.
 
     Args:
-        read: what this worker read, as a number.
+        read: this worker's finding, as a number.
     """
     if rank_and_world()[1] == 1:
         return True
+    # One reduction in place of two: the largest of x and of -x give the maximum and the minimum.
     both = torch.tensor([read, -read])
     distributed.all_reduce(both, op=distributed.ReduceOp.MAX)
     return bool(both[0] == -both[1])

@@ -1,4 +1,4 @@
-"""A trial as Ray Tune runs it: in a reused actor, or on Ray Train workers of its own."""
+"""A trial under Ray Tune: in a reused actor, or on Ray Train workers of its own."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
 MISTAKE = "mistake"
-"""Key of a report that carries a user's mistake: no fault of the trial, every other would meet it too."""
+"""Key of a report with a user's mistake: not the trial's fault, since every other trial would meet the mistake too."""
 
 
 class TrialActor(tune.Trainable):
-    """Runs one trial after another in one process, which loads the model, the data and the indicators once."""
+    """Runs one trial after another in one process, which loads the model, the data and the indicators once.
+
+    Tune makes the actor, and hands over each trial's configuration::
+
+        tune.Tuner(tune.with_parameters(TrialActor, job=job), tune_config=tune.TuneConfig(reuse_actors=True)).fit()
+    """
 
     def setup(self, config: dict[str, Any], job: TrialJob | None = None) -> None:
         assert job is not None
         self._job = job
+        # The runner is made at the first step: an error here would count as the actor's death, and Tune would start it
+        # again without its reason ever being shown.
         self._runner: TrialRunner | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        # Tune reuses the actor only where this returns True. The runner stays, with all loaded data.
         self._task = TrialTask.model_validate(new_config["task"])
         self._run: Iterator[dict[str, float]] = self._reports()
         return True
@@ -38,6 +46,7 @@ class TrialActor(tune.Trainable):
         yield from self._runner.run(self._task)
 
     def step(self) -> dict[str, Any]:
+        # Tune asks for one report at a time; the trial, a generator, rests at its last evaluation until the next call.
         try:
             report = next(self._run, None)
         except UserError as error:
@@ -49,7 +58,17 @@ class TrialActor(tune.Trainable):
 
 
 def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_per_worker: float) -> None:
-    """A Tune function that runs its trial on Ray Train workers."""
+    """A Tune function which runs its trial on Ray Train workers.
+
+    Args:
+        config: Tune's configuration, with the trial's ``task``.
+        job: the part common to all trials.
+        workers: Ray Train workers of each trial.
+        gpus_per_worker: GPUs of each worker.
+
+    Raises:
+        Exception: a worker died more often than a job starts again; Tune tries the trial once more.
+    """
     task = TrialTask.model_validate(config["task"])
     try:
         run_on_workers(
@@ -62,6 +81,7 @@ def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_
             total=len(job.rungs) + 1,
         )
     except UserError as error:
+        # Reported, not raised: Tune would take an exception for a failure of this trial alone, and try again.
         tune.report({"number": task.number, MISTAKE: str(error)})
         return
     except Exception as error:
@@ -72,7 +92,11 @@ def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_
 
 
 def describe(error: BaseException) -> str:
-    """An error's type and text on one line."""
+    """An error's type and text on one line.
+
+    >>> describe(ValueError("too few\\n  samples"))
+    'ValueError: too few samples'
+    """
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

@@ -1,7 +1,7 @@
 """One trial: indicators, scores, masks, fine-tuning, evaluation, and its result in storage.
 
-A trial's folder appears piece by piece, and ``result.json`` last: its run to a rung or to the end is over exactly when
-that file says so (:func:`has_ended`).
+A trial writes its folder piece by piece, and ``result.json`` last: the run to a rung or to the end is over exactly when
+``result.json`` says so (:func:`has_ended`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from altermoma_ray.workloads.workload import groups_of
 
 
 class TrialRunner:
-    """Runs trials one after another; what they share (model, data, indicators) is loaded once.
+    """Runs trials one after another; their model, data and indicators are loaded once.
 
     >>> runner = TrialRunner(job)                                    # doctest: +SKIP
     >>> for report in runner.run(TrialTask(number=0, setting=s)):    # doctest: +SKIP
@@ -65,6 +65,7 @@ class TrialRunner:
         self._data, self._recipe = workload.source(), workload.recipe
         self._model, _ = workload.load(Location.parse(job.scoring.checkpoint))
         self._model.to(worker_device())
+        # Cloned: state_dict() gives views of the parameters, which training would change.
         self._initial = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
         self._task = workload.task_for(self._model)
         self._names = list(prunable_weights(self._model))
@@ -73,6 +74,8 @@ class TrialRunner:
         self._evaluator = Evaluator(self._data, rows, batch_size=self._recipe.batch_size)
         rung_rows = self._data.rows("validation", job.validation_part, job.rung_samples)
         self._rung_evaluator = Evaluator(self._data, rung_rows, batch_size=self._recipe.batch_size)
+        # Bounded, since each entry has the size of the model. The caches belong to this runner, not to the class, whose
+        # cache would keep every runner alive.
         self._indicators = lru_cache(maxsize=4)(load_indicators)
         self._scored = lru_cache(maxsize=4)(load_scores)
         self._batches = FineTuningBatches(self._data, self._recipe)
@@ -84,7 +87,7 @@ class TrialRunner:
         return self._evaluate(self._evaluator)
 
     def _evaluate(self, evaluator: Evaluator) -> dict[str, float]:
-        """The task's metrics, and the same once more without each modality that the objective names."""
+        """The task's metrics of the whole model, and of the model without each modality named by the objective."""
         metrics = evaluator(self._model, self._task)
         for modality in self._job.without:
             masked = evaluator(self._model, self._task, masked=frozenset({modality}))
@@ -94,12 +97,19 @@ class TrialRunner:
     def run(self, trial: TrialTask) -> Iterator[dict[str, float]]:
         """Run a trial, yielding the metrics of every evaluation with ``step``; the result is in storage at the end.
 
-        A loss that is not finite, or a sparsity that whole units cannot reach, ends the trial as ``failed`` with the
-        reason. A trial whose result is there already
-        is left alone: its process died between writing it and telling so.
+        A loss which is not finite, or a sparsity beyond the reach of whole units, ends the trial as ``failed``, with
+        its reason. A trial with a result in storage does not run again: its process had died after the result, before
+        its last report.
+
+        Args:
+            trial: its setting, and how far to run.
+
+        Yields:
+            The metrics of an evaluation, and its ``step``.
         """
         earlier = read_result(self._job, trial.number)
         is_there = earlier is not None and earlier.status != "failed" and has_ended(earlier, trial.until)
+        # `all_agree` first: every worker must take part, whatever the worker itself has read.
         if all_agree(is_there) and is_there:
             return
         clock = Clock(earlier)
@@ -113,15 +123,17 @@ class TrialRunner:
             plan = self._plan(scores, trial, steps)
             clock.lap("score")
             for evaluation in self._fine_tune(trial, plan, steps, end, history, clock):
+                # `_fine_tune` shares this list, and keeps it with the state when asked for the next evaluation.
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
             self._write(trial, "finished" if end == steps else "stopped", history, scores, plan[-1][1], clock)
         except (FloatingPointError, OutOfReach) as error:
+            # Raised on all workers alike, so none is left in a reduction, and one record is enough.
             if rank_and_world()[0] == 0:
                 record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
 
     def _units(self, trial: TrialTask) -> Granularity:
-        """The granularity of a trial, bound to this model; finding a model's channels takes a while."""
+        """The granularity of a trial, bound to this model; kept, since finding a model's channels takes a while."""
         name = trial.setting.granularity
         if name not in self._bound:
             sample = self._data.rows("train", limit=1)
@@ -133,12 +145,14 @@ class TrialRunner:
         return self._data.collate([dataset[number] for number in range(len(rows))])
 
     def _steps(self, trial: TrialTask) -> int:
+        # A positive length is at least one step: a short fine-tuning on few data must not become none.
         epochs = self._job.epochs_of(trial)
         return max(1, round(epochs * steps_per_epoch(self._data, self._recipe))) if epochs > 0 else 0
 
     def _scores(self, trial: TrialTask) -> Weights:
-        """Scores of all weights; none where the criterion left masks instead."""
+        """Scores of all weights; empty for a criterion which prunes in rounds and left masks."""
         criterion, job = trial.setting.build(), self._job.scoring_of(trial)
+        # The unpruned model has scores as well, all equal: at sparsity 0 they keep every weight by the usual way.
         if criterion is None:
             return {name: torch.ones_like(self._initial[name]) for name in self._names}
         if isinstance(criterion, IndicatorCriterion):
@@ -146,7 +160,13 @@ class TrialRunner:
         return self._scored(job, job.criteria[0]) if criterion.needs == "scores" else {}
 
     def _plan(self, scores: Weights, trial: TrialTask, steps: int) -> list[tuple[int, Masks]]:
-        """When to prune, in fine-tuning steps, and to which masks; the last are the target's."""
+        """The fine-tuning steps at which to prune, each with its masks; the last masks meet the target.
+
+        Args:
+            scores: of all weights; empty for a criterion which left masks.
+            trial: gives sparsity, ratios, schedule and granularity.
+            steps: length of the whole fine-tuning.
+        """
         setting = trial.setting
         if not scores:
             job = self._job.scoring_of(trial)
@@ -154,6 +174,7 @@ class TrialRunner:
         rounds = 1 if setting.schedule == "one-shot" else self._job.iterative_rounds
         schedule = Schedule(kind=setting.schedule, rounds=rounds)
         target = Target(groups=self._groups, sparsity=setting.sparsity, ratios=setting.ratios)
+        # A phase has at least as many steps as rounds, even in a short fine-tuning: two rounds never share a step.
         when = schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))
         units = self._units(trial)
         return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rising(schedule), strict=True)]
@@ -167,10 +188,10 @@ class TrialRunner:
         history: list[Evaluation],
         clock: Clock,
     ) -> Iterator[Evaluation]:
-        """Prune θ_init by the plan and train it up to step ``end`` of ``steps``; evaluate at every rung and at the end.
+        """Prune θ_init by the plan, train up to step ``end`` of ``steps``, and evaluate at every rung and at the end.
 
-        A trial that stopped at a rung, or died, goes on from its saved state; ``history`` then begins with the
-        evaluations that were made before.
+        A trial which stopped at a rung, or died, goes on from its saved state. ``history`` then begins with the
+        evaluations made before. ``clock`` receives the time spent.
         """
         self._model.load_state_dict(self._initial)
         optimizer = torch.optim.AdamW(
@@ -179,9 +200,12 @@ class TrialRunner:
         saved = self._saved_state(trial)
         done, earlier = saved.restore(self._model, optimizer)
         history.extend(earlier)
+        # Over all steps, not to the rung: a promoted trial goes on along the curve of an uninterrupted one.
         scheduler = one_cycle(optimizer, steps, done=done)
         seed = self._job.seed_of(trial)
+        # The batches of done steps are read and dropped: a resumed trial sees the same ones as an undisturbed trial.
         batches = seeded(itertools.islice(self._batches(steps, seed), done, None), seed, done)
+        # The masks of a resumed trial are found again from the plan: scores in storage give the same masks every time.
         events = events_of(plan, self._job.rungs, steps)
         masks = next(event.masks for event in reversed(events) if event.step <= done and event.masks is not None)
         units = self._units(trial)
@@ -204,6 +228,7 @@ class TrialRunner:
                 )
                 step = event.step
                 clock.lap("fine_tune")
+                # Pruned before evaluated: the figures are of the masks from here on.
                 if event.masks is not None:
                     holder.update(units.held(event.masks))
                 if event.is_evaluated:
@@ -211,7 +236,8 @@ class TrialRunner:
                     metrics = self._evaluate(self._evaluator if step == steps else self._rung_evaluator)
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
-                if step < steps:  # what a trial leaves at its end is its result
+                # Behind the yield: by now the caller has put the evaluation into the history.
+                if step < steps:
                     saved.save(step, history, self._model, optimizer, now=step == end)
 
     def _write(
@@ -225,18 +251,21 @@ class TrialRunner:
     ) -> None:
         if rank_and_world()[0] != 0:
             return
+        # `result.json` is written last of all: a trial which dies in here runs again, and overwrites the other files.
         folder = self._job.trial_folder(trial.number)
         configuration = _configuration(self._job, trial) | {
-            "fine_tune_steps": history[-1].step,
+            "fine_tune_steps": history[-1].step,  # the steps done, which early stopping cuts short
             "floored_layers": list(masks.floored),
             "process": f"{socket.gethostname()}:{os.getpid()}",
         }
+        # The model may be cut to smaller tensors; the plan tells a reader of the file how to rebuild the architecture.
         units = self._units(trial)
         model, cost = units.finalise(self._model, masks), units.cost(masks)
         save_checkpoint(folder.join("model.safetensors"), model, {"trial": configuration}, plan=units.plan(masks))
         folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
         sparsity = {"total": masks.sparsity(), **masks.sparsity_by_group(self._groups)}
         clock.lap("write")
+        # The time of scoring as spent by the trial which paid for it: this one may have read the scores from storage.
         seconds = clock.seconds | {"criterion": seconds_to_score(self._job.scoring_of(trial))}
         result = TrialResult(
             number=trial.number,
@@ -255,21 +284,38 @@ class TrialRunner:
             ended=time.time(),
         )
         folder.join("result.json").write_text(result.to_json())
+        # A stopped trial keeps its state for a promotion. Forgotten after the result: the other order could lose both.
         if status == "finished":
             forget_state(self._job, trial.number)
 
     def _saved_state(self, trial: TrialTask) -> SavedState:
+        # Without the rung: a promoted trial is the same one, and takes up its own state.
         identity = trial.model_dump_json(exclude={"until"})
         return SavedState(_state_file(self._job, trial.number), identity, every=self._job.save_every)
 
 
 def has_ended(result: TrialResult, until: int | None) -> bool:
-    """Whether a trial's result is that of its run to a rung (None: to its end), or of a later one."""
+    """Whether a trial has run to a rung, or further.
+
+    >>> failed = TrialResult(number=3, status="failed", reason="the loss is nan at step 4", started=0, ended=9)
+    >>> has_ended(failed, until=None)
+    True
+
+    Args:
+        result: the trial's result.
+        until: the rung; None asks for the trial's end.
+    """
+    # A trial is evaluated once at each rung, so its evaluations count the rungs behind it.
     return result.status != "stopped" or (until is not None and len(result.history) > until)
 
 
 def forget_state(job: TrialJob, number: int) -> None:
-    """Delete the state from which trial ``number`` could go on."""
+    """Delete the saved state of a trial.
+
+    Args:
+        job: the trial's job.
+        number: the trial's number.
+    """
     _state_file(job, number).delete()
 
 
@@ -285,9 +331,18 @@ def record_failure(
     history: Sequence[Evaluation] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> TrialResult:
-    """Write the result of a trial that ended without a model; what it evaluated before stays in its history."""
+    """Write the result of a trial without a model; the trial's earlier evaluations stay in its history.
+
+    Args:
+        job: the trial's job.
+        trial: the trial.
+        reason: of the failure, for people.
+        history: evaluations made; where empty, the evaluations of an earlier result.
+        seconds: time spent, by kind of work.
+    """
     now = time.time()
     spent = dict(seconds or {})
+    # A failure past a rung: early stopping has used the evaluation at the rung, so the evaluation stays on record.
     earlier = read_result(job, trial.number)
     if not history and earlier is not None:
         history = earlier.history
@@ -307,7 +362,7 @@ def record_failure(
 
 
 def read_result(job: TrialJob, number: int) -> TrialResult | None:
-    """The result of a trial, or None while it has not ended."""
+    """The result of a trial; None for a trial still to end."""
     file = job.trial_folder(number).join("result.json")
     return TrialResult.from_json(file.read_bytes()) if file.exists() else None
 
@@ -315,6 +370,7 @@ def read_result(job: TrialJob, number: int) -> TrialResult | None:
 def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
     return {
         "setting": trial.setting.model_dump(mode="json"),
+        # Addresses inside the storage are written relative to it: the storage may move.
         "job": job.model_dump(mode="json", context=kept_in(job.workload.storage_location)),
         "recipe": job.workload.load().recipe.model_dump(mode="json"),
     }
