@@ -25,11 +25,19 @@ def score_histograms(
         masks: the weights kept by the trial.
         groups: weight names by group.
         bins: number of bins, equally wide on the axis.
+
+    Returns:
+        By group; a group of frozen layers alone has no histogram.
     """
     found = {}
     for group, names in groups.items():
         values = torch.cat([scores[name].flatten() for name in names]).double()
         kept = torch.cat([masks[name].flatten() for name in names])
+        # Frozen layers have infinite scores: they were never up for pruning, and have no place on an axis.
+        finite = values.isfinite()
+        values, kept = values[finite], kept[finite]
+        if not len(values):
+            continue
         # asinh(x / scale) is linear within the scale and logarithmic beyond, for both signs; a logarithm alone has no
         # place for 0 and negative scores (AlterMOMA's are differences). `clamp_min`: all scores of a group may be 0.
         scale = values.abs().mean().clamp_min(torch.finfo(torch.float64).tiny)
