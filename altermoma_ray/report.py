@@ -16,7 +16,7 @@ from altermoma_ray.cli import (
     workload_of,
 )
 from altermoma_ray.console import console
-from altermoma_ray.data.sampling import Part
+from altermoma_ray.data.sampling import ValidationPart
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.engine.redundancy.job import check_reportable, plan_report
 from altermoma_ray.engine.redundancy.measure import measure_report, prune_for_report, score_for_report
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sparsity", type=ratio, help="share to remove (default: that of --pruned, else 0.85)")
     parser.add_argument(
         "--validation-part",
-        choices=get_args(Part),
+        choices=get_args(ValidationPart),
         default="all",
         help="validation scenes to measure on (default: all)",
     )

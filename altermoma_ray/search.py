@@ -20,7 +20,7 @@ from altermoma_ray.cli import (
     workload_of,
 )
 from altermoma_ray.console import console
-from altermoma_ray.data.sampling import Part
+from altermoma_ray.data.sampling import ValidationPart
 from altermoma_ray.engine.ray.workers import check_cluster
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.search.resuming import resume_search
@@ -109,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
         help="metric to optimise (default: the task's first), or several for a Pareto search: map,sparsity",
     )
     parser.add_argument(
-        "--validation-part", choices=get_args(Part), default="all", help="validation scenes to search on (default: all)"
+        "--validation-part",
+        choices=get_args(ValidationPart),
+        default="all",
+        help="validation scenes to search on (default: all)",
     )
     return parser
 

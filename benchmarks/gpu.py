@@ -26,7 +26,7 @@ from altermoma_ray.console import console
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, Sample, collate
 from altermoma_ray.data.nuscenes.index import open_index
-from altermoma_ray.data.synthetic import matches, provide
+from altermoma_ray.data.synthetic import generate_at, matches
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.layers.sparse import spconv
@@ -356,7 +356,7 @@ def _frames(options: argparse.Namespace, storage: Location) -> tuple[Location, s
         return Location.parse(options.dataroot), options.version
     place = storage.join("gpu-frames")
     if not matches(place, scenes=None, seed=options.seed):
-        provide(place, seed=options.seed)
+        generate_at(place, seed=options.seed)
     return place, "v1.0-trainval"
 
 

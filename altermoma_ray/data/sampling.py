@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation"]
 """Samples to learn from, and samples to evaluate on."""
-Part = Literal["all", "tuning", "reporting"]
+ValidationPart = Literal["all", "tuning", "reporting"]
 """Which validation samples are evaluated: all, or one of two halves.
 
 A search tunes on one half and a comparison reports the other: reported figures then come from samples on which nobody

@@ -113,7 +113,7 @@ def load_checkpoint(
             "copy it again, or give another checkpoint"
         ) from error
     model = _replayed(model, plan, header, location)
-    fit(model, tensors, str(location))  # after the plan, which gives the tensors' shapes
+    fill(model, tensors, str(location))  # after the plan, which gives the tensors' shapes
     return model.eval(), metadata
 
 
@@ -140,7 +140,7 @@ def read_header(data: bytes) -> dict[str, str]:
     return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
 
 
-def fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, remedy: str = "check `--model`") -> None:
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, remedy: str = "check `--model`") -> None:
     """Put tensors into a model; they must match the model's state one to one.
 
     Args:

@@ -59,7 +59,7 @@ class Target:
             return global_masks(scores, self.sparsity)
         return group_masks(scores, self.groups, self.ratios)
 
-    def rising(self, schedule: Schedule) -> list[Target]:
+    def rounds(self, schedule: Schedule) -> list[Target]:
         """Targets of the schedule's rounds, of which the last is this one; each group's ratio rises by itself."""
         # The ratios of a round need not sum to its sparsity exactly; masks read the ratios where there are any.
         rounds = [replace(self, sparsity=sparsity) for sparsity in schedule.sparsities(self.sparsity)]

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from altermoma_ray.data.sampling import Part, Split
+from altermoma_ray.data.sampling import Split, ValidationPart
 from altermoma_ray.metrics import Metric
 
 
@@ -102,7 +102,7 @@ class DataSource(Protocol):
             UserError: the data are missing or broken.
         """
 
-    def rows(self, split: Split, part: Part = "all", limit: int | None = None) -> list[int]:
+    def rows(self, split: Split, part: ValidationPart = "all", limit: int | None = None) -> list[int]:
         """The rows of a split.
 
         Args:

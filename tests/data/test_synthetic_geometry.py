@@ -9,7 +9,7 @@ from pyquaternion import Quaternion
 
 from altermoma_ray.data.synthetic import rig
 from altermoma_ray.data.synthetic.camera import Camera
-from altermoma_ray.data.synthetic.kinds import KINDS, Paint, Part
+from altermoma_ray.data.synthetic.kinds import KINDS, Cuboid, Paint
 from altermoma_ray.data.synthetic.lidar import Lidar
 from altermoma_ray.data.synthetic.raycast import cast, placements
 from altermoma_ray.data.synthetic.scene import Parameters, plan, sweep_times
@@ -32,7 +32,7 @@ def one_box(x, y, yaw, size):
         name="box",
         category="vehicle.car",
         size=tuple((value, value) for value in size),
-        parts=(Part((-0.5, -0.5, 0.0), (0.5, 0.5, 1.0)),),
+        parts=(Cuboid((-0.5, -0.5, 0.0), (0.5, 0.5, 1.0)),),
         paints=(Paint((0, 0), (0, 0), (1, 1)),) * 2,
         reflectivity=40,
         count=(1, 1),

@@ -10,7 +10,7 @@ import torch
 from altermoma_ray import __version__
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.checkpoint import fit, load_checkpoint, read_header, save_checkpoint
+from altermoma_ray.models.checkpoint import fill, load_checkpoint, read_header, save_checkpoint
 from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.pruning.granularity import GRANULARITIES, Granularity
 from altermoma_ray.storage import Location
@@ -70,7 +70,7 @@ def test_a_misfit_leaves_the_model_as_it_was():
     layer = torch.nn.Linear(2, 2)
     before = layer.weight.clone()
     with pytest.raises(UserError, match="no bias"):
-        fit(layer, {"weight": torch.zeros(2, 2)}, "file")
+        fill(layer, {"weight": torch.zeros(2, 2)}, "file")
     assert torch.equal(layer.weight, before)
 
 

@@ -11,7 +11,7 @@ import pytest
 from altermoma_ray.data.nuscenes.dataroot import check_files
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset
 from altermoma_ray.data.nuscenes.index import open_index
-from altermoma_ray.data.synthetic import matches, provide
+from altermoma_ray.data.synthetic import generate_at, matches
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.storage import Location
@@ -73,13 +73,13 @@ def test_looking_at_all_sensor_files_takes_a_request_for_each_folder(s3, dataroo
 def test_the_synthetic_set_is_made_in_a_bucket_whole_or_not_at_all(s3, objects, tmp_path):
     target, local = s3.join("synthetic-nuscenes"), tmp_path / "same"
     assert not matches(target, scenes=1, seed=5)
-    provide(target, scenes=1, seed=5, progress=False)
+    generate_at(target, scenes=1, seed=5, progress=False)
     assert matches(target, scenes=1, seed=5)
     assert not matches(target, scenes=1, seed=6)
-    provide(Location.parse(local), scenes=1, seed=5, progress=False)
+    generate_at(Location.parse(local), scenes=1, seed=5, progress=False)
     made = {file.relative_to(local).as_posix(): file for file in local.rglob("*") if file.is_file()}
     assert objects(target) == {name: file.read_bytes() for name, file in made.items()}
     target.join("synthetic.json").delete()
     assert not matches(target, scenes=1, seed=5)
-    provide(target, scenes=1, seed=5, progress=False)  # over what an interrupted upload left
+    generate_at(target, scenes=1, seed=5, progress=False)  # over what an interrupted upload left
     assert matches(target, scenes=1, seed=5)

@@ -37,7 +37,7 @@ def test_with_ratios_each_group_is_pruned_by_its_own():
 def test_targets_rise_to_this_one(ratios):
     target = Target(groups=GROUPS, sparsity=11 / 14, ratios=ratios)
     schedule = Schedule(kind="exponential", rounds=5)
-    rounds = target.rising(schedule)
+    rounds = target.rounds(schedule)
     assert rounds[-1] is target
     assert [goal.sparsity for goal in rounds] == schedule.sparsities(11 / 14)
     for group, ratio in (ratios or {}).items():

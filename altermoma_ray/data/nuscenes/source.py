@@ -18,8 +18,8 @@ from altermoma_ray.data.nuscenes.maps import check_maps
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.data.nuscenes.rig import check_rig
 from altermoma_ray.data.nuscenes.splits import split_names
-from altermoma_ray.data.sampling import Part, Split, class_balanced_rows
-from altermoma_ray.data.synthetic import matches, provide
+from altermoma_ray.data.sampling import Split, ValidationPart, class_balanced_rows
+from altermoma_ray.data.synthetic import generate_at, matches
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import Place
@@ -106,7 +106,7 @@ class NuScenes(BaseModel):
                 continue
             console.print("[bold]data[/] no --dataroot: making a synthetic nuScenes, once")
             try:
-                provide(folder, **wanted)
+                generate_at(folder, **wanted)
             except UserError:
                 if not matches(folder, **wanted):  # another command was quicker
                     raise
@@ -115,7 +115,7 @@ class NuScenes(BaseModel):
         """How many records of the tables are not in the index, by kind."""
         return self.index().left_out
 
-    def rows(self, split: Split, part: Part = "all", limit: int | None = None) -> list[int]:
+    def rows(self, split: Split, part: ValidationPart = "all", limit: int | None = None) -> list[int]:
         """Rows of the index.
 
         Args:

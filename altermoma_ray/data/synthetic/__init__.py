@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from altermoma_ray.data.synthetic.generate import generate, matches
-from altermoma_ray.data.synthetic.upload import provide
+from altermoma_ray.data.synthetic.upload import generate_at
 
-__all__ = ["generate", "matches", "provide"]
+__all__ = ["generate", "generate_at", "matches"]

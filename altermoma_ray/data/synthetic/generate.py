@@ -134,7 +134,7 @@ def _parameters(
         "azimuths": (azimuths, 90, 2160),
         "cameras": (cameras, 1, 12),
     }
-    # Checked here, not in the parser: `provide` and tests call without a command line.
+    # Checked here, not in the parser: `generate_at` and tests call without a command line.
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise UserError(f"{name} must be in {low}..{high}, but got {value}")

@@ -26,7 +26,7 @@ class Paint:
 
 
 @dataclass(frozen=True)
-class Part:
+class Cuboid:
     """One box of a body; ``paint`` and ``band_paint`` are positions in the kind's list of paints."""
 
     low: tuple[float, float, float]
@@ -46,7 +46,7 @@ class Kind:
     """The nuScenes category; empty for clutter, which is not annotated."""
     size: tuple[Range, Range, Range]
     """Ranges of length, width and height (m)."""
-    parts: tuple[Part, ...]
+    parts: tuple[Cuboid, ...]
     paints: tuple[Paint, ...]
     reflectivity: float
     """Mean LiDAR intensity, 0..255; objects of a kind spread by ``REFLECTIVITY_SPREAD``."""
@@ -75,25 +75,25 @@ _CLOTHES = Paint((0.0, 1.0), (0.3, 0.9), (0.25, 0.6))
 
 # The numbers after the corners: paint, heights of a band, paint of the band (a window, a skirt).
 _CAR_PARTS = (
-    Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.55), 0, (0.0, 0.16), 2),
-    Part((-0.36, -0.46, 0.55), (0.22, 0.46, 1.0), 0, (0.58, 0.9), 1),
+    Cuboid((-0.5, -0.5, 0.0), (0.5, 0.5, 0.55), 0, (0.0, 0.16), 2),
+    Cuboid((-0.36, -0.46, 0.55), (0.22, 0.46, 1.0), 0, (0.58, 0.9), 1),
 )
 _TRUCK_PARTS = (
-    Part((0.2, -0.5, 0.0), (0.5, 0.5, 0.8), 0, (0.48, 0.7), 2),
-    Part((-0.5, -0.5, 0.0), (0.17, 0.5, 1.0), 1, (0.0, 0.15), 2),
+    Cuboid((0.2, -0.5, 0.0), (0.5, 0.5, 0.8), 0, (0.48, 0.7), 2),
+    Cuboid((-0.5, -0.5, 0.0), (0.17, 0.5, 1.0), 1, (0.0, 0.15), 2),
 )
 _LONG_PARTS = (
-    Part((-0.5, -0.5, 0.12), (0.5, 0.5, 1.0), 0, (0.45, 0.75), 1),
-    Part((-0.48, -0.48, 0.0), (0.48, 0.48, 0.12), 2),
+    Cuboid((-0.5, -0.5, 0.12), (0.5, 0.5, 1.0), 0, (0.45, 0.75), 1),
+    Cuboid((-0.48, -0.48, 0.0), (0.48, 0.48, 0.12), 2),
 )
-_CYCLE_PARTS = (Part((-0.5, -0.22, 0.0), (0.5, 0.22, 0.85), 0), Part((0.18, -0.5, 0.8), (0.32, 0.5, 1.0), 0))
+_CYCLE_PARTS = (Cuboid((-0.5, -0.22, 0.0), (0.5, 0.22, 0.85), 0), Cuboid((0.18, -0.5, 0.8), (0.32, 0.5, 1.0), 0))
 # A rider replaces the cycle's parts, and is part of the annotated box, as nuScenes annotates cycles.
-RIDDEN_PARTS = (Part((-0.5, -0.22, 0.0), (0.5, 0.22, 0.58), 0), Part((-0.2, -0.5, 0.4), (0.2, 0.5, 1.0), 1))
+RIDDEN_PARTS = (Cuboid((-0.5, -0.22, 0.0), (0.5, 0.22, 0.58), 0), Cuboid((-0.2, -0.5, 0.4), (0.2, 0.5, 1.0), 1))
 _COLUMN_PARTS = (
-    Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.72), 0, (0.3, 0.5), 1),
-    Part((-0.3, -0.3, 0.72), (0.3, 0.3, 1.0), 2),
+    Cuboid((-0.5, -0.5, 0.0), (0.5, 0.5, 0.72), 0, (0.3, 0.5), 1),
+    Cuboid((-0.3, -0.3, 0.72), (0.3, 0.3, 1.0), 2),
 )
-_BLOCK_PARTS = (Part((-0.5, -0.5, 0.0), (0.5, 0.5, 1.0), 0, (0.38, 0.72), 1),)
+_BLOCK_PARTS = (Cuboid((-0.5, -0.5, 0.0), (0.5, 0.5, 1.0), 0, (0.38, 0.72), 1),)
 
 # Shared by both classes of a pair and by clutter: sizes must tell nothing, or the cameras would be superfluous.
 _TRUCK_SIZE = ((5.4, 6.8), (2.2, 2.5), (2.4, 2.9))

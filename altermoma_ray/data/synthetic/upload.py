@@ -16,7 +16,7 @@ from altermoma_ray.storage import Location
 _UPLOADS = 16  # at a time: small files wait for answers more than for bytes
 
 
-def provide(
+def generate_at(
     target: Location,
     *,
     scenes: int | None = None,

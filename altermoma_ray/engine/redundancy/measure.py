@@ -129,7 +129,7 @@ class Measurement:
         self._modalities = tuple(reversed(self._scorer.modalities))
         self._task: Any = workload.task_for(self._model)
         self._columns = [metric for metric in self._task.metrics if metric.is_column]
-        self._share = self._scorer.everyone
+        self._share = self._scorer.all_workers
         rows = self._data.rows("validation", job.trial.validation_part)
         self._evaluator = Evaluator(self._data, rows, batch_size=workload.recipe.batch_size)
         # Rank 0 alone records features: so few samples are not worth sharing, as their whole maps would be gathered.

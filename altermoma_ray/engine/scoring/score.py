@@ -218,7 +218,7 @@ class ScoringWorker:
         numbers = iter(range(len(self._micro_batches)))
         self.data = [[next(numbers) for _ in batch] for batch in data]
         self.reactivation_data = [[next(numbers) for _ in batch] for batch in training]
-        self.everyone = Share(self._rank, self._world, None)
+        self.all_workers = Share(self._rank, self._world, None)
         self._share, self._passes = _passes(self._rank, self._world, len(self.data[0]), self.modalities)
 
     def passes(self, job: ScoringJob) -> int:
@@ -228,13 +228,13 @@ class ScoringWorker:
     def problem(self) -> Problem:
         """The problem given to every criterion: the model, its groups and this worker's part of the data."""
         # Always the share among all workers: only ReRI knows passes which run side by side in two halves.
-        share = self.everyone
+        share = self.all_workers
         return Problem(
             model=self.model,
             groups=self.groups,
             modalities=self.modalities,
             loss=self.loss,
-            batches=share.of_sum(self.data),
+            batches=share.of_batches(self.data),
             training_batches=[share.of_batch(batch) for batch in self.reactivation_data],
             flow=flow_of(self.model, self._micro_batches[0].to(self._device)),
             norms=self.job.norms,
@@ -258,8 +258,8 @@ class ScoringWorker:
             UserError: the model ignores a mask; raised on all workers.
         """
         # The check's passes are no part of the bar's total, and must not move the bar.
-        share, reporter, self._reporter = self.everyone, self._reporter, None
-        parts = [share.of_sum([[part]])[0] for batch in self.data for part in batch]
+        share, reporter, self._reporter = self.all_workers, self._reporter, None
+        parts = [share.of_batches([[part]])[0] for batch in self.data for part in batch]
         check_masking(
             self.model, self.loss, self.groups, self.modalities, parts, reduce=share.reduce, norms=self.job.norms
         )
@@ -272,8 +272,8 @@ class ScoringWorker:
 
     def contribution(self) -> Weights:
         """DeCI of every prunable weight, the same on all workers."""
-        share = self.everyone
-        data = share.of_sum(self.data)
+        share = self.all_workers
+        data = share.of_batches(self.data)
         return contribution(self.model, self.names, self.loss, data, reduce=share.reduce, norms=self.job.norms)
 
     def redundancy(self, settings: Sequence[Reactivation]) -> dict[Reactivation, dict[str, Tensor]]:
@@ -304,7 +304,7 @@ class ScoringWorker:
             self.scored(modality),
             self.loss,
             modality,
-            share.of_sum(self.data),
+            share.of_batches(self.data),
             [share.of_batch(batch) for batch in self.reactivation_data],
             list(settings),
             reduce=share.reduce,
@@ -316,7 +316,7 @@ class Share:
     """One worker's part of the micro-batches, within a group of workers which sum their gradients.
 
     >>> share = Share(1, 2, None)  # the second of two workers
-    >>> share.of_batch([10, 11, 12]), share.of_sum([[10, 11, 12], [13]])
+    >>> share.of_batch([10, 11, 12]), share.of_batches([[10, 11, 12], [13]])
     ([11, 12], [[12], [13]])
 
     Args:
@@ -338,7 +338,7 @@ class Share:
         start, stop = self._span(len(batch))
         return list(batch[start:stop])
 
-    def of_sum(self, batches: Sequence[Sequence[int]]) -> list[list[int]]:
+    def of_batches(self, batches: Sequence[Sequence[int]]) -> list[list[int]]:
         """This worker's micro-batches of all batches together.
 
         The result has as many entries as ``batches``, some empty: a mean divides by the same number on all workers.

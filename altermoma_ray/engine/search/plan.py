@@ -22,7 +22,7 @@ from altermoma_ray.places import Place, kept_in, read_from
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
-from altermoma_ray.workloads.protocols import Part
+from altermoma_ray.workloads.protocols import ValidationPart
 from altermoma_ray.workloads.reference import WorkloadReference, upgraded
 
 Ablation = Literal["beta", "residual", "reactivation"]
@@ -43,7 +43,7 @@ class SearchPlan(BaseModel):
     name: str
     workload: WorkloadReference
     """The model to prune, with its data and task."""
-    validation_part: Part = "all"
+    validation_part: ValidationPart = "all"
     """The validation samples for the evaluation of trials."""
     checkpoint: Place
     """URI of the unpruned model, in storage."""

@@ -24,7 +24,7 @@ from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.names import check_name
 from altermoma_ray.tracking.mlflow.store import kept_uri
 from altermoma_ray.tracking.objective import Objective
-from altermoma_ray.workloads.protocols import Part
+from altermoma_ray.workloads.protocols import ValidationPart
 from altermoma_ray.workloads.reference import WorkloadReference
 from altermoma_ray.workloads.workload import digest_of, modalities_of, sizes_of
 
@@ -56,7 +56,7 @@ class SearchRequest(BaseModel):
     """Number of trials; the plan has fewer where the space has fewer different settings."""
     repeat: bool = False
     """Whether to run the full number of trials in a small space, repeating settings with other seeds."""
-    validation_part: Part = "all"
+    validation_part: ValidationPart = "all"
     seed: int = 0
     """Seed of all random draws."""
     workers: int = 1

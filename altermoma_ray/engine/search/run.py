@@ -100,7 +100,7 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
     known = plan.results()
     # Earlier results go in first: the replayed proposals then run through the ended trials without starting them.
     for result in known:
-        searcher.know(result)
+        searcher.tell(result)
     logbook.start(known)
     if searcher.has_more():
         if plan.workers == 1:

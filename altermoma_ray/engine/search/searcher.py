@@ -38,7 +38,7 @@ class ProposalSearcher(Searcher):
         self.mistake: str | None = None
         """A user's mistake met by a trial. The search then stops; its unfinished trials can be run later."""
 
-    def know(self, result: TrialResult) -> None:
+    def tell(self, result: TrialResult) -> None:
         """Take in the result of a trial from before this run: ended, or stopped at a rung."""
         self._known[result.number] = result
         self._proposals.complete(result)

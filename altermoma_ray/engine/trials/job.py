@@ -8,7 +8,7 @@ from altermoma_ray.engine.scoring.indicators import ScoringJob
 from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
-from altermoma_ray.workloads.protocols import Part
+from altermoma_ray.workloads.protocols import ValidationPart
 from altermoma_ray.workloads.reference import WorkloadReference
 
 
@@ -25,7 +25,7 @@ class TrialJob(BaseModel):
 
     scoring: ScoringJob
     """Names the indicators, the data and the checkpoint; wants everything any trial of the search may read."""
-    validation_part: Part
+    validation_part: ValidationPart
     """The validation samples for the evaluation of trials."""
     folder: Place
     """URI of the search's folder in storage."""

@@ -19,7 +19,7 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 
 from altermoma_ray.engine.ray.workers import rank_and_world
-from altermoma_ray.models.checkpoint import fit, read_header
+from altermoma_ray.models.checkpoint import fill, read_header
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation
 
@@ -101,7 +101,7 @@ class SavedState:
         if not all_agree(step) or step == 0:
             return 0, []
         tensors = safetensors.torch.load(data)
-        fit(model, _below(tensors, _MODEL), str(self._file))
+        fill(model, _below(tensors, _MODEL), str(self._file))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below(tensors, _OPTIMIZER).items():
             # safetensors has flat names of text; AdamW's state is keyed by the parameter's number, then by name.

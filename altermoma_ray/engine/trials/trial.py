@@ -177,7 +177,7 @@ class TrialRunner:
         # A phase has at least as many steps as rounds, even in a short fine-tuning: two rounds never share a step.
         when = schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))
         units = self._units(trial)
-        return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rising(schedule), strict=True)]
+        return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rounds(schedule), strict=True)]
 
     def _fine_tune(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.checkpoint import fit
+from altermoma_ray.models.checkpoint import fill
 from altermoma_ray.models.weights.load import check_numbers, is_of_others
 from altermoma_ray.models.weights.state_files import is_safetensors, read_state
 from altermoma_ray.storage import Location
@@ -36,7 +36,7 @@ def load_plain(model: nn.Module, location: Location) -> None:
         raise UserError(f"no checkpoint at {location}; give the path of a .safetensors or .pth file") from error
     tensors = below_common_prefix(read_state(data, location).tensors, model.state_dict())
     check_numbers(tensors, str(location))
-    fit(model, tensors, str(location), remedy="give a checkpoint of this model")
+    fill(model, tensors, str(location), remedy="give a checkpoint of this model")
 
 
 def below_common_prefix(tensors: Mapping[str, Tensor], names: Mapping[str, object]) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ class IMP(Criterion):
         weights = parameters_named(problem.model, problem.names)
         masks = Masks({name: weight.new_ones(weight.shape).bool() for name, weight in weights.items()})
         with evaluation(problem.model, problem.norms):
-            for number, goal in enumerate(target.rising(Schedule(kind="exponential", rounds=self.rounds)), start=1):
+            for number, goal in enumerate(target.rounds(Schedule(kind="exponential", rounds=self.rounds)), start=1):
                 # The rewinding: leaving the context restores θ_init, after the round's magnitudes were read.
                 with initial_parameters_kept(problem.model):
                     self._train(problem, masks, f"IMP round {number}")

@@ -72,7 +72,7 @@ class SynFlow(Criterion):
         for weight in weights.values():
             weight.requires_grad_(True)
         masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
-        for number, goal in enumerate(target.rising(Schedule(kind="exponential", rounds=self.rounds)), start=1):
+        for number, goal in enumerate(target.rounds(Schedule(kind="exponential", rounds=self.rounds)), start=1):
             scores = self._scores(model, weights, problem.flow, number)
             # Weights pruned before go first. Remaining weights may score zero too, and −1 tells the two apart.
             masks = goal.masks({name: score.masked_fill(~masks[name], -1) for name, score in scores.items()})

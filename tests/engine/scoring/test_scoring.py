@@ -152,7 +152,7 @@ def test_shares_give_every_micro_batch_to_one_worker(world):
     shares = [Share(rank, world, None) for rank in range(world)]
     for batch in batches:
         assert [number for share in shares for number in share.of_batch(batch)] == batch
-    parts = [share.of_sum(batches) for share in shares]
+    parts = [share.of_batches(batches) for share in shares]
     assert all(len(part) == len(batches) for part in parts)
     loads = [sum(map(len, part)) for part in parts]
     assert max(loads) - min(loads) <= 1
