@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -79,7 +80,8 @@ class Workload(BaseModel):
         """
         # A pruned or released checkpoint brings its own configuration; only a class of pydantic can be made from JSON.
         maker = self.model if configuration is None else type(self.model).model_validate_json(configuration)
-        model = maker.build() if hasattr(maker, "build") else maker()
+        # A copy: a maker of the user's own may give the same module every time, and models here are changed.
+        model = maker.build() if hasattr(maker, "build") else copy.deepcopy(maker())
         # Asked here, where a user's model first exists: a missing method would else show as a worker's traceback.
         for attribute in ("state_dict", "modalities", "group_of"):
             if not hasattr(model, attribute):

@@ -13,6 +13,8 @@ import mlflow
 import pytest
 
 TRIALS = 3
+MANY = 40
+"""Trials of a search that is still running when it is stopped: one takes less than a second."""
 MODEL = "altermoma-own-two-branch"
 
 
@@ -104,7 +106,17 @@ def test_a_module_names_the_workload_as_a_file_does(workers, head, mlflow_server
 @pytest.mark.slow
 def test_a_stopped_search_is_marked_and_resumed(head, mlflow_server, client, leaderboard, tiny_search, tmp_path):
     storage = tmp_path / "storage"
-    options = ["--trials", 4, "--name", "stopped", "--storage", storage, "--tracking-uri", mlflow_server.address]
+    options = [
+        "--trials",
+        MANY,
+        "--repeat",
+        "--name",
+        "stopped",
+        "--storage",
+        storage,
+        "--tracking-uri",
+        mlflow_server.address,
+    ]
     line = [*tiny_search, *options]
     assert head.submit("search", "--id", "first", "--no-wait", "--", *line).returncode == 0
     trials = storage / "searches" / "stopped" / "trials"
@@ -122,15 +134,15 @@ def test_a_stopped_search_is_marked_and_resumed(head, mlflow_server, client, lea
     )
     assert "was stopped" in told.stdout + told.stderr
     before = {file: file.read_bytes() for file in trials.glob("*/result.json")}
-    assert 0 < len(before) < 4
+    assert 0 < len(before) < MANY
     assert searches(client)["stopped"].info.status == "KILLED"
 
     resumed = head.submit("search", "--id", "second", "--", *line, "--resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert {file: file.read_bytes() for file in before} == before
-    assert Counter(row["trial"] for row in leaderboard("stopped")) == Counter(range(4))
+    assert Counter(row["trial"] for row in leaderboard("stopped")) == Counter(range(MANY))
     parent = searches(client)["stopped"]
     assert parent.info.status == "FINISHED"
     children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert Counter(int(run.data.tags["altermoma.trial"]) for run in children) == Counter(range(4))
+    assert Counter(int(run.data.tags["altermoma.trial"]) for run in children) == Counter(range(MANY))
     assert {run.info.status for run in children} == {"FINISHED"}

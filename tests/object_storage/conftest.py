@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import urllib.request
@@ -106,10 +107,12 @@ def objects(buckets: boto3.client) -> Callable[[Location], dict[str, bytes]]:
         bucket, _, prefix = place.path.partition("/")
         pages = buckets.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
         names = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
-        return {
-            name.removeprefix(f"{prefix}/"): buckets.get_object(Bucket=bucket, Key=name)["Body"].read()
-            for name in names
-            if not name.endswith("/")
-        }
+        found = {}
+        for name in names:
+            # A search that runs deletes what it needs no more, between the listing and the reading too.
+            with contextlib.suppress(buckets.exceptions.NoSuchKey):
+                if not name.endswith("/"):
+                    found[name.removeprefix(f"{prefix}/")] = buckets.get_object(Bucket=bucket, Key=name)["Body"].read()
+        return found
 
     return read
