@@ -17,6 +17,7 @@ from altermoma_ray.pruning.channels import keep_masks
 from altermoma_ray.pruning.granularity import GRANULARITIES
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.workload import groups_of
+from examples import own_model as own
 
 TOYS = ("bevfusion-mit-toy", "bevfusion-mit-seg-toy")
 CHOICES = ("query_labels",)
@@ -164,3 +165,17 @@ def test_groups_reach_ratios_of_their_own():
         {coupling.name: torch.ones(coupling.channels, dtype=torch.bool) for coupling in channels.couplings},
     )
     assert all(bool(mask.all()) for mask in kept.values())
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_a_model_of_nobody_s_loses_channels_too(share):
+    model, data = own.trained(), own.Recordings()
+    dataset = data.dataset(data.rows("validation", limit=8), augment=False, seed=0)
+    batch = data.collate([dataset[position] for position in range(len(dataset))])
+    channels = GRANULARITIES["channel"].bound_to(model, lambda one: one(batch))
+    masks = random_masks(model, channels, share, seed=1)
+    masked = copy.deepcopy(model).eval()
+    with MaskHolder(masked, channels.held(masks)), torch.no_grad():
+        small = channels.finalise(masked, masks)
+        torch.testing.assert_close(small(batch), masked(batch), rtol=1e-4, atol=1e-5)
+    assert sum(weight.numel() for weight in prunable_weights(small).values()) == masks.kept()
