@@ -10,8 +10,10 @@ from altermoma_ray.data.nuscenes.source import NuScenes
 from altermoma_ray.engine.training.loop import one_cycle, train_steps
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.named import configuration
-from altermoma_ray.pruning import Reactivation, contribution, prunable_weights, redundancy
+from altermoma_ray.pruning import MaskHolder, Reactivation, Target, contribution, prunable_weights, redundancy
+from altermoma_ray.pruning.granularity import GRANULARITIES
 from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.workloads.workload import groups_of
 
 
 @pytest.mark.slow
@@ -43,3 +45,22 @@ def test_one_scoring_pass_and_one_training_step_are_finite(real_nuscenes, tmp_pa
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     changed = [name for name, parameter in model.named_parameters() if (parameter != before[name]).any()]
     assert {FusionModel.group_of(name) for name in changed} == {"camera", "lidar", "fusion"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_removed_channels_are_masked_channels(share, real_nuscenes, tmp_path):
+    source = NuScenes(dataroot=str(real_nuscenes), version="v1.0-mini", storage=str(tmp_path))
+    config = configuration("bevfusion-mit")
+    batch = collate([NuScenesDataset(source.index(), source.rows("train"), config.inputs, augment=False)[0]])
+    torch.manual_seed(0)
+    model = FusionModel(config).eval()
+    channels = GRANULARITIES["channel"].bound_to(model, lambda _: pytest.fail("the model tells its own channels"))
+    scores = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
+    masks = channels.select(scores, Target(groups=groups_of(model), sparsity=share))
+    assert share <= masks.sparsity() < share + 0.01
+    with torch.no_grad(), MaskHolder(model, channels.held(masks)):
+        small = channels.finalise(model, masks)
+        expected, found = (one(batch)["dense_heatmap"] for one in (model, small))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert sum(weight.numel() for weight in prunable_weights(small).values()) == masks.kept()
