@@ -13,7 +13,7 @@ import mlflow
 import pytest
 
 TRIALS = 3
-MANY = 40
+MANY = 24
 """Trials of a search that is still running when it is stopped: one takes less than a second."""
 MODEL = "altermoma-own-two-branch"
 

@@ -1,0 +1,78 @@
+"""How much faster a model is without some of its channels, full size, stage by stage, on one keyframe.
+
+    python -m benchmarks.channels --dataroot DIR --version v1.0-mini --sparsity 0.5
+
+The weights are drawn at random and pruned by magnitude: what a layer costs depends on its width, not on its values. The
+ratio still depends on which layers become narrow, and so on the criterion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+
+import torch
+
+from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
+from altermoma_ray.data.nuscenes.source import NuScenes
+from altermoma_ray.models.configurations.named import configuration
+from altermoma_ray.models.counting import count
+from altermoma_ray.models.latency import measure
+from altermoma_ray.pruning import Target, prunable_weights
+from altermoma_ray.pruning.channels import Bounds
+from altermoma_ray.pruning.granularity import Channel
+from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.workloads.workload import groups_of
+
+
+def main() -> None:
+    """Cut, let both models take turns, print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataroot", required=True)
+    parser.add_argument("--version", default="v1.0-mini")
+    parser.add_argument("--model", default="bevfusion-mit")
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--multiple", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    config = configuration(options.model)
+    torch.manual_seed(0)
+    model = config.build().eval()
+    channels = Channel(Bounds(multiple=options.multiple)).bound_to(model, model)
+    scores = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
+    masks = channels.select(scores, Target(groups=groups_of(model), sparsity=options.sparsity))
+    models = {
+        name: one.to(options.device) for name, one in (("unpruned", model), ("pruned", channels.finalise(model, masks)))
+    }
+    with tempfile.TemporaryDirectory() as storage:
+        source = NuScenes(dataroot=options.dataroot, version=options.version, storage=storage)
+        dataset = NuScenesDataset(source.index(), source.rows("train"), config.inputs, augment=False)
+        batch = collate([dataset[0]]).to(options.device)
+    task = DetectionTask(config.head)
+    found = measure(
+        models, [batch], lambda one, given: task.decode(one(given), given), repeats=options.repeats, warm_up=1
+    )
+    counted = {name: count(one, lambda given: given(batch)) for name, one in models.items()}
+    print(
+        json.dumps(
+            {
+                "ratio": found["unpruned"].median_ms / found["pruned"].median_ms,
+                "sparsity": masks.sparsity(),
+                "median_ms": {name: latency.median_ms for name, latency in found.items()},
+                "stages_ms": {name: latency.stages_ms() for name, latency in found.items()},
+                "params": {name: counts.parameters for name, counts in counted.items()},
+                "macs": {name: counts.by_group(model.group_of) for name, counts in counted.items()},
+                "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+                "threads": torch.get_num_threads(),
+                "device": options.device,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
