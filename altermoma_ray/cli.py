@@ -222,7 +222,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of all random draws (default: 0)")
     parser.add_argument(
-        "--space", type=Path, help="Python file that defines SPACE or suggest (default: search_spaces/nusc.py)"
+        "--space",
+        type=Path,
+        help="Python file that defines SPACE or suggest (default: search_spaces/nusc.py, or SPACE beside a workload)",
     )
 
 

@@ -49,9 +49,9 @@ class SpeedNet(nn.Module):
         return branch if branch in self.modalities else "fusion"
 
     def forward(self, batch, masked=frozenset()):
-        features = []
-        for name, signal in (("radar", batch.radar), ("sound", batch.sound)):
-            features.append(signal.new_zeros(len(signal), 64) if name in masked else self.get_submodule(name)(signal))
+        seen = {"radar": self.radar(batch.radar), "sound": self.sound(batch.sound)}
+        # Zeros of the features' own width, not of a number written here: pruning may remove channels.
+        features = [torch.zeros_like(seen[name]) if name in masked else seen[name] for name in self.modalities]
         return self.head(torch.cat(features, dim=1))[:, 0]
 
 

@@ -105,7 +105,7 @@ def check_fixed(sizes: Mapping[str, int], target: float, fixed: Mapping[str, flo
     if budget < len(rest):
         raise UserError(
             f"a total sparsity of {target} cannot be met with {fixed_ones}: {', '.join(rest)} cannot make up the rest; "
-            "raise them"
+            f"raise {', '.join(fixed)} or lower the total sparsity"
         )
 
 

@@ -73,6 +73,8 @@ class ScoringJob(Wanted):
             self.seed,
             self.norms,
         ]
+        # A user's file holds the loss and the model's code beside the data: an edited file scores anew.
+        identity += [self.workload.sha256] if self.workload.sha256 else []
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         return self.workload.storage_location.join("indicators", key)
 

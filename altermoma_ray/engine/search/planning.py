@@ -143,7 +143,8 @@ def _space_for(model: nn.Module, request: SearchRequest) -> SearchSpace:
     if not lacking:
         return request.space
     # A user's own choice is refused, not shortened in silence.
-    if request.grid or request.space_file is not None:
+    named = request.space_file is not None and "criteria" in request.space.model_fields_set
+    if request.grid or named:
         raise UserError(
             f"criterion {lacking[0]!r} needs a model with a method `flow`, which that of {request.workload.name} has "
             "not; leave the criterion out, or add the method (altermoma_ray.workloads.protocols describes it)"

@@ -168,6 +168,8 @@ def reference_file(plan: SearchPlan) -> Location:
     """The file with the unpruned model's metrics, common to all searches on one checkpoint and data set."""
     fingerprint = plan.workload.load().source().fingerprint("validation")
     identity = [plan.checkpoint_hash, *fingerprint.split("/"), plan.validation_part]  # as earlier releases wrote keys
+    # The metrics of a user's file are its own code: an edited file is measured anew.
+    identity += [plan.workload.sha256] if plan.workload.sha256 else []
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     return plan.storage.join("references", f"{key}.json")
 

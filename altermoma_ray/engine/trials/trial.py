@@ -11,11 +11,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
+from torch import nn
 
 from altermoma_ray.engine.ray.workers import rank_and_world, worker_device
 from altermoma_ray.engine.scoring.indicators import (
@@ -48,7 +49,7 @@ from altermoma_ray.pruning.granularity import Granularity
 from altermoma_ray.pruning.targets import OutOfReach, Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
-from altermoma_ray.workloads.workload import groups_of
+from altermoma_ray.workloads.workload import groups_of, modalities_of
 
 
 class TrialRunner:
@@ -136,8 +137,11 @@ class TrialRunner:
         """The granularity of a trial, bound to this model; kept, since finding a model's channels takes a while."""
         name = trial.setting.granularity
         if name not in self._bound:
-            sample = self._data.rows("train", limit=1)
-            self._bound[name] = trial.setting.units.bound_to(self._model, lambda model: model(self._sample(sample)))
+            batch = self._sample(self._data.rows("train", limit=1))
+            masks = [frozenset[str](), *(frozenset({modality}) for modality in modalities_of(self._model))]
+            # Masked runs too: a width written as a number in `forward` shows only there.
+            runs = [partial(_run, batch=batch, masked=masked) for masked in masks]
+            self._bound[name] = trial.setting.units.bound_to(self._model, *runs)
         return self._bound[name]
 
     def _sample(self, rows: Sequence[int]) -> Any:
@@ -292,6 +296,10 @@ class TrialRunner:
         # Without the rung: a promoted trial is the same one, and takes up its own state.
         identity = trial.model_dump_json(exclude={"until"})
         return SavedState(_state_file(self._job, trial.number), identity, every=self._job.save_every)
+
+
+def _run(model: nn.Module, *, batch: Any, masked: frozenset[str]) -> Any:
+    return model(batch, masked)
 
 
 def has_ended(result: TrialResult, until: int | None) -> bool:

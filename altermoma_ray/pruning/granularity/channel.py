@@ -52,12 +52,13 @@ class Channel(Granularity):
     shapes: Mapping[str, torch.Size] = field(default_factory=dict, repr=False)
     parameters: frozenset[str] = field(default=frozenset(), repr=False)
 
-    def bound_to(self, model: nn.Module, run: Run) -> Channel:
+    def bound_to(self, model: nn.Module, run: Run, *others: Run) -> Channel:
         """The channels of a model.
 
         Args:
             model: stays unchanged.
-            run: runs a model on a batch; is called only where the model has to be traced.
+            run: runs a model on a batch; traced where the model has no couplings of its own.
+            others: further runs for a traced model without channels to answer as with masked ones.
 
         Raises:
             UserError: the model cannot be traced, tracing misreads it, or none of its channels can be removed.
@@ -70,7 +71,8 @@ class Channel(Granularity):
             couplings = tuple(own())
         else:
             couplings = tuple(trace(twin, run))
-            check_couplings(twin, couplings, run)
+            for checked in (run, *others):
+                check_couplings(twin, couplings, checked)
         if not couplings:
             raise UserError(
                 f"{type(model).__name__} has no channel that can be removed: give the model a method "

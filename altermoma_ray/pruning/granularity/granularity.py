@@ -60,12 +60,15 @@ class Granularity(ABC):
     {}
     """
 
-    def bound_to(self, model: nn.Module, run: Callable[[nn.Module], Any]) -> Granularity:
+    def bound_to(
+        self, model: nn.Module, run: Callable[[nn.Module], Any], *others: Callable[[nn.Module], Any]
+    ) -> Granularity:
         """The granularity for one model, with the model's units found first where necessary.
 
         Args:
             model: to be pruned; stays unchanged.
             run: runs a model on a batch, where tracing needs a run.
+            others: further runs, with a modality masked for example.
 
         Raises:
             UserError: the model has no units of this kind.
