@@ -58,13 +58,12 @@ def benchmark(workload: Workload, options: argparse.Namespace) -> dict[str, Any]
     rows = data.rows("validation", limit=options.samples)
     dataset = data.dataset(rows, augment=False, seed=0)
     batches = [data.collate([dataset[number]]).to(device) for number in range(len(rows))]
-    tasks = {name: workload.task_for(model) for name, model in models.items()}
-    names = {id(model): name for name, model in models.items()}
+    task = workload.task_for(models[UNPRUNED])
     with console.status("measuring"):
         found: dict[str, Latency] = measure(
             models,
             batches,
-            lambda model, batch: tasks[names[id(model)]].decode(model(batch), batch),
+            lambda model, batch: task.decode(model(batch), batch),
             repeats=options.repeats,
         )
     counted = {name: count(model, lambda one: one(batches[0])) for name, model in models.items()}

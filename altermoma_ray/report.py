@@ -19,9 +19,10 @@ from altermoma_ray.console import console
 from altermoma_ray.data.sampling import ValidationPart
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.engine.redundancy.job import check_reportable, plan_report
-from altermoma_ray.engine.redundancy.measure import measure_report, prune_for_report, score_for_report
+from altermoma_ray.engine.redundancy.measure import measure_report, score_for_report
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
+from altermoma_ray.engine.trials.alone import run_alone
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
@@ -70,7 +71,7 @@ def main() -> None:
         # Scores first: pruning by the criterion reads the indicators which the step above stored.
         if pruned is None:
             console.print(f"[bold]pruning[/] {job.task.setting.sparsity:.0%} by {options.criterion}, and fine-tuning")
-            fresh = prune_for_report(job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
+            fresh = run_alone(job.trial, job.task, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
             console.print(f"  {job.pruned_folder}{'' if fresh else ', from storage'}")
         console.print("[bold]measuring[/] sensors lost, features and masks")
         measure_report(job, workers=every, gpus_per_worker=plan.gpus_per_worker)

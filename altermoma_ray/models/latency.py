@@ -54,7 +54,6 @@ def measure(
     *,
     repeats: int,
     warm_up: int = 2,
-    on_run: Callable[[], None] = lambda: None,
 ) -> dict[str, Latency]:
     """Time models that take turns on the same batches.
 
@@ -64,7 +63,6 @@ def measure(
         run: from a model and a batch to decoded outputs.
         repeats: timed runs of each model.
         warm_up: runs of each model before, which are not counted: kernels are chosen and memory is taken then.
-        on_run: is called after every round of turns.
     """
     seconds: dict[str, list[float]] = {name: [] for name in models}
     stages: dict[str, dict[str, list[float]]] = {name: {} for name in models}
@@ -80,7 +78,6 @@ def measure(
                 seconds[name].append(duration)
                 for stage, spent in found.items():
                     stages[name].setdefault(stage, []).append(spent)
-        on_run()
     return {name: Latency(seconds[name], stages[name]) for name in models}
 
 

@@ -59,7 +59,7 @@ class RedundancyJob(BaseModel):
     The three stages of a report, and its figures::
 
         score_for_report(job, workers=2, gpus_per_worker=0.0)
-        prune_for_report(job, workers=2, gpus_per_worker=0.0)
+        run_alone(job.trial, job.task, workers=2, gpus_per_worker=0.0)
         measure_report(job, workers=2, gpus_per_worker=0.0)
         report, pictures = job.read()
     """

@@ -24,7 +24,6 @@ from altermoma_ray.engine.redundancy.shares import group_figures, layer_figures
 from altermoma_ray.engine.scoring.indicators import load_indicators
 from altermoma_ray.engine.scoring.score import ScoringWorker, score
 from altermoma_ray.engine.training.evaluation import Evaluator
-from altermoma_ray.engine.trials.alone import run_alone
 from altermoma_ray.pruning import MaskHolder
 from altermoma_ray.pruning.gradients import evaluation
 from altermoma_ray.pruning.reactivation import reactivated
@@ -59,23 +58,6 @@ def score_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float
     wanted = job.scoring_jobs
     computed = score(wanted, workers=workers, gpus_per_worker=gpus_per_worker)
     return computed, sum(len(scoring) for scoring in wanted)
-
-
-def prune_for_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> bool:
-    """Prune and fine-tune as in one trial of a search, unless done before.
-
-    Args:
-        job: the report's job.
-        workers: Ray Train workers.
-        gpus_per_worker: GPUs of each worker.
-
-    Returns:
-        Whether the trial ran now.
-
-    Raises:
-        UserError: the trial failed.
-    """
-    return run_alone(job.trial, job.task, workers=workers, gpus_per_worker=gpus_per_worker)
 
 
 def measure_report(job: RedundancyJob, *, workers: int, gpus_per_worker: float) -> None:
