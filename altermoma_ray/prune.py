@@ -100,7 +100,14 @@ def _trial(plan: SearchPlan, options: argparse.Namespace) -> tuple[TrialJob, Tri
     task = TrialTask(number=0, setting=setting)
     # The folder is named by everything the result depends on: the same command again finds its result there and only
     # copies the files; another setting gets another folder.
-    identity = [job.scoring_of(task).folder().name, setting.model_dump(mode="json"), options.finetune, job.seed]
+    # The criterion's own key covers its source: an edited criterion prunes anew.
+    identity = [
+        job.scoring_of(task).folder().name,
+        criterion.key(),
+        setting.model_dump(mode="json"),
+        options.finetune,
+        job.seed,
+    ]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     return job.model_copy(update={"folder": str(plan.storage.join("prunings", f"{plan.model}-{key}"))}), task
 
