@@ -43,7 +43,7 @@ from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.saved_state import SavedState, all_agree, seeded
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.places import kept_in
-from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, prunable_weights
+from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, coverage, prunable_weights
 from altermoma_ray.pruning.criteria import IndicatorCriterion
 from altermoma_ray.pruning.granularity import Granularity
 from altermoma_ray.pruning.targets import OutOfReach, Target
@@ -71,6 +71,7 @@ class TrialRunner:
         self._task = workload.task_for(self._model)
         self._names = list(prunable_weights(self._model))
         self._groups = groups_of(self._model, self._names)
+        self._coverage = coverage(self._model)
         rows = self._data.rows("validation", job.validation_part)
         self._evaluator = Evaluator(self._data, rows, batch_size=self._recipe.batch_size)
         rung_rows = self._data.rows("validation", job.validation_part, job.rung_samples)
@@ -268,6 +269,9 @@ class TrialRunner:
         save_checkpoint(folder.join("model.safetensors"), model, {"trial": configuration}, plan=units.plan(masks))
         folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
         sparsity = {"total": masks.sparsity(), **masks.sparsity_by_group(self._groups)}
+        # Beside the sparsity of the prunable weights: a user may count layers that no criterion reaches.
+        if self._coverage.unusual:
+            sparsity["all_parameters"] = self._coverage.sparsity_of_all(sparsity["total"])
         clock.lap("write")
         # The time of scoring as spent by the trial which paid for it: this one may have read the scores from storage.
         seconds = clock.seconds | {"criterion": seconds_to_score(self._job.scoring_of(trial))}
