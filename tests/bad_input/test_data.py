@@ -199,6 +199,16 @@ def test_keyframe_that_follows_itself(bench, check):
     )
 
 
+def test_a_scene_to_train_and_to_validate_on(bench, check):
+    splits = '{"train": ["scene-0001", "scene-0002"], "val": ["scene-0001"]}'
+    (bench.dataroot / bench.version / "splits.json").write_text(splits)
+    check(
+        "scene to train and to validate on",
+        bench.index(),
+        r"splits.json names 1 scenes both in 'train' and in 'val', the first is 'scene-0001'; leave each scene",
+    )
+
+
 def test_splits_that_are_no_lists(bench, check):
     (bench.dataroot / bench.version / "splits.json").write_text('{"train": "scene-0001"}')
     check(

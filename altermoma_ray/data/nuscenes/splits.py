@@ -36,7 +36,7 @@ def scene_splits(file: Location, version: str) -> dict[str, str]:
         version: of nuScenes.
 
     Raises:
-        UserError: the file is not a mapping from splits to lists of scenes.
+        UserError: the file is not a mapping from splits to lists of scenes, or both splits share a scene.
     """
     if not file.exists():
         # Imported here: a data set with its own `splits.json` needs no devkit for this step.
@@ -53,6 +53,14 @@ def scene_splits(file: Location, version: str) -> dict[str, str]:
         isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes) for scenes in splits.values()
     ):
         raise UserError(f"{file} does not name lists of scenes by split; write {{split: [scene names]}}")
+    train, validation = split_names(version)
+    # The first split of a scene would win in silence: the model would be validated on fewer scenes than the user names.
+    both = sorted(set(splits.get(train, ())) & set(splits.get(validation, ())))
+    if both:
+        raise UserError(
+            f"{file} names {len(both)} scenes both in {train!r} and in {validation!r}, the first is {both[0]!r}; "
+            "leave each scene in one of the two"
+        )
     # By precedence first, then in the file's order (the sort is stable); the first split of a scene stays.
     found: dict[str, str] = {}
     for split in sorted(splits, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)):
