@@ -8,47 +8,39 @@ choice needs indicators of its own, scored once before the first trial. All else
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
-from typing import Annotated, Any
+from typing import Any
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import model_validator
 
 from altermoma_ray.engine.scoring.requests import ScoreRequest, Value, Wanted
+from altermoma_ray.engine.space.fields import SpaceFields
 from altermoma_ray.engine.space.ranges import (
     Choice,
     Fixed,
     Float,
-    Interval,
-    Range,
-    check_ranges,
     combinations,
-    ends_of,
 )
 from altermoma_ray.engine.space.setting import (
     SINGLE_WEIGHTS,
     PruningSetting,
-    Scope,
-    check_granularity,
     parameter_names,
     reason,
     typed,
     with_parameters,
 )
 from altermoma_ray.errors import UserError
-from altermoma_ray.pruning import Reactivation, ReactivationGradient, ScheduleKind, solve_ratios
+from altermoma_ray.pruning import Reactivation, solve_ratios
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.pruning.ratios import check_fixed
 
 Draw = Value
 """A value drawn by Optuna."""
-LISTS = ("criteria", "scopes", "reactivation_steps", "reactivation_learning_rates", "schedules", "granularities")
-"""Fields with lists of choices."""
 MOST_SCORED = 16
 """Largest number of a criterion's variants to score before the first trial; more variants are scored by the trials."""
 
 
-class SearchSpace(BaseModel):
+class SearchSpace(SpaceFields):
     """The ranges of a search; every field can be replaced in a user's own space.
 
     Where a field is a range of numbers, a pair stands for its ends, and :class:`Float`, :class:`Choice` or
@@ -67,108 +59,8 @@ class SearchSpace(BaseModel):
         ValueError: a range is upside down, a criterion or a parameter is unknown, or a criterion refuses a value.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    criteria: tuple[str, ...] = Field(default=("altermoma", "deci", "snip", "taylor", "synflow"), min_length=1)
-    """Choices of criteria; ``deci`` is AlterEva with β = 0, a value never hit by a range. A criterion pruning in rounds
-    of its own is run anew by each of its trials."""
-    scopes: tuple[Scope, ...] = Field(default=("group", "global"), min_length=1)
-    preference: Interval = (-1.5, 1.5)
-    """Each group keeps a share of its weights proportional to ``exp(preference)``, scaled to the total sparsity."""
-    ratios: dict[str, Annotated[Float | Fixed, Field(discriminator="kind")]] = Field(default_factory=dict)
-    """The fraction to remove in single groups; the other groups make up the total sparsity by their preferences.
-    These ratios go with the scope ``group`` only, which is then the default."""
-    beta: Interval = (0.0, 0.5)
-    """Range of β with α = 1: with a ratio for each group only β/α matters. Narrow, as docs/evidence.md has it."""
-    reactivation_steps: tuple[PositiveInt, ...] = Field(default=(8,), min_length=1)
-    """Choices of B, the number of reactivation steps."""
-    reactivation_learning_rates: tuple[PositiveFloat, ...] = Field(default=(1e-4,), min_length=1)
-    reactivation_gradient: ReactivationGradient = "scoring-batches"
-    """Data of ReRI's second gradient in all trials but the paper's own: D leaves out the noise of another batch."""
-    published_gradient: ReactivationGradient = "last-batch"
-    """Data of ReRI's second gradient in the paper's own trial."""
-    schedules: tuple[ScheduleKind, ...] = Field(default=("one-shot", "linear", "cubic", "exponential"), min_length=1)
-    parameters: dict[str, dict[str, Range]] = Field(default_factory=dict)
-    """Parameters by criterion and name, as ``{"imp": {"rounds": Choice((2, 4))}}``. These ranges go before the ranges
-    shared by all criteria, as the range of β."""
-    learning_rate: Interval = (2e-4, 2e-3)
-    """Range of the fine-tune learning rate; a pair is searched on a logarithmic axis."""
-    sparsity: Interval = (0.5, 0.97)
-    """Range of the total sparsity as an objective; otherwise the command's ``--sparsity`` holds."""
-    granularities: tuple[str, ...] = Field(default=(SINGLE_WEIGHTS,), min_length=1)
-    """Choices of units to prune as a whole; drawn where there are several. A criterion pruning in rounds of its own
-    always prunes single weights."""
-    published_first: bool = True
-    """Whether trial 0 is the paper's own configuration; otherwise trial 0 is drawn as all others."""
-    scoring_batches: int = Field(default=8, gt=0)
-    """Number of batches in D, the scoring data, over which indicators are averaged."""
-    fine_tune_epochs: float = Field(default=0.2, gt=0)
-    """Length of every trial's fine-tuning."""
-    iterative_rounds: int = Field(default=4, gt=1)
-    """Rounds of the iterative schedules."""
-    pruning_phase: float = Field(default=0.2, gt=0, lt=1)
-    """Fraction of fine-tuning over which the iterative schedules spread their rounds."""
-    rungs: tuple[float, ...] = (0.25,)
-    """Fractions of fine-tuning after which a trial is evaluated, and stops unless promoted."""
-    rung_samples: int = Field(default=40, gt=0)
-    """Validation samples of the intermediate evaluations; the last evaluation takes all."""
-    reduction: float = Field(default=3.0, gt=1)
-    """Successive halving's η: of the trials at a rung, the best ``1 / reduction`` go on."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _write_out(cls, given: Any) -> Any:
-        """Make lists of choices from ``Choice`` and ``Fixed``, and the scope ``group`` from ratios of groups."""
-        if not isinstance(given, Mapping):
-            return given
-        for name, drawn in (given.get("parameters") or {}).items():
-            check_ranges(f"parameters of {name}", drawn)
-        check_ranges("ratios", given.get("ratios"))
-        lists = {name: given[name].known for name in LISTS if isinstance(given.get(name), Choice | Fixed)}
-        if given.get("ratios") and "scopes" not in given:
-            lists["scopes"] = ("group",)
-        return {**given, **lists}
-
     @model_validator(mode="after")
-    def _check(self) -> SearchSpace:
-        for name in ("preference", "beta", "learning_rate", "sparsity"):
-            low, high = ends_of(getattr(self, name))
-            if low == inf:  # the ends of texts are (inf, -inf)
-                raise ValueError(f"{name} must be of numbers, but got {getattr(self, name)!r}; write numbers")
-            if not low <= high:  # refuses NaN, too
-                raise ValueError(f"`low <= high` must hold for {name}, but got ({low}, {high}); swap them")
-        sparsity, learning_rate = ends_of(self.sparsity), ends_of(self.learning_rate)
-        if not (sparsity[0] >= 0 and sparsity[1] < 1):
-            raise ValueError(f"`0 <= sparsity < 1` must hold, but got {sparsity}; narrow the range")
-        if learning_rate[0] <= 0:
-            raise ValueError(f"`learning_rate > 0` must hold, but got {learning_rate}; raise the lower end")
-        for name in self.criteria:
-            if name not in CRITERIA:
-                raise ValueError(f"`criteria` must be out of {', '.join(CRITERIA)}, but got {name!r}; leave it out")
-        for name in self.granularities:
-            check_granularity(name, () if SINGLE_WEIGHTS in self.granularities else self.criteria)
-        if self.range_of("beta").ends[0] < 0:
-            raise ValueError(f"`beta >= 0` must hold, but got {self.range_of('beta').ends}; raise the lower end")
-        if not all(0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
-            raise ValueError(f"`rungs` must rise inside (0, 1), but got {self.rungs}; sort them")
-        if self.rungs and self.rungs[0] < self.pruning_phase:
-            raise ValueError(
-                f"`pruning_phase <= rungs[0]` must hold, so that rungs compare models of the full sparsity, "
-                f"but got {self.pruning_phase} and {self.rungs}; move the rung"
-            )
-        self._check_ratios()
-        self._check_parameters()
-        return self
-
-    def _check_ratios(self) -> None:
-        if self.ratios and self.scopes != ("group",):
-            raise ValueError(f"`ratios` go with scope 'group' only, but got scopes {self.scopes}; leave `scopes` out")
-        for group, drawn in self.ratios.items():  # the names of groups are known only with a model: see ``check``
-            low, high = drawn.ends
-            if not 0 <= low <= high < 1:
-                raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {drawn!r}; narrow it")
-
-    def _check_parameters(self) -> None:
+    def _check_parameters(self) -> SearchSpace:
         """Make a setting of every variant of every criterion, or of every single value where variants are many."""
         for name, drawn in self.parameters.items():
             if name not in CRITERIA:
@@ -183,21 +75,13 @@ class SearchSpace(BaseModel):
                     self.setting(self._first_draws(name) | draws, {}, 0.5)
                 except ValueError as error:
                     raise ValueError(reason(error)) from None
+        return self
 
     def _first_draws(self, criterion: str) -> dict[str, Draw]:
         """One set of draws for a criterion, without its own parameters."""
         choices = {name: choices[0] for name, choices in self._reactivation_choices().items()}
         learning_rate = self.range_of("learning_rate").ends[0]
         return {"scope": "global", "criterion": criterion, "learning_rate": learning_rate, **choices}
-
-    def range_of(self, field: str) -> Float | Choice | Fixed:
-        """The range of a field of numbers, also where the field is a pair.
-
-        >>> SearchSpace(beta=(0.0, 0.25)).range_of("beta").ends
-        (0.0, 0.25)
-        """
-        given = getattr(self, field)
-        return Float(*given, log=field == "learning_rate") if isinstance(given, tuple) else given
 
     def check(self, sizes: Mapping[str, int], sparsity: float | None) -> None:
         """Check, before anything is scored, whether the space can draw settings for a model.
