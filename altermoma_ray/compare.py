@@ -100,7 +100,9 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
     if options.ablate:
         settings = {"": ablation_settings(space, options.ablate, options.sparsities)}
     else:
-        criteria = offered_criteria(workload) if options.criteria is None else options.criteria
+        criteria = options.criteria
+        if criteria is None:
+            criteria = offered_criteria(workload, space.granularity)
         settings = {"": criteria_settings(space, criteria, options.sparsities)}
     for name in options.search:
         # Champions join the same grid: same seeds, budgets and scenes, or their rows would not be comparable.
@@ -155,7 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--objective", help="metric to compare by, or several: map,map/without-camera (default: the task's first)"
     )
-    parser.add_argument("--ablate", choices=get_args(Ablation), help="vary a part of AlterMOMA, not the criterion")
+    parser.add_argument(
+        "--ablate", choices=get_args(Ablation), help="vary AlterMOMA's parts or recovery, not the criterion"
+    )
     parser.add_argument(
         "--search", type=listed(str), default=[], metavar="NAME", help="also compare the best trial of these searches"
     )

@@ -45,6 +45,8 @@ def main() -> None:
     out = Location.parse(options.out)
     # Cheap refusals first: `plan_search` below loads and hashes the checkpoint.
     out.check_writable()
+    if options.distil and not options.finetune:
+        raise UserError(f"--distil {options.distil:g} teaches while fine-tuning; give --finetune EPOCHS too")
     try:
         check_granularity(options.granularity, [options.criterion])
     except ValueError as error:
@@ -75,6 +77,7 @@ def main() -> None:
         computed = score(wanted, workers=every, gpus_per_worker=plan.gpus_per_worker)
         console.print(f"  {computed} computed, {len(wanted[0]) - computed} from storage")
         tuned = f", and fine-tuning {options.finetune:g} epochs" if options.finetune else ""
+        tuned += f" with distillation of weight {options.distil:g}" if options.distil else ""
         console.print(f"[bold]pruning[/] {options.sparsity:.0%} of the weights by {options.granularity}{tuned}")
         # After scoring in one Ray session: the trial finds its indicators in storage, as each trial of a search does.
         run_alone(job, task, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
@@ -92,7 +95,7 @@ def _trial(plan: SearchPlan, options: argparse.Namespace) -> tuple[TrialJob, Tri
     own: dict[str, Any] = {name: getattr(criterion, name) for name in names}
     # One-shot and global: the space's published setting may prune iteratively, or by fixed ratios of each group.
     own |= {"criterion": options.criterion, "granularity": options.granularity, "schedule": "one-shot"}
-    own |= {"scope": "global", "ratios": None}
+    own |= {"scope": "global", "ratios": None, "distillation": options.distil}
     setting = PruningSetting.model_validate({**published.model_dump(), **own})
     job = plan.trial_job()
     # No rungs: they stop weak trials among many, and here is one.
@@ -139,6 +142,8 @@ def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, t
     figures = {
         "criterion": task.setting.criterion,
         "granularity": task.setting.granularity,
+        "fine_tune_epochs": job.fine_tune_epochs,
+        "distillation": task.setting.distillation,
         "sparsity": result.sparsity,
         "metrics": result.metrics,
         "params": counted["pruned"].parameters,
@@ -185,6 +190,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="EPOCHS",
         help="epochs of training after pruning (default: 0, which only takes the norms' statistics anew)",
+    )
+    parser.add_argument(
+        "--distil",
+        type=amount,
+        default=0.0,
+        metavar="WEIGHT",
+        help="weight of learning the unpruned model's maps and outputs while fine-tuning (default: 0, the task alone)",
     )
     return parser
 

@@ -16,6 +16,7 @@ from altermoma_ray.models.configurations.config import HeadConfig, ModelConfig
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.decoders.second import BevDecoder
 from altermoma_ray.models.depth_supervision import DepthSupervision
+from altermoma_ray.models.distillation import MapListener
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.lidar import LidarEncoder
 from altermoma_ray.models.fusers.convolutional import ConvFuser
@@ -100,6 +101,20 @@ class FusionModel(nn.Module):
         # A context, since the loss listens by a hook: a hook left behind would keep every later graph alive.
         with DepthSupervision(self.encoders["camera"]) as supervision:
             yield supervision.loss
+
+    @contextmanager
+    def distillable(self) -> Iterator[Callable[[dict[str, Tensor]], dict[str, Tensor]]]:
+        """While the context is open, a function from the last outputs to the tensors a pruned copy learns from.
+
+        The tensors are the maps of :meth:`features` and the head's dense outputs.
+
+        Example::
+
+            with model.distillable() as distillable:
+                sorted(distillable(model(batch)))  # ["camera", "dense_heatmap", "fused", "lidar"]
+        """
+        with MapListener({**self.encoders, "fused": self.fuser}) as maps:
+            yield lambda outputs: {**maps.take(), **self.head.distillable(outputs)}
 
     def _encode(self, batch: Batch, masked: frozenset[str]) -> list[Tensor]:
         unknown = masked - set(SENSORS)

@@ -40,7 +40,10 @@ class FusionModel(Protocol):
     - ``features(batch, masked)`` for the redundancy report: maps [N, channel, x, y] of each modality by its name, and
       ``fused``, the map of all;
     - ``auxiliary_loss()`` for training from scratch: a context manager whose value is a function from the batch of the
-      last forward pass to a loss [N].
+      last forward pass to a loss [N];
+    - ``distillable()`` for distillation while fine-tuning: a context manager whose value is a function from the outputs
+      of the last forward pass to tensors [N, ...] by name, which the pruned and the unpruned model are compared by.
+      Without the method, all outputs [N, ...] of real numbers are compared.
     """
 
     modalities: tuple[str, ...]

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from altermoma_ray.engine.search.plan import Ablation, SearchPlan
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.space.setting import parameter_names
+from altermoma_ray.engine.space.setting import SINGLE_WEIGHTS, check_granularity, parameter_names
 from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import ReactivationGradient
@@ -30,6 +30,8 @@ LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
 """Learning rates of the reactivation."""
 SCORING_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of batches in D, the scoring data."""
+DISTILLATIONS = (0.0, 0.1, 0.3, 1.0, 3.0)
+"""Weights of distillation while fine-tuning; 0 trains on the task alone, for as many steps."""
 _REACTIVATION = ("reactivation_steps", "reactivation_learning_rate", "reactivation_gradient")
 _SEARCH_LABEL = "search "
 
@@ -42,16 +44,20 @@ def criteria_settings(space: SearchSpace, criteria: Sequence[str], sparsities: S
         ['unpruned', 'snip', 'deci']
 
     Args:
-        space: gives the learning rate, the number of scoring batches and the paper's reactivation.
+        space: gives the learning rate, the number of scoring batches, the granularity and the paper's reactivation.
         criteria: names of the criteria to compare.
         sparsities: total sparsities.
 
     Raises:
-        UserError: a criterion is unknown.
+        UserError: a criterion is unknown, or prunes single weights only where the space prunes larger units.
     """
     for name in criteria:
         if name not in CRITERIA:
             raise UserError(f"unknown criterion {name!r}; choose out of {', '.join(CRITERIA)}")
+    try:
+        check_granularity(space.granularity, criteria)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     compared = [
         _setting(space, criterion=name, sparsity=sparsity, **_fields(space, name))
         for sparsity in sparsities
@@ -68,7 +74,7 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
         True
 
     Args:
-        space: gives the learning rate, the number of scoring batches and the paper's reactivation.
+        space: gives the learning rate, the number of scoring batches, the granularity and the paper's reactivation.
         ablation: the part to vary.
         sparsities: total sparsities.
     """
@@ -78,6 +84,8 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
         varied: list[dict[str, Any]] = [{"beta": beta} for beta in BETAS]
     elif ablation == "residual":
         varied = [{"criterion": "altermoma-residual", "beta": beta} for beta in RESIDUAL_BETAS]
+    elif ablation == "distillation":
+        varied = [{"distillation": weight} for weight in DISTILLATIONS]
     else:
         varied = [{"reactivation_steps": steps} for steps in STEPS]
         varied += [{"reactivation_learning_rate": rate} for rate in LEARNING_RATES]
@@ -103,7 +111,7 @@ def published_parts(space: SearchSpace) -> dict[str, str | float | int | bool | 
     1.0
     """
     setting = _setting(space, criterion="altermoma", sparsity=0.0, **_fields(space, "altermoma"))
-    names = ("beta", "scoring_batches", "norms", "normalisation", *_REACTIVATION)
+    names = ("beta", "scoring_batches", "norms", "normalisation", "distillation", *_REACTIVATION)
     return {name: getattr(setting, name) for name in names}
 
 
@@ -151,11 +159,15 @@ def compared(plan: SearchPlan) -> dict[str, Any]:
     }
 
 
-def offered_criteria(workload: WorkloadReference) -> list[str]:
-    """The names of all criteria able to score a workload's model."""
+def offered_criteria(workload: WorkloadReference, granularity: str = SINGLE_WEIGHTS) -> list[str]:
+    """The names of all criteria able to score a workload's model, and to choose units of a granularity."""
     # Only a built model tells of a method ``flow``; the weights do not matter, and none are loaded.
     has_flow = hasattr(workload.load().build(), "flow")
-    return [name for name, criterion in CRITERIA.items() if has_flow or not criterion.needs_flow]
+    return [
+        name
+        for name, criterion in CRITERIA.items()
+        if (has_flow or not criterion.needs_flow) and (granularity == SINGLE_WEIGHTS or criterion.needs != "masks")
+    ]
 
 
 def grid(
@@ -195,4 +207,7 @@ def _fields(space: SearchSpace, criterion: str) -> dict[str, Any]:
 
 
 def _setting(space: SearchSpace, **fields: Any) -> PruningSetting:
-    return PruningSetting(scope="global", learning_rate=space.published(0.5)["learning_rate"], **fields)
+    # The unpruned model keeps its text whatever the units: all comparisons share its meaning.
+    granularity = SINGLE_WEIGHTS if fields["criterion"] == UNPRUNED else space.granularity
+    learning_rate = space.published(0.5)["learning_rate"]
+    return PruningSetting(scope="global", learning_rate=learning_rate, granularity=granularity, **fields)

@@ -25,8 +25,9 @@ from altermoma_ray.tracking.result import TrialResult
 from altermoma_ray.workloads.protocols import ValidationPart
 from altermoma_ray.workloads.reference import WorkloadReference, upgraded
 
-Ablation = Literal["beta", "residual", "reactivation"]
-"""The part varied by an ablation: β of AlterMOMA, β of its residual variant, or the making of indicators."""
+Ablation = Literal["beta", "residual", "reactivation", "distillation"]
+"""The part varied by an ablation: β of AlterMOMA, β of its residual variant, the making of indicators, or the weight of
+distillation while fine-tuning."""
 
 
 class SearchPlan(BaseModel):

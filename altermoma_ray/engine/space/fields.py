@@ -66,6 +66,9 @@ class SpaceFields(BaseModel):
     granularities: tuple[str, ...] = Field(default=(SINGLE_WEIGHTS,), min_length=1)
     """Choices of units to prune as a whole; drawn where there are several. A criterion pruning in rounds of its own
     always prunes single weights."""
+    distillation: Interval = Fixed(0.0)
+    """Range of the weight of distillation from the unpruned model while fine-tuning; 0 trains on the task alone.
+    The paper's own trial never distils."""
     published_first: bool = True
     """Whether trial 0 is the paper's own configuration; otherwise trial 0 is drawn as all others."""
     scoring_batches: int = Field(default=8, gt=0)
@@ -99,7 +102,7 @@ class SpaceFields(BaseModel):
 
     @model_validator(mode="after")
     def _check_fields(self) -> SpaceFields:
-        for name in ("preference", "beta", "learning_rate", "sparsity"):
+        for name in ("preference", "beta", "learning_rate", "sparsity", "distillation"):
             low, high = ends_of(getattr(self, name))
             if low == inf:  # the ends of texts are (inf, -inf)
                 raise ValueError(f"{name} must be of numbers, but got {getattr(self, name)!r}; write numbers")
@@ -115,8 +118,9 @@ class SpaceFields(BaseModel):
                 raise ValueError(f"`criteria` must be out of {', '.join(CRITERIA)}, but got {name!r}; leave it out")
         for name in self.granularities:
             check_granularity(name, () if SINGLE_WEIGHTS in self.granularities else self.criteria)
-        if self.range_of("beta").ends[0] < 0:
-            raise ValueError(f"`beta >= 0` must hold, but got {self.range_of('beta').ends}; raise the lower end")
+        for name in ("beta", "distillation"):
+            if self.range_of(name).ends[0] < 0:
+                raise ValueError(f"`{name} >= 0` must hold, but got {self.range_of(name).ends}; raise the lower end")
         if not all(0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"`rungs` must rise inside (0, 1), but got {self.rungs}; sort them")
         if self.rungs and self.rungs[0] < self.pruning_phase:
@@ -143,3 +147,12 @@ class SpaceFields(BaseModel):
         """
         given = getattr(self, field)
         return Float(*given, log=field == "learning_rate") if isinstance(given, tuple) else given
+
+    @property
+    def granularity(self) -> str:
+        """The granularity of settings which draw none: the only choice, or single weights.
+
+        >>> SpaceFields(granularities=("channel",), criteria=("snip",)).granularity
+        'channel'
+        """
+        return self.granularities[0] if len(self.granularities) == 1 else SINGLE_WEIGHTS

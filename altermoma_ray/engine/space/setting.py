@@ -77,6 +77,8 @@ class PruningSetting(BaseModel):
     """Peak learning rate of fine-tuning."""
     granularity: str = SINGLE_WEIGHTS
     """A key of :data:`altermoma_ray.pruning.granularity.GRANULARITIES`: the units to prune as a whole."""
+    distillation: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the loss against the unpruned model while fine-tuning; 0 trains on the task alone."""
 
     @model_validator(mode="before")
     @classmethod
@@ -206,7 +208,11 @@ class PruningSetting(BaseModel):
 
 def _silent(setting: PruningSetting) -> list[str]:
     """Unused fields of a setting, out of the fields unknown to earlier releases."""
-    said = {"parameters": bool(setting.parameters), "granularity": setting.granularity != SINGLE_WEIGHTS}
+    said = {
+        "parameters": bool(setting.parameters),
+        "granularity": setting.granularity != SINGLE_WEIGHTS,
+        "distillation": setting.distillation != 0,
+    }
     return [name for name, says in said.items() if not says]
 
 

@@ -168,6 +168,7 @@ class SearchSpace(SpaceFields):
         draws["learning_rate"] = self.range_of("learning_rate").draw(trial, "learning_rate")
         if len(self.granularities) > 1 and CRITERIA[str(draws["criterion"])].needs != "masks":
             draws["granularity"] = trial.suggest_categorical("granularity", self.granularities)
+        draws["distillation"] = self.range_of("distillation").draw(trial, "distillation")
         return self.setting(draws, sizes, sparsity)
 
     def _share_of(self, group: str, sizes: Mapping[str, int]) -> tuple[str, Float | Choice | Fixed]:
@@ -221,6 +222,8 @@ class SearchSpace(SpaceFields):
             draws["sparsity"] = self.range_of("sparsity").nearest(0.8)  # or the end next to 80 %
         if len(self.granularities) > 1:
             draws["granularity"] = min(self.granularities, key=lambda name: name != SINGLE_WEIGHTS)
+        if not isinstance(self.distillation, Fixed):  # a draw of the sampler, which must find its value here
+            draws["distillation"] = 0.0
         return draws
 
     def holds(self, draws: Mapping[str, Draw]) -> bool:
@@ -236,6 +239,7 @@ class SearchSpace(SpaceFields):
             ("beta" in varied or self.range_of("beta").holds(draws["beta"]))
             and all(drawn.holds(draws[f"{draws['criterion']}.{field}"]) for field, drawn in varied.items())
             and draws["reactivation_gradient"] == self.reactivation_gradient
+            and self.range_of("distillation").holds(draws.get("distillation", 0.0))
             and all(draws[name] in offered for name, offered in choices.items())
         )
 
@@ -252,8 +256,8 @@ class SearchSpace(SpaceFields):
         names = ("scope", "criterion", "schedule", "learning_rate", "beta", *self._reactivation_choices())
         fields: dict[str, Any] = self._reactivation_of(str(draws["criterion"]), parameters)
         fields |= {name: draws[name] for name in (*names, "reactivation_gradient") if name in draws}
-        only = self.granularities[0] if len(self.granularities) == 1 else SINGLE_WEIGHTS
-        fields["granularity"] = draws.get("granularity", only)
+        fields["granularity"] = draws.get("granularity", self.granularity)
+        fields["distillation"] = float(draws.get("distillation", 0.0))
         return PruningSetting(sparsity=total, ratios=ratios, parameters=parameters, **fields)
 
     def _reactivation_of(self, criterion: str, parameters: Mapping[str, Value]) -> dict[str, Draw]:

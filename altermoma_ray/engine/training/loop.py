@@ -19,6 +19,9 @@ from altermoma_ray.pruning import MaskHolder
 from altermoma_ray.workloads.protocols import DataSource, Task
 from altermoma_ray.workloads.recipe import Recipe
 
+ExtraLoss = Callable[[Any, Any], Tensor]
+"""A loss beside the task's: from the outputs of a forward pass and their batch to a value for each sample, [N]."""
+
 
 def training_batches(data: DataSource, recipe: Recipe, *, steps: int, seed: int, augment: bool) -> Iterator[Any]:
     """This worker's share of ``steps`` consecutive batches, epoch after epoch; one seed, one order.
@@ -192,7 +195,7 @@ def train_steps(
     clip_norm: float,
     masked: frozenset[str] = frozenset(),
     holder: MaskHolder | None = None,
-    extra_loss: Callable[[Any], Tensor] | None = None,
+    extra_loss: ExtraLoss | None = None,
     on_step: Callable[[float], None] = lambda loss: None,
 ) -> float:
     """Train on the batches; masks, if any, hold through every step.
@@ -206,7 +209,7 @@ def train_steps(
         clip_norm: upper bound of the gradient's norm.
         masked: modalities to mask.
         holder: keeps pruned weights at zero.
-        extra_loss: a further loss of a batch, added to the task's.
+        extra_loss: a further loss [N], from outputs and their batch, added to the task's.
         on_step: called with the loss after every step.
 
     Returns:
@@ -221,9 +224,10 @@ def train_steps(
     losses: list[float] = []
     for step, batch in enumerate(batches):
         moved = batch.to(device)
-        total = task.loss(model(moved, masked), moved)["total"]
+        outputs = model(moved, masked)
+        total = task.loss(outputs, moved)["total"]
         if extra_loss is not None:
-            total = total + extra_loss(moved)
+            total = total + extra_loss(outputs, moved)
         loss = total.mean()
         # Checked before the backward pass: afterwards weights and Adam's moments would hold the NaN.
         value = _mean_over_workers(loss.detach())

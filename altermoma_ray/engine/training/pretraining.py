@@ -7,17 +7,17 @@ last stage starts from the weights of the stages before.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import nn
 
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, worker_device
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.training.loop import (
+    ExtraLoss,
     data_parallel,
     one_cycle,
     steps_per_epoch,
@@ -154,13 +154,13 @@ def _train(job: TrainingJob, reporter: Reporter) -> None:
 
 
 @contextlib.contextmanager
-def _auxiliary_loss(model: nn.Module, stage: Stage) -> Iterator[Callable[[Any], Tensor] | None]:
+def _auxiliary_loss(model: nn.Module, stage: Stage) -> Iterator[ExtraLoss | None]:
     """The model's own loss beside the task's, times the stage's weight; None for a stage without this loss."""
     if not stage.auxiliary_loss:
         yield None
         return
     with model.auxiliary_loss() as loss:  # type: ignore[operator]
-        yield lambda batch: stage.auxiliary_loss * loss(batch)
+        yield lambda outputs, batch: stage.auxiliary_loss * loss(batch)
 
 
 def _initial(job: TrainingJob, workload: Workload) -> tuple[nn.Module, dict[str, dict[str, float]]]:

@@ -26,6 +26,7 @@ from altermoma_ray.engine.scoring.indicators import (
     seconds_to_score,
 )
 from altermoma_ray.engine.scoring.score import score_missing
+from altermoma_ray.engine.training.distillation import Distillation
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.training.loop import (
     FineTuningBatches,
@@ -82,6 +83,7 @@ class TrialRunner:
         self._scored = lru_cache(maxsize=4)(load_scores)
         self._batches = FineTuningBatches(self._data, self._recipe)
         self._bound: dict[str, Granularity] = {}
+        self._distillation = Distillation(self._model, self._initial, self._data)
 
     def reference(self) -> dict[str, float]:
         """Metrics of the unpruned model."""
@@ -214,23 +216,17 @@ class TrialRunner:
         events = events_of(plan, self._job.rungs, steps)
         masks = next(event.masks for event in reversed(events) if event.step <= done and event.masks is not None)
         units = self._units(trial)
-        with MaskHolder(self._model, units.held(masks), optimizer) as holder:
+        held, weight = units.held(masks), trial.setting.distillation
+        with self._distillation.loss(weight) as extra_loss, MaskHolder(self._model, held, optimizer) as holder:
             if steps == 0:  # without fine-tuning, nothing else brings the norms' statistics up to date
                 retake_statistics(self._model, self._batches(BATCHES, seed))
                 yield Evaluation(step=0, metrics=self._evaluate(self._evaluator))
                 return
-            trained = data_parallel(self._model)
+            trained, clip_norm = data_parallel(self._model), self._recipe.clip_norm
+            train = partial(train_steps, trained, self._task, clip_norm=clip_norm, holder=holder, extra_loss=extra_loss)
             step = done
             for event in (event for event in events if done < event.step <= end):
-                train_steps(
-                    trained,
-                    self._task,
-                    itertools.islice(batches, event.step - step),
-                    optimizer,
-                    scheduler,
-                    clip_norm=self._recipe.clip_norm,
-                    holder=holder,
-                )
+                train(itertools.islice(batches, event.step - step), optimizer, scheduler)
                 step = event.step
                 clock.lap("fine_tune")
                 # Pruned before evaluated: the figures are of the masks from here on.

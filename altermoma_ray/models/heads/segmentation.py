@@ -5,6 +5,8 @@ Liu et al., *BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird's-Eye V
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,6 +35,11 @@ class SegmentationHead(nn.Module):
         grid = self.sampling.to(bev.dtype).expand(len(bev), -1, -1, -1)
         sampled = functional.grid_sample(bev, grid, mode="bilinear", align_corners=False)
         return {"logits": self.classifier(sampled)}
+
+    def distillable(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs a pruned copy can learn from: probabilities of each class and cell, by ``probabilities``."""
+        # Not logits: far below 0 they differ much between two maps which say the same.
+        return {"probabilities": outputs["logits"].sigmoid()}
 
 
 def sampling_grid(config: SegmentationHeadConfig) -> Tensor:

@@ -10,6 +10,8 @@ coded as in :mod:`altermoma_ray.tasks.detection.boxes`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,6 +104,17 @@ class TransFusionHead(nn.Module):
         outputs["query_labels"] = labels
         outputs["query_heatmap_score"] = heat.gather(2, _along(cell, heat))
         return outputs
+
+    def distillable(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs a pruned copy can learn from: probabilities of each class and cell, by ``dense_heatmap``.
+
+        The outputs of queries are left out. Each model takes its queries from the peaks of its own heat map, and sorts
+        them by heat: query p of two models stands at different cells, for different objects. Comparing them needs a
+        matching, as in Chang et al., *DETRDistill*, ICCV 2023. The heat map decides where queries start, and the maps
+        before the head decide what they read.
+        """
+        # Not logits: nearly all cells are empty, and their logits far below 0 would outweigh the peaks.
+        return {"dense_heatmap": outputs["dense_heatmap"].sigmoid()}
 
     def _initialise(self) -> None:
         for parameter in self.decoder.parameters():

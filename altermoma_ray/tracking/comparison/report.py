@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from altermoma_ray.metrics import Figures
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.comparison.pictures import ablation_picture, comparison_picture, grid_picture
-from altermoma_ray.tracking.comparison.statistics import Value, is_unpruned, only_varying
+from altermoma_ray.tracking.comparison.statistics import Value, is_unpruned, only_varying, parameter
 from altermoma_ray.tracking.comparison.tables import (
     ablation_markdown,
     comparison_csv,
@@ -25,6 +25,7 @@ AXES = {
     "scoring_batches": "scoring batches",
     "norms": "normalisation layers while scoring",
     "normalisation": "indicators divided by their sums over",
+    "distillation": "weight of distillation",
 }
 """The parameters an ablation may vary, with their titles."""
 GRID = ("reactivation_steps", "reactivation_learning_rate")
@@ -90,7 +91,7 @@ def write_report(report: Report, folder: Location) -> None:
 
 
 def _values(results: Sequence[TrialResult], axis: str) -> int:
-    return len({result.params.get(axis) for result in results if not is_unpruned(result)})
+    return len({parameter(result, axis) for result in results if not is_unpruned(result)})
 
 
 def _report(text: str, results: Sequence[TrialResult], figures: Figures, pictures: Mapping[str, bytes]) -> Report:

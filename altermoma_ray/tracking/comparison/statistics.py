@@ -27,6 +27,8 @@ UNPRUNED = "unpruned"
 """Stands in a criterion's place for trials with the model fine-tuned unpruned."""
 SERIES = ("label", "sparsity", "fine_tune_epochs")
 """Parameters with differences between a comparison's settings."""
+LEFT_OUT: Mapping[str, Value] = {"distillation": 0.0}
+"""Parameters missing in a trial's record where they have this value, unknown to earlier releases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +181,14 @@ def grouped(results: Sequence[TrialResult], by: Sequence[str]) -> dict[tuple[Val
 
 
 def parameter(result: TrialResult, name: str) -> Value:
-    """A trial's parameter, None where there is none; ``label`` is the criterion unless another label is given."""
+    """A trial's parameter, None where there is none; ``label`` is the criterion unless another label is given.
+
+    Parameters of :data:`LEFT_OUT` stand for themselves where they are missing.
+    """
     value = result.params.get(name)
-    return result.params.get("criterion") if value is None and name == "label" else value
+    if value is None and name == "label":
+        return result.params.get("criterion")
+    return LEFT_OUT.get(name) if value is None else value
 
 
 def only_varying(results: Sequence[TrialResult], axes: Sequence[str], base: Mapping[str, Value]) -> Trials:
@@ -197,7 +204,7 @@ def only_varying(results: Sequence[TrialResult], axes: Sequence[str], base: Mapp
     return [
         result
         for result in results
-        if is_unpruned(result) or all(result.params.get(name) == value for name, value in fixed.items())
+        if is_unpruned(result) or all(parameter(result, name) == value for name, value in fixed.items())
     ]
 
 
