@@ -278,6 +278,17 @@ def test_an_ablation_of_another_criterion(bench, check):
     )
 
 
+def test_a_comparison_of_a_criterion_without_channels(bench, check):
+    text = 'SPACE = SearchSpace(granularities=("channel",), criteria=("snip",))'
+    space = bench.file("mine.py", f"from altermoma_ray.engine.space import SearchSpace\n{text}\n")
+    check(
+        "compared criterion without channels",
+        ["compare", *bench.search("--criteria", "snip,imp", "--space", space)[1:]],
+        r"imp prunes single weights in rounds of its own, but got granularity 'channel'; take another criterion or "
+        r"'weight'$",
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "value", "was"),
     [
@@ -350,6 +361,14 @@ def test_criterion_without_channels(bench, check):
         r"'weight'$",
     )
     assert not (bench.folder / "pruned" / "figures.json").exists()
+
+
+def test_distillation_without_fine_tuning(bench, check):
+    check(
+        "distillation without fine-tuning",
+        prune(bench, "--distil", "1"),
+        r"--distil 1 teaches while fine-tuning; give --finetune EPOCHS too$",
+    )
 
 
 def test_unknown_granularity(bench, check):

@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from altermoma_ray.engine.training.distillation import Distillation
+from altermoma_ray.errors import UserError
+from tests.workloads.two_branch import Generated, TwoBranch
+
 BEGINNING = "from altermoma_ray.workloads import Recipe, Workload\n"
 FILES = [
     ("workload without a task", "WORKLOAD = Workload(name='x', model=int)", r"`task` is missing; mend the file$"),
@@ -69,3 +73,18 @@ def test_criterion_that_the_model_does_not_offer(complaint, documented, tmp_path
     line = ["search", "examples/own_model.py:WORKLOAD", "--space", str(space), "--storage", str(tmp_path / "storage")]
     assert re.search(pattern, documented["criterion that the model does not offer"])
     assert re.search(pattern, complaint(line))
+
+
+class Classes(TwoBranch):
+    """A model whose outputs are whole numbers."""
+
+    def forward(self, batch, masked=frozenset()):
+        return super().forward(batch, masked).round().long()
+
+
+def test_distillation_from_outputs_without_real_numbers(documented):
+    model = Classes()
+    distillation = Distillation(model, model.state_dict(), Generated())
+    with pytest.raises(UserError) as raised, distillation.loss(1.0):
+        pass
+    assert f"error: {raised.value}" == documented["distillation from outputs without real numbers"]

@@ -106,3 +106,19 @@ def test_every_parameter_receives_a_gradient(model, batch):
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == []
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["bevfusion-mit-toy", "bevfusion-mit-seg-toy"])
+def test_a_pruned_copy_can_learn_from_the_maps_and_the_dense_outputs(name, batch):
+    torch.manual_seed(0)
+    model = FusionModel(configuration(name)).eval()
+    with torch.no_grad(), model.distillable() as distillable:
+        outputs = model(batch)
+        tensors = distillable(outputs)
+        maps = model.features(batch)
+    dense, logits = ("probabilities", "logits") if "seg" in name else ("dense_heatmap", "dense_heatmap")
+    assert tensors.keys() == {*maps, dense}
+    for sensor, expected in maps.items():
+        assert torch.equal(tensors[sensor], expected), sensor
+    assert torch.equal(tensors[dense], outputs[logits].sigmoid())
+    assert not any(module._forward_hooks for module in model.modules())

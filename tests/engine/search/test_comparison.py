@@ -5,12 +5,19 @@ import math
 import pytest
 
 from altermoma_ray.cli import listed
-from altermoma_ray.engine.search.comparison import BETAS, ablation_settings, criteria_settings, grid
+from altermoma_ray.engine.search.comparison import (
+    BETAS,
+    DISTILLATIONS,
+    ablation_settings,
+    criteria_settings,
+    grid,
+    published_parts,
+)
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.errors import UserError
 from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.pruning.criteria import CRITERIA
-from altermoma_ray.tracking.comparison.report import comparison_report
+from altermoma_ray.tracking.comparison.report import ablation_report, comparison_report
 from altermoma_ray.tracking.result import TrialResult
 
 SPACE = SearchSpace()
@@ -54,6 +61,40 @@ def test_the_ablation_of_the_reactivation_runs_no_setting_twice():
         ("batch", "group"),
         ("running", "layer"),
     }
+
+
+def test_the_ablation_of_distillation_has_plain_fine_tuning_of_the_same_length():
+    unpruned, *settings = ablation_settings(SPACE, "distillation", [0.85])
+    assert [s.distillation for s in settings] == list(DISTILLATIONS)
+    assert settings[0] == criteria_settings(SPACE, ["altermoma"], [0.85])[1]
+    same = {s.model_copy(update={"distillation": 0.0}).model_dump_json() for s in settings}
+    assert len(same) == 1
+    results = [
+        TrialResult(
+            number=number,
+            status="finished",
+            metrics={"map": 0.5 + number / 100, "nds": 0.5},
+            sparsity={"total": setting.sparsity},
+            params={**setting.flat(), "seed": 0, "fine_tune_epochs": 1, "scoring_batches": SPACE.scoring_batches},
+            started=0,
+            ended=1,
+        )
+        for number, setting in enumerate([unpruned, *settings])
+    ]
+    report = ablation_report(results, {"map": 0.9, "nds": 0.5}, published_parts(SPACE), FIGURES)
+    assert "| weight of distillation | AlterMOMA, 85 % | seeds |" in report.text
+    assert "| 0 | .510 ± – | 1 |" in report.text
+    assert "| 3 | **.550 ± –** | 1 |" in report.text
+    assert "distillation.png" in report.files
+
+
+def test_a_comparison_prunes_the_units_of_its_space():
+    space = SearchSpace(granularities=("channel",), criteria=("snip",))
+    for settings in (criteria_settings(space, ["snip"], [0.5]), ablation_settings(space, "distillation", [0.5])):
+        assert settings[0] == criteria_settings(SPACE, [], [])[0]  # the unpruned model is that of all comparisons
+        assert {s.granularity for s in settings[1:]} == {"channel"}
+    with pytest.raises(UserError, match=r"imp prunes single weights in rounds of its own, but got gra"):
+        criteria_settings(space, ["snip", "imp"], [0.5])
 
 
 def test_trials_of_one_seed_are_pairs_and_follow_each_other():
