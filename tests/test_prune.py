@@ -30,3 +30,16 @@ def test_a_pruned_model_is_written_and_measured_beside_the_unpruned_one(syntheti
     measured = json.loads(run("benchmark", "--pruned", out, "--samples", 1, "--repeats", 2, "--format", "json"))
     assert {"ratio", "latency_ms", "unpruned_ms", "device", "threads"} <= measured.keys()
     assert measured["macs"] < measured["unpruned_macs"]
+
+
+@pytest.mark.slow
+def test_distillation_does_not_depend_on_the_number_of_workers(tmp_path):
+    figures = {}
+    for name, options in {"plain": [], "one": ["--distil", "1"], "two": ["--distil", "1", "--workers", "2"]}.items():
+        line = ["examples/own_model.py:WORKLOAD", "--sparsity", "0.4", "--criterion", "snip", "--finetune", "2"]
+        line += [*options, "--storage", str(tmp_path / name), "--out", str(tmp_path / name / "pruned")]
+        subprocess.run([sys.executable, "-m", "altermoma_ray.prune", *line], check=True, capture_output=True)
+        figures[name] = json.loads((tmp_path / name / "pruned" / "figures.json").read_text())
+    assert (figures["plain"]["distillation"], figures["one"]["distillation"]) == (0, 1)
+    assert figures["two"]["metrics"] == pytest.approx(figures["one"]["metrics"], abs=1e-5)
+    assert figures["plain"]["metrics"]["error"] != pytest.approx(figures["one"]["metrics"]["error"], abs=1e-4)

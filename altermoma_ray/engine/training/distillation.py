@@ -94,8 +94,10 @@ class Distillation:
             rows = self._data.rows("train", limit=SCALE_SAMPLES)
             # Every worker reads the same samples: with σ² of its own share, a worker would weigh its loss differently.
             dataset = self._data.dataset(rows, augment=False, seed=0)
-            samples = (self._data.collate([dataset[position]]) for position in range(len(rows)))
-            self._variances = variances(teacher, samples)
+            # Three batches of two lengths: a tensor of fixed length, a grid for instance, is no tensor [N, ...] in all.
+            parts = (range(len(rows))[start:end] for start, end in ((0, 2), (2, 5), (5, SCALE_SAMPLES)))
+            batches = (self._data.collate([dataset[position] for position in part]) for part in parts if part)
+            self._variances = variances(teacher, batches)
             self._teacher = teacher
         return self._teacher
 
@@ -139,34 +141,36 @@ def _dense(outputs: Any, samples: int, name: str = "outputs") -> Iterator[tuple[
 
 
 @torch.no_grad()
-def variances(teacher: nn.Module, samples: Iterable[Any]) -> dict[str, float]:
-    """σ² of each tensor of the teacher, over all elements of all samples; constant tensors are left out.
+def variances(teacher: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+    """σ² of each tensor of the teacher, over all elements of all batches.
+
+    Constant tensors are left out, and tensors missing in a batch.
 
     Args:
         teacher: in evaluation mode.
-        samples: batches, run forward one after another.
+        batches: run forward one after another.
 
     Raises:
         UserError: nothing can be compared, or values of the teacher are not finite.
     """
     device = next(teacher.parameters()).device
-    # Number of elements, sum and sum of squares: all maps of all samples together would not fit beside two models.
-    sums: dict[str, tuple[float, float, float]] = {}
+    # The moments of each batch: all maps of all samples together would not fit beside two models.
+    moments: dict[str, list[Tensor]] = {}
+    count = 0
     with tensors_of(teacher) as of_teacher:
-        for sample in samples:
-            for name, tensor in of_teacher(teacher(sample.to(device)), len(sample)).items():
+        for batch in batches:
+            count += 1
+            for name, tensor in of_teacher(teacher(batch.to(device)), len(batch)).items():
                 # In double precision: the difference below cancels most digits of a tensor far from 0.
                 values = tensor.double()
-                count, total, squares = sums.get(name, (0.0, 0.0, 0.0))
-                sums[name] = (
-                    count + values.numel(),
-                    total + float(values.sum()),
-                    squares + float(values.square().sum()),
-                )
+                sums = torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()])
+                moments.setdefault(name, []).append(sums)
     found = {}
-    for name, (count, total, squares) in sums.items():
-        mean = total / max(1.0, count)
-        variance = squares / max(1.0, count) - mean**2
+    for name, parts in moments.items():
+        size, total, squares = torch.stack(parts).sum(dim=0).tolist()
+        if len(parts) < count or size == 0:
+            continue
+        variance, mean = squares / size - (total / size) ** 2, total / size
         if not math.isfinite(variance):
             raise UserError(
                 f"distillation needs finite values, but '{name}' of the unpruned model has others; {_REMEDY}"

@@ -119,6 +119,21 @@ def test_real_numbers_of_each_sample_are_compared_wherever_they_stand_in_the_out
         assert sorted(tensors(outputs, 2)) == ["outputs.boxes.0", "outputs.boxes.1"]
 
 
+class Gridded(TwoBranch):
+    """Its outputs hold a grid as long as the first batch."""
+
+    def forward(self, batch, masked=frozenset()):
+        return {"score": super().forward(batch, masked), "grid": torch.arange(2.0)}
+
+
+def test_tensors_of_a_fixed_length_are_no_tensors_of_the_samples(data, batch):
+    model = Gridded()
+    distillation = Distillation(model, model.state_dict(), data)
+    with distillation.loss(WEIGHT) as loss:
+        assert loss(model(batch), batch).tolist() == [0.0] * len(batch)
+    assert distillation._variances.keys() == {"outputs.score"}
+
+
 class Classes(TwoBranch):
     def forward(self, batch, masked=frozenset()):
         return super().forward(batch, masked) > 0
