@@ -75,7 +75,7 @@ def main() -> None:
     # The compared metric leads the tables, also where the task gives another metric no column or a later one.
     figures = plan.figures.led_by(plan.optimised.metrics)
     if plan.ablation:
-        report = ablation_report(results, reference, published_parts(plan.space), figures)
+        report = ablation_report(results, reference, published_parts(plan.space, plan.ablation), figures)
     else:
         report = comparison_report(results, reference, figures)
     folder = plan.folder.join(REPORT_FOLDER)
@@ -95,10 +95,11 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
     # All trials of a row share their sparsity, so a comparison by sparsity would compare constants.
     if SPARSITY.name in (options.objective or "").split(","):
         raise UserError("a comparison sets the sparsity of its trials; name metrics of the task with --objective")
-    if options.ablate and options.criteria is not None:
+    if options.ablate not in (None, "distillation") and options.criteria is not None:
         raise UserError("an ablation varies AlterMOMA alone; leave --criteria or --ablate out")
     if options.ablate:
-        settings = {"": ablation_settings(space, options.ablate, options.sparsities)}
+        varied = options.criteria or ["altermoma"]
+        settings = {"": ablation_settings(space, options.ablate, options.sparsities, varied)}
     else:
         criteria = options.criteria
         if criteria is None:
@@ -158,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         "--objective", help="metric to compare by, or several: map,map/without-camera (default: the task's first)"
     )
     parser.add_argument(
-        "--ablate", choices=get_args(Ablation), help="vary AlterMOMA's parts or recovery, not the criterion"
+        "--ablate", choices=get_args(Ablation), help="vary a part of AlterMOMA, or the distillation of --criteria"
     )
     parser.add_argument(
         "--search", type=listed(str), default=[], metavar="NAME", help="also compare the best trial of these searches"

@@ -38,7 +38,8 @@ def test_distillation_does_not_depend_on_the_number_of_workers(tmp_path):
     for name, options in {"plain": [], "one": ["--distil", "1"], "two": ["--distil", "1", "--workers", "2"]}.items():
         line = ["examples/own_model.py:WORKLOAD", "--sparsity", "0.4", "--criterion", "snip", "--finetune", "2"]
         line += [*options, "--storage", str(tmp_path / name), "--out", str(tmp_path / name / "pruned")]
-        subprocess.run([sys.executable, "-m", "altermoma_ray.prune", *line], check=True, capture_output=True)
+        done = subprocess.run([sys.executable, "-m", "altermoma_ray.prune", *line], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         figures[name] = json.loads((tmp_path / name / "pruned" / "figures.json").read_text())
     assert (figures["plain"]["distillation"], figures["one"]["distillation"]) == (0, 1)
     assert figures["two"]["metrics"] == pytest.approx(figures["one"]["metrics"], abs=1e-5)

@@ -30,7 +30,7 @@ LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
 """Learning rates of the reactivation."""
 SCORING_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of batches in D, the scoring data."""
-DISTILLATIONS = (0.0, 0.1, 0.3, 1.0, 3.0)
+DISTILLATIONS = (0.0, 0.3, 1.0, 3.0)
 """Weights of distillation while fine-tuning; 0 trains on the task alone, for as many steps."""
 _REACTIVATION = ("reactivation_steps", "reactivation_learning_rate", "reactivation_gradient")
 _SEARCH_LABEL = "search "
@@ -66,8 +66,12 @@ def criteria_settings(space: SearchSpace, criteria: Sequence[str], sparsities: S
     return [_setting(space, criterion=UNPRUNED, sparsity=0.0), *compared]
 
 
-def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequence[float]) -> list[PruningSetting]:
+def ablation_settings(
+    space: SearchSpace, ablation: Ablation, sparsities: Sequence[float], criteria: Sequence[str] = ("altermoma",)
+) -> list[PruningSetting]:
     """The settings of AlterMOMA with one part varied and the others as published; each distinct setting once.
+
+    Distillation is varied for any criteria, since each is fine-tuned alike.
 
     Example:
         >>> len(ablation_settings(SearchSpace(), "beta", [0.9])) == 1 + len(BETAS)
@@ -77,15 +81,21 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
         space: gives the learning rate, the number of scoring batches, the granularity and the paper's reactivation.
         ablation: the part to vary.
         sparsities: total sparsities.
+        criteria: names of the criteria; other than AlterMOMA only where distillation is varied.
+
+    Raises:
+        UserError: a criterion is unknown, or prunes single weights only where the space prunes larger units.
     """
     assert ablation in get_args(Ablation)
+    if ablation == "distillation":
+        unpruned, *plain = criteria_settings(space, criteria, sparsities)
+        weights = [{"distillation": weight} for weight in DISTILLATIONS]
+        return [unpruned, *(setting.model_copy(update=weight) for setting in plain for weight in weights)]
     published = _fields(space, "altermoma")
     if ablation == "beta":
         varied: list[dict[str, Any]] = [{"beta": beta} for beta in BETAS]
     elif ablation == "residual":
         varied = [{"criterion": "altermoma-residual", "beta": beta} for beta in RESIDUAL_BETAS]
-    elif ablation == "distillation":
-        varied = [{"distillation": weight} for weight in DISTILLATIONS]
     else:
         varied = [{"reactivation_steps": steps} for steps in STEPS]
         varied += [{"reactivation_learning_rate": rate} for rate in LEARNING_RATES]
@@ -104,14 +114,16 @@ def ablation_settings(space: SearchSpace, ablation: Ablation, sparsities: Sequen
     return list({setting.model_dump_json(): setting for setting in (unpruned, *settings)}.values())
 
 
-def published_parts(space: SearchSpace) -> dict[str, str | float | int | bool | None]:
+def published_parts(space: SearchSpace, ablation: Ablation) -> dict[str, str | float | int | bool | None]:
     """The published value of each part varied by an ablation.
 
-    >>> published_parts(SearchSpace())["beta"]
+    >>> published_parts(SearchSpace(), "beta")["beta"]
     1.0
     """
+    if ablation == "distillation":  # of several criteria, which differ in all other parts
+        return {"distillation": 0.0}
     setting = _setting(space, criterion="altermoma", sparsity=0.0, **_fields(space, "altermoma"))
-    names = ("beta", "scoring_batches", "norms", "normalisation", "distillation", *_REACTIVATION)
+    names = ("beta", "scoring_batches", "norms", "normalisation", *_REACTIVATION)
     return {name: getattr(setting, name) for name in names}
 
 

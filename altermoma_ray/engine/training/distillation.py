@@ -112,7 +112,7 @@ def tensors_of(model: nn.Module) -> Iterator[Callable[[Any, int], dict[str, Tens
     >>> model = nn.Linear(2, 3)
     >>> with tensors_of(model) as tensors:
     ...     sorted(tensors({"score": model(torch.ones(4, 2)), "row": torch.arange(4)}, 4))
-    ['score']
+    ['outputs.score']
 
     Args:
         model: runs forward while the context is open. The function takes its outputs and N, their number of samples.

@@ -63,13 +63,14 @@ def ablation_report(
     Args:
         results: all trials.
         reference: metrics of the unpruned model.
-        base: the published value of every axis.
+        base: the published value of every axis to report.
         figures: what the trials are measured by.
     """
     metrics = figures.columns
     tables: list[str] = []
     pictures: dict[str, bytes] = {}
-    for axis, label in AXES.items():
+    for axis in (axis for axis in AXES if axis in base):
+        label = AXES[axis]
         trials = only_varying(results, (axis,), base)
         # An axis not asked for has its published value alone: a table of one row.
         if _values(trials, axis) > 1:
@@ -77,7 +78,7 @@ def ablation_report(
             pictures[f"{axis}.png"] = ablation_picture(trials, axis, label, metrics[0], reference)
     # The two belong together: more steps at a lower rate move the weights about as far.
     trials = only_varying(results, GRID, base)
-    if all(_values(trials, axis) > 1 for axis in GRID):
+    if all(axis in base and _values(trials, axis) > 1 for axis in GRID):
         labels = (AXES[GRID[0]], AXES[GRID[1]])
         tables.append(grid_markdown(trials, GRID, labels, metrics, reference))
         pictures["reactivation.png"] = grid_picture(trials, GRID, labels, metrics[0])
