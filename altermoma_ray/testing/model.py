@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import SkipTest
 
 import torch
 from torch import nn
@@ -124,6 +125,19 @@ class ModelContract:
         with torch.no_grad():
             same = not differences(first(self.make_batch()), second(self.make_batch()))
         assert same, "a model with the same parameters and buffers computes something else"
+
+    def test_tensors_to_distil_have_a_row_for_each_sample(self) -> None:
+        model, batch = self._model(), self.make_batch()
+        if not hasattr(model, "distillable"):
+            raise SkipTest("the model has no `distillable`; its outputs are compared")
+        with model.distillable() as distillable:
+            tensors = distillable(model(batch))
+        assert tensors, "`distillable` gives no tensors"
+        for name, tensor in tensors.items():
+            rows = tuple(tensor.shape[:1])
+            assert rows == (len(batch),), f"`distillable` gives '{name}' with {rows} rows for {len(batch)} samples"
+            assert tensor.is_floating_point(), f"`distillable` gives '{name}' of type {tensor.dtype}, no real numbers"
+            assert tensor.requires_grad, f"'{name}' of `distillable` has no gradient: nothing can learn from it"
 
     def _model(self) -> FusionModel:
         model = self.make_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import random
@@ -61,6 +62,14 @@ class DeafModel(tiny.Model):
 class UnsortedModel(tiny.Model):
     def group_of(self, parameter):
         return parameter.split(".")[0]
+
+
+class SumsToDistil(tiny.Model):
+    """Offers one number for a whole batch."""
+
+    @contextlib.contextmanager
+    def distillable(self):
+        yield lambda outputs: {"sum": outputs["score"].sum()}
 
 
 class MeanLoss(tiny.Task):
@@ -132,6 +141,7 @@ def broken_data(kind):
             "sound changes",
         ),
         (broken_model(UnsortedModel), "every_parameter_has_a_group", r"joint\.weight"),
+        (broken_model(SumsToDistil), "tensors_to_distil_have_a_row_for_each_sample", r"'sum' with \(\) rows for 3"),
         (broken_task(MeanLoss), "losses_are_one_finite_number_for_each_sample", r"sample, \[3\], but is \[\]"),
         (broken_task(SharedLoss), "losses_of_a_batch_are_those_of_its_samples_alone", "alone, .* together"),
         (
