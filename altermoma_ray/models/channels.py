@@ -4,7 +4,8 @@ The model is traced in parts, because Torch-Pruning follows convolutions but not
 product of depths and features in the view transform:
 
 - Swin blocks: whole attention heads and hidden units of the perceptrons, by a rule; the widths of the stages stay;
-- camera neck and lift: traced, up to the depth bins and context channels;
+- camera neck and lift: traced, up to the depth bins and context channels; a ResNet is traced with them, since the
+  channels of its stages are the neck's inputs;
 - context channels and the convolutions after the splat: by a rule and traced; the depth bins are geometry and stay;
 - the LiDAR encoder: traced through its dense twin;
 - fuser, decoder and head: traced; a TransFusion head keeps the width of its queries.
@@ -23,8 +24,10 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from altermoma_ray.models.dense_twin import DenseTwin
-from altermoma_ray.models.encoders.camera import CameraEncoder, WindowAttention
+from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.lidar import LidarEncoder
+from altermoma_ray.models.encoders.resnet import ResNetBackbone
+from altermoma_ray.models.encoders.swin import SwinBackbone, WindowAttention
 from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.pruning.channels import Coupling, Slice, trace
 
@@ -107,10 +110,12 @@ def _hidden(first: str, second: str, width: int) -> Coupling:
 
 
 class _Lift(nn.Module):
-    """Maps of the backbone and a depth picture to depth logits and context."""
+    """A depth picture, and pictures or a Swin transformer's maps, to depth logits and context."""
 
     def __init__(self, camera: CameraEncoder) -> None:
         super().__init__()
+        if isinstance(camera.backbone, ResNetBackbone):
+            self.backbone = camera.backbone
         self.neck = camera.neck
         # A bare module with the names of the original: the traced couplings then name the model's own parameters.
         self.view_transform = nn.Module()
@@ -118,23 +123,25 @@ class _Lift(nn.Module):
         if hasattr(camera.view_transform, "depth_net"):
             self.view_transform.depth_net = camera.view_transform.depth_net
 
-    def forward(self, depths: Tensor, *maps: Tensor) -> Tensor:
-        features = [self.neck(maps)]
+    def forward(self, depths: Tensor, seen: Tensor | list[Tensor]) -> Tensor:
+        features = [self.neck(self.backbone(seen) if hasattr(self, "backbone") else seen)]
         if hasattr(self.view_transform, "depth_net"):
             features.insert(0, self.view_transform.depth_net(depths))
         return self.view_transform.lift_net(torch.cat(features, dim=1))
 
 
 def _lift(camera: CameraEncoder) -> list[Coupling]:
-    sizes = range(len(camera.backbone.output_norms))
-    maps = [
-        # Each level halves the map of the level before, as in the backbone.
-        torch.zeros(1, norm.normalized_shape[0], SIDE >> level, SIDE >> level)
-        for level, norm in zip(sizes, camera.backbone.output_norms, strict=True)
-    ]
-    # The depth net shrinks its picture eightfold, as the backbone does.
+    # Both backbones and the depth net shrink their pictures eightfold.
     depths = torch.zeros(1, 1, 8 * SIDE, 8 * SIDE)
-    return trace(_Lift(camera), lambda lift: lift(depths, *maps), prefix=CAMERA)
+    if isinstance(camera.backbone, SwinBackbone):
+        seen: Tensor | list[Tensor] = [
+            # Each level halves the map of the level before, as in the backbone.
+            torch.zeros(1, norm.normalized_shape[0], SIDE >> level, SIDE >> level)
+            for level, norm in enumerate(camera.backbone.output_norms)
+        ]
+    else:
+        seen = torch.zeros(1, 3, 8 * SIDE, 8 * SIDE)
+    return trace(_Lift(camera), lambda lift: lift(depths, seen), prefix=CAMERA)
 
 
 def _after_splat(camera: CameraEncoder) -> list[Coupling]:

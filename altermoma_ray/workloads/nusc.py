@@ -28,6 +28,7 @@ from altermoma_ray.workloads.workload import Workload
 DEFAULT_VERSION = "v1.0-trainval"
 """The version of nuScenes by default, and the only version of the synthetic set."""
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
+TOY_RESNET = "bevfusion-mit-r101-second-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
 CHECKPOINTS = {name: _CHECKPOINTS / f"{name}.safetensors" for name in (TOY, TOY_MAP)}
@@ -205,6 +206,14 @@ def _stages(
     )
 
 
+_TOY_DETECTOR = Recipe(
+    batch_size=4,
+    micro_batch_size=2,
+    weight_decay=0.01,
+    clip_norm=10.0,
+    stages=_stages(camera=8, lidar=4, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
+)
+
 RECIPES: dict[str, Recipe] = {
     PUBLISHED: Recipe(
         batch_size=32,
@@ -216,13 +225,8 @@ RECIPES: dict[str, Recipe] = {
         augment=True,
         stages=_stages(camera=20, lidar=20, fusion=6, learning_rate=2e-4, fusion_learning_rate=2e-4, depth=0.0),
     ),
-    TOY: Recipe(
-        batch_size=4,
-        micro_batch_size=2,
-        weight_decay=0.01,
-        clip_norm=10.0,
-        stages=_stages(camera=8, lidar=4, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
-    ),
+    TOY: _TOY_DETECTOR,
+    TOY_RESNET: _TOY_DETECTOR,
     PUBLISHED_MAP: Recipe(
         batch_size=32,
         micro_batch_size=2,

@@ -1,8 +1,8 @@
 """The published BEVFusion detector (Liu et al., ICRA 2023)."""
 
 from altermoma_ray.data.transforms import InputConfig
+from altermoma_ray.models.configurations.camera import SwinCameraConfig
 from altermoma_ray.models.configurations.config import (
-    CameraConfig,
     DecoderConfig,
     FuserConfig,
     HeadConfig,
@@ -13,7 +13,7 @@ from altermoma_ray.models.configurations.config import (
 CONFIGURATION = ModelConfig(
     name="bevfusion-mit",
     inputs=InputConfig(),
-    camera=CameraConfig(),
+    camera=SwinCameraConfig(),
     lidar=LidarConfig(),
     fuser=FuserConfig(),
     decoder=DecoderConfig(),

@@ -2,8 +2,8 @@
 
 from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
+from altermoma_ray.models.configurations.camera import SwinCameraConfig
 from altermoma_ray.models.configurations.config import (
-    CameraConfig,
     DecoderConfig,
     FuserConfig,
     LidarConfig,
@@ -16,7 +16,7 @@ SIDE = (-51.2, 51.2, 0.4)
 CONFIGURATION = ModelConfig(
     name="bevfusion-mit-seg",
     inputs=InputConfig(point_range=(-51.2, -51.2, -5.0, 51.2, 51.2, 3.0), flip=False, raster=RasterConfig()),
-    camera=CameraConfig(stochastic_depth=0.3, depth_net=None, grid_x=SIDE, grid_y=SIDE),
+    camera=SwinCameraConfig(stochastic_depth=0.3, depth_net=None, grid_x=SIDE, grid_y=SIDE),
     lidar=LidarConfig(voxel_size=(0.1, 0.1, 0.2), max_voxels_train=90_000, max_voxels_test=120_000),
     fuser=FuserConfig(),
     decoder=DecoderConfig(),

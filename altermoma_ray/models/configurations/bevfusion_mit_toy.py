@@ -3,8 +3,8 @@
 import math
 
 from altermoma_ray.data.transforms import InputConfig
+from altermoma_ray.models.configurations.camera import SwinCameraConfig
 from altermoma_ray.models.configurations.config import (
-    CameraConfig,
     DecoderConfig,
     FuserConfig,
     HeadConfig,
@@ -28,7 +28,7 @@ CONFIGURATION = ModelConfig(
         translation=0.2,
         point_range=(-25.6, -25.6, -5.0, 25.6, 25.6, 3.0),
     ),
-    camera=CameraConfig(
+    camera=SwinCameraConfig(
         embed=32,
         depths=(2, 2, 2),
         heads=(1, 2, 4),

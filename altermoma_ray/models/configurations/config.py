@@ -10,8 +10,6 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -24,72 +22,15 @@ from pydantic.functional_serializers import SerializerFunctionWrapHandler
 from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
+from altermoma_ray.models.configurations.camera import AnyCamera
+from altermoma_ray.models.configurations.section import Section
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 
 if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
 
-Interval = tuple[float, float, float]
-"""Lower edge, upper edge, step."""
 Height = Literal["bottom", "centre", "top"]
 """The point of a box whose z a head regresses."""
-
-
-class Section(BaseModel):
-    """A frozen, keyword-only part of a configuration; unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CameraConfig(Section):
-    """Image backbone (Swin), neck (LSS FPN) and view transform (depth LSS)."""
-
-    embed: int = 96
-    """Channels of the first Swin stage; every later stage has twice as many."""
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    """Blocks of each stage; the outputs of all stages but the first are used."""
-    heads: tuple[int, ...] = (3, 6, 12, 24)
-    """Attention heads of each stage."""
-    window: int = 7
-    """Side of an attention window, in tokens."""
-    stochastic_depth: float = Field(0.2, ge=0, lt=1)
-    """Probability to skip the last block of a sample in training; rises linearly from 0 at the first block."""
-    neck: int = 256
-    """Channels of the neck's output at an eighth of the picture's size."""
-    depth_bins: Interval = (1.0, 60.0, 0.5)
-    """Depths (m) along a pixel's ray; the upper edge is exclusive."""
-    depth_net: tuple[int, int, int] | None = (8, 32, 64)
-    """Channels of the three convolutions on the LiDAR depth picture; None lifts without LiDAR depth."""
-    channels: int = 80
-    """Channels lifted to the BEV map."""
-    grid_x: Interval = (-54.0, 54.0, 0.3)
-    """BEV grid of the lifted features (m)."""
-    grid_y: Interval = (-54.0, 54.0, 0.3)
-    grid_z: Interval = (-10.0, 10.0, 20.0)
-    """Height slabs (m); they are stacked as channels."""
-    downsample: int = Field(2, ge=1)
-    """Stride from that grid to the fused BEV map."""
-
-    @model_validator(mode="after")
-    def _check(self) -> CameraConfig:
-        if len(self.depths) != len(self.heads) or len(self.depths) < 3:
-            raise ValueError(f"`depths` and `heads` need the same length, 3 or more; got {self.depths}, {self.heads}")
-        for stage, heads in enumerate(self.heads):
-            if (self.embed << stage) % heads:
-                raise ValueError(
-                    f"the channels of stage {stage} ({self.embed << stage}) must divide by its {heads} heads"
-                )
-        return self
-
-    @property
-    def stage_channels(self) -> tuple[int, ...]:
-        """Channels of the backbone's outputs, finest first."""
-        return tuple(self.embed << stage for stage in range(1, len(self.depths)))
-
-    @property
-    def bev_size(self) -> tuple[int, int]:
-        """Cells (x, y) of the camera branch's BEV map."""
-        return tuple(math.ceil(cells(axis) / self.downsample) for axis in (self.grid_x, self.grid_y))  # type: ignore[return-value]
 
 
 class LidarConfig(Section):
@@ -246,6 +187,8 @@ def _kind_of_head(head: Any) -> str:
     return "segmentation" if is_segmentation else "transfusion"
 
 
+_TAGS = frozenset({"swin", "resnet", "transfusion", "segmentation"})
+
 AnyHead = Annotated[
     Annotated[HeadConfig, Tag("transfusion")] | Annotated[SegmentationHeadConfig, Tag("segmentation")],
     Discriminator(_kind_of_head),
@@ -264,7 +207,7 @@ class ModelConfig(Section):
     name: str
     """Name of the configuration; part of registered names and of cache keys."""
     inputs: InputConfig
-    camera: CameraConfig
+    camera: AnyCamera
     lidar: LidarConfig
     fuser: FuserConfig
     decoder: DecoderConfig
@@ -312,12 +255,6 @@ class ModelConfig(Section):
         return tuple(round((upper - lower) / step) for lower, upper, step in sides)  # type: ignore[return-value]
 
 
-def cells(interval: Interval) -> int:
-    """Number of steps between the edges of an interval."""
-    lower, upper, step = interval
-    return round((upper - lower) / step)
-
-
 def parse_configuration(text: str, origin: str) -> ModelConfig:
     """The configuration that :meth:`ModelConfig.model_dump_json` wrote.
 
@@ -332,8 +269,8 @@ def parse_configuration(text: str, origin: str) -> ModelConfig:
         return ModelConfig.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        # Pydantic puts the tag of a head's kind after "head"; users know no such level.
-        path = [part for part in map(str, first["loc"]) if part not in ("transfusion", "segmentation")]
+        # Pydantic puts the tag of a section's kind after its name; users know no such level.
+        path = [part for part in map(str, first["loc"]) if part not in _TAGS]
         where = ".".join(path) or "model"
         raise UserError(
             f"{origin} holds no valid model configuration: {where}: {first['msg']}; it was written by another version "

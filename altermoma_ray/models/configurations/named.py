@@ -11,6 +11,8 @@ from types import MappingProxyType
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations import (
     bevfusion_mit,
+    bevfusion_mit_r101_second,
+    bevfusion_mit_r101_second_toy,
     bevfusion_mit_seg,
     bevfusion_mit_seg_toy,
     bevfusion_mit_toy,
@@ -20,7 +22,14 @@ from altermoma_ray.models.configurations.config import ModelConfig
 CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType(
     {
         module.CONFIGURATION.name: module.CONFIGURATION
-        for module in (bevfusion_mit, bevfusion_mit_toy, bevfusion_mit_seg, bevfusion_mit_seg_toy)
+        for module in (
+            bevfusion_mit,
+            bevfusion_mit_toy,
+            bevfusion_mit_r101_second,
+            bevfusion_mit_r101_second_toy,
+            bevfusion_mit_seg,
+            bevfusion_mit_seg_toy,
+        )
     }
 )
 """By name."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.config import CameraConfig, cells
+from altermoma_ray.models.configurations.camera import LiftConfig, cells
 from altermoma_ray.models.layers.blocks import convolution, initialise
 
 STRIDE = 8
@@ -31,7 +31,7 @@ class DepthLss(nn.Module):
     grid_cells: Tensor
     frustum: Tensor
 
-    def __init__(self, config: CameraConfig, image_size: tuple[int, int]) -> None:
+    def __init__(self, config: LiftConfig, image_size: tuple[int, int]) -> None:
         super().__init__()
         self.image_size = image_size
         axes = (config.grid_x, config.grid_y, config.grid_z)
@@ -60,7 +60,7 @@ class DepthLss(nn.Module):
         """Channels of the BEV map."""
         return int(self.downsample[-3].out_channels)
 
-    def _make_lift(self, config: CameraConfig) -> None:
+    def _make_lift(self, config: LiftConfig) -> None:
         """Make the layers that :meth:`_lift` uses."""
         assert config.depth_net is not None
         first, second, third = config.depth_net

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from altermoma_ray.models.configurations.config import CameraConfig
+from altermoma_ray.models.configurations.camera import SwinCameraConfig
 from altermoma_ray.models.configurations.named import configuration
-from altermoma_ray.models.encoders.camera import CameraEncoder, LssFpn, SwinBackbone, WindowAttention
+from altermoma_ray.models.encoders.camera import CameraEncoder, LssFpn
+from altermoma_ray.models.encoders.swin import SwinBackbone, WindowAttention
 
-SMALL = CameraConfig(
+SMALL = SwinCameraConfig(
     embed=8, depths=(2, 2, 2), heads=(1, 2, 4), window=4, stochastic_depth=0.3, neck=16, depth_net=(2, 4, 8), channels=8
 )
 
