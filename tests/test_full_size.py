@@ -1,4 +1,4 @@
-"""The published model at its full size, on a real keyframe (minutes, and about 9 GB of memory)."""
+"""The models at their full size, on a real keyframe (minutes, and about 9 GB of memory)."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ def test_one_scoring_pass_and_one_training_step_are_finite(real_nuscenes, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.5])
-def test_removed_channels_are_masked_channels(share, real_nuscenes, tmp_path):
+@pytest.mark.parametrize("name", ["bevfusion-mit", "bevfusion-mit-r101-second"])
+def test_removed_channels_are_masked_channels(name, share, real_nuscenes, tmp_path):
     source = NuScenes(dataroot=str(real_nuscenes), version="v1.0-mini", storage=str(tmp_path))
-    config = configuration("bevfusion-mit")
+    config = configuration(name)
     batch = collate([NuScenesDataset(source.index(), source.rows("train"), config.inputs, augment=False)[0]])
     torch.manual_seed(0)
     model = FusionModel(config).eval()

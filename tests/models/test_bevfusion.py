@@ -37,6 +37,15 @@ def test_published_model_has_the_published_number_of_parameters():
     assert len(model.state_dict()) == 582  # tensors of the released files, constants included
 
 
+def test_the_resnet_101_variant_has_the_published_backbone_and_all_else_in_common_but_the_neck():
+    with torch.device("meta"):
+        model = FusionModel(configuration("bevfusion-mit-r101-second"))
+    # The neck reads 512 + 256, and 1024 + 2048 channels, instead of 192 + 256 and 384 + 768.
+    neck = PUBLISHED["encoders.camera.neck"] + 256 * (512 - 192 + 1024 + 2048 - 384 - 768)
+    own = {"encoders.camera.backbone": 44_549_160 - 2_049_000, "encoders.camera.neck": neck}
+    assert {part: parameters(model.get_submodule(part)) for part in PUBLISHED} == PUBLISHED | own
+
+
 def test_toy_keeps_the_scale_of_the_prototype_and_fits_its_checkpoint(model):
     sizes = dict.fromkeys(("camera", "lidar", "fusion"), 0)
     for name, parameter in model.named_parameters():
@@ -44,6 +53,12 @@ def test_toy_keeps_the_scale_of_the_prototype_and_fits_its_checkpoint(model):
     assert 700_000 < sizes["camera"] < 850_000
     assert 120_000 < sizes["lidar"] < 180_000
     assert 170_000 < sizes["fusion"] < 250_000
+    assert sum(tensor.nbytes for tensor in model.state_dict().values()) < 4.8e6
+
+
+def test_the_resnet_toy_is_about_as_large():
+    model = FusionModel(configuration("bevfusion-mit-r101-second-toy"))
+    assert 1_000_000 < parameters(model) < 1_200_000
     assert sum(tensor.nbytes for tensor in model.state_dict().values()) < 4.8e6
 
 

@@ -19,7 +19,8 @@ from altermoma_ray.storage import Location
 from altermoma_ray.workloads.workload import groups_of
 from examples import own_model as own
 
-TOYS = ("bevfusion-mit-toy", "bevfusion-mit-seg-toy")
+RESNET = "bevfusion-mit-r101-second-toy"
+TOYS = ("bevfusion-mit-toy", "bevfusion-mit-seg-toy", RESNET)
 CHOICES = ("query_labels",)
 
 
@@ -58,7 +59,11 @@ def random_masks(model, channels, share, seed):
 
 @pytest.mark.parametrize(
     ("name", "share", "seed"),
-    [(TOYS[0], 0.3, 0), (TOYS[0], 0.3, 1), (TOYS[0], 0.5, 2), (TOYS[0], 0.5, 3), (TOYS[1], 0.3, 0), (TOYS[1], 0.5, 1)],
+    [
+        *((TOYS[0], 0.3, 0), (TOYS[0], 0.3, 1), (TOYS[0], 0.5, 2), (TOYS[0], 0.5, 3)),
+        *((TOYS[1], 0.3, 0), (TOYS[1], 0.5, 1)),
+        *((RESNET, 0.3, 0), (RESNET, 0.3, 1), (RESNET, 0.5, 2), (RESNET, 0.5, 3)),
+    ],
 )
 def test_removed_channels_are_masked_channels(batch, name, share, seed):
     model = model_of(name)
@@ -90,8 +95,9 @@ def by_place(outputs):
     }
 
 
-def test_a_smaller_model_answers_as_the_masked_one_and_learns(batch):
-    model = model_of("bevfusion-mit-toy")
+@pytest.mark.parametrize("name", ["bevfusion-mit-toy", RESNET])
+def test_a_smaller_model_answers_as_the_masked_one_and_learns(batch, name):
+    model = model_of(name)
     channels = bound(model)
     masks = random_masks(model, channels, 0.5, seed=4)
     masked = copy.deepcopy(model)
@@ -118,6 +124,41 @@ def test_depth_bins_stage_widths_and_queries_stay():
     assert small.head.shared_conv.out_channels == model.head.shared_conv.out_channels
 
 
+def test_all_convolutions_of_a_resnet_lose_channels_and_a_stage_is_one_coupling():
+    model = model_of(RESNET)
+    couplings = {one.name: one for one in bound(model).couplings}
+    backbone = "encoders.camera.backbone."
+    convolutions = {
+        f"{backbone}{name}.weight"
+        for name, module in model.encoders["camera"].backbone.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }
+    outputs = {part.tensor for one in couplings.values() for part in one.slices if part.dim == 0}
+    assert convolutions <= outputs
+    # The third stage: what is added up in its four blocks, read by its other blocks, the fourth stage and the neck.
+    stage = couplings[f"{backbone}layer3.0.downsample.0"]
+    assert stage.channels == model.config.camera.stage_channels[1]
+    of_kernels = {(part.tensor.removeprefix(backbone), part.dim) for part in stage.slices if "bn" not in part.tensor}
+    assert of_kernels - {(f"layer3.0.downsample.1.{name}", 0) for name in ("bias", "running_mean", "running_var")} == {
+        ("layer3.0.downsample.0.weight", 0),
+        ("layer3.0.downsample.1.weight", 0),
+        *((f"layer3.{block}.conv3.weight", 0) for block in range(4)),
+        *((f"layer3.{block}.conv1.weight", 1) for block in (1, 2, 3)),
+        ("layer4.0.conv1.weight", 1),
+        ("layer4.0.downsample.0.weight", 1),
+        ("encoders.camera.neck.lateral_convs.1.0.weight", 1),
+    }
+    # On the neck's second level the map of the third stage comes first, then the map of the fourth.
+    neck = {
+        name: next(part for part in couplings[name].slices if ".lateral_convs.1.0.weight" in part.tensor)
+        for name in (stage.name, f"{backbone}layer4.0.downsample.0")
+    }
+    assert [part.entries.flatten().tolist() for part in neck.values()] == [
+        list(range(stage.channels)),
+        list(range(stage.channels, 3 * stage.channels)),
+    ]
+
+
 def test_no_entry_belongs_to_two_couplings():
     for name in TOYS:
         model = model_of(name)
@@ -133,8 +174,9 @@ def test_no_entry_belongs_to_two_couplings():
             assert all(int(line.max()) == 1 for line in lines.values())
 
 
-def test_a_checkpoint_rebuilds_the_smaller_model(batch, tmp_path):
-    model = model_of("bevfusion-mit-toy")
+@pytest.mark.parametrize("name", ["bevfusion-mit-toy", RESNET])
+def test_a_checkpoint_rebuilds_the_smaller_model(batch, name, tmp_path):
+    model = model_of(name)
     channels = bound(model)
     masks = random_masks(model, channels, 0.5, seed=6)
     small = channels.finalise(model, masks)

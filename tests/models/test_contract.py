@@ -19,3 +19,8 @@ class TestToy(ModelContract):
 
     def make_batch(self):
         return self._batch
+
+
+class TestResNetToy(TestToy):
+    def make_model(self):
+        return FusionModel(configuration("bevfusion-mit-r101-second-toy"))

@@ -13,10 +13,14 @@ from altermoma_ray.pruning.criteria import SynFlow
 from altermoma_ray.pruning.criteria.linear_flow import LinearFlow, linear_copy
 
 
+def built(name):
+    torch.manual_seed(0)
+    return FusionModel(configuration(name))
+
+
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return FusionModel(configuration("bevfusion-mit-toy"))
+    return built("bevfusion-mit-toy")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,9 @@ def test_ones_leave_the_model_when_the_flow_is_taken(model, batch):
         assert torch.equal(model(batch)["dense_heatmap"], before)
 
 
-def test_every_layer_and_both_sensors_carry_flow(model, groups, batch):
+@pytest.mark.parametrize("name", ["bevfusion-mit-toy", "bevfusion-mit-r101-second-toy"])
+def test_every_layer_and_both_sensors_carry_flow(name, batch):
+    model = built(name)
     total, scores = flow_and_scores(model, flow_of(model, batch))
     assert total.dtype == torch.float64
     assert 0 < float(total) < 1e12

@@ -157,7 +157,12 @@ def test_tied_weights_count_once_and_a_model_frozen_as_a_whole_has_its_weights()
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "weights"), [("bevfusion-mit", 127, 39_696_248), ("bevfusion-mit-toy", 81, 1_120_576)]
+    ("name", "layers", "weights"),
+    [
+        ("bevfusion-mit", 127, 39_696_248),
+        ("bevfusion-mit-toy", 81, 1_120_576),
+        ("bevfusion-mit-r101-second", 179, 55_233_080),
+    ],
 )
 def test_of_the_project_s_models_only_biases_norms_and_position_tables_are_left_out(name, layers, weights):
     with torch.device("meta"):

@@ -1,10 +1,10 @@
 """A Swin transformer as the camera's backbone.
 
 Notation: M pictures, H × W their size; token maps are [M, height, width, channel] inside the transformer, all other
-maps [M, channel, height, width]. Source: Liu et al., *Swin Transformer*, ICCV 2021. The blocks are torchvision's. As in
-the published BEVFusion, two things differ from torchvision's classifier: blocks of odd index always shift their windows,
-even where a window covers the whole map, and the outputs of all stages but the first leave the backbone through a
-LayerNorm of their own.
+maps [M, channel, height, width]. Source: Liu et al., *Swin Transformer*, ICCV 2021. The blocks are torchvision's. As
+in the published BEVFusion, two things differ from torchvision's classifier: blocks of odd index always shift their
+windows, even where a window covers the whole map, and the outputs of all stages but the first leave the backbone
+through a LayerNorm of their own.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from altermoma_ray.models.configurations.config import ModelConfig, parse_config
 from altermoma_ray.models.configurations.named import CONFIGURATIONS, configuration
 
 
-def changed(section: str, **fields) -> dict:
-    plain = configuration("bevfusion-mit").model_dump()
+def changed(section: str, *, of: str = "bevfusion-mit", **fields) -> dict:
+    plain = configuration(of).model_dump()
     plain[section].update(fields)
     return plain
 
@@ -23,6 +23,28 @@ def test_published_figures_derive_the_published_grids():
     assert config.lidar.output_height(40) == 2
     assert config.camera.stage_channels == (192, 384, 768)
     assert config.camera.bev_size == config.head.bev_size == (180, 180)
+
+
+def test_a_resnet_s_stages_have_the_widths_of_the_public_variant_with_a_resnet():
+    config = configuration("bevfusion-mit-r101-second")
+    assert config.camera.stage_channels == (512, 1024, 2048)
+    assert config.camera.bev_size == (180, 180)
+    published = configuration("bevfusion-mit")
+    assert config.model_copy(update={"name": published.name, "camera": published.camera}) == published
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"blocks": (3, 4)}, r"camera\.resnet\.blocks\n +Tuple should have at least 3 items"),
+        ({"blocks": (3, 0, 23, 3)}, r"camera\.resnet\.blocks\.1\n +Input should be greater than or equal to 1"),
+        ({"width": 0}, "Input should be greater than or equal to 1"),
+        ({"embed": 96}, r"camera\.resnet\.embed\n +Extra inputs are not permitted"),
+    ],
+)
+def test_figures_of_a_resnet_are_checked(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig.model_validate(changed("camera", of="bevfusion-mit-r101-second", **fields))
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -67,6 +89,21 @@ def test_broken_configuration_of_a_file_is_a_user_error():
         parse_configuration(text, "model.safetensors")
     with pytest.raises(UserError, match="holds no valid model configuration: model: Invalid JSON"):
         parse_configuration("{", "model.safetensors")
+    text = configuration("bevfusion-mit-r101-second").model_dump_json().replace('"width":64', '"width":"wide"')
+    with pytest.raises(UserError, match=r"model\.safetensors holds no valid model configuration: camera\.width: "):
+        parse_configuration(text, "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("bevfusion-mit", "fc85db3457e19976"),
+        ("bevfusion-mit-seg", "90376d69c2901f9c"),
+        ("bevfusion-mit-seg-toy", "5cda80f3e1ed5c56"),
+    ],
+)
+def test_configurations_are_written_as_ever_so_that_hashes_of_checkpoints_stay(name, digest):
+    assert hashlib.sha256(configuration(name).model_dump_json().encode()).hexdigest()[:16] == digest
 
 
 def test_the_usual_height_is_not_written_so_that_hashes_of_checkpoints_stay():

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 from safetensors.torch import load, save
 from torch import Tensor
+from torchvision.models import resnet101
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
@@ -130,6 +132,25 @@ def test_names_and_shapes_are_the_released_ones(release, names):
     assert {name: shape for name, shape in names.items() if shape not in shapes.get(name, [])} == {}
 
 
+@pytest.mark.parametrize(("release", "backbone"), [(MIT, "encoders.camera.backbone."), (MMDET3D, "img_backbone.")])
+def test_a_resnet_keeps_torchvision_s_names_below_the_released_backbone(release, backbone):
+    with torch.device("meta"):
+        ours = FusionModel(configuration("bevfusion-mit-r101-second")).state_dict()
+        theirs = resnet101().state_dict()
+    shapes = {release.name(name): release.shapes(name, ours[name]) for name in ours}
+    found = {name.removeprefix(backbone): shape for name, shape in shapes.items() if name.startswith(backbone)}
+    assert found == {name: [tensor.shape] for name, tensor in theirs.items() if not name.startswith("fc.")}
+    # The rest is released for the Swin transformer, the widths of the neck's inputs apart.
+    with torch.device("meta"):
+        swin = FusionModel(configuration("bevfusion-mit")).state_dict()
+    others = {release.name(name): release.shapes(name, swin[name]) for name in swin}
+    necks = {name for name in others if re.search(r"lateral_convs\.\d\.conv\.weight$", name)}
+    assert len(necks) == 2
+    assert {name: shape for name, shape in shapes.items() if not name.startswith(backbone) and name not in necks} == {
+        name: shape for name, shape in others.items() if not name.startswith(backbone) and name not in necks
+    }
+
+
 @pytest.mark.parametrize(("release", "file"), [(MIT, "mit_keys.json"), (MMDET3D, "mmdet3d_keys.json")])
 def test_names_and_shapes_are_those_of_the_key_lists(release, file):
     folder = os.environ.get("ALTERMOMA_REFERENCE", "")
@@ -154,6 +175,18 @@ def test_released_file_gives_the_same_model(release, model, batch, tmp_path, cap
     with torch.no_grad():
         expected, outputs = model(batch), loaded(batch)
     assert all(torch.equal(outputs[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_released_file_with_a_resnet_gives_the_same_model(release, tmp_path, caplog):
+    config = configuration("bevfusion-mit-r101-second-toy")
+    torch.manual_seed(0)
+    model = FusionModel(config)
+    path = write(tmp_path, {"state_dict": released(model, release)})
+    with caplog.at_level(logging.WARNING):
+        loaded = load_weights(path, config).state_dict()
+    assert not caplog.records
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_unwrapped_half_precision_and_outdated_names_are_read(model, tmp_path):
