@@ -1,7 +1,8 @@
 """Names and layouts of our fusion model's tensors in the released checkpoints of BEVFusion.
 
 Both releases hold the same tensors as our model, one to one, constants (grids, frustum, window indices) included.
-Names follow by rule. The numbers differ in layout at four places, and one of them in its meaning:
+Names follow by rule. A ResNet in the place of the Swin transformer keeps torchvision's names, which are mmdetection's
+too. The numbers differ in layout at four places, and one of them in its meaning:
 
 Sparse kernels
     spconv 1.x stores [k0, k1, k2, in, out], spconv 2.x and our model [out, k0, k1, k2, in]; neither flips the kernel.
