@@ -1,8 +1,10 @@
 """What a search on nuScenes varies when whole channels are removed: ``--space search_spaces/nusc_structured.py``.
 
-Channels are coarser than weights: ask for a sparsity of 0.3 to 0.6. SynFlow prunes in rounds of its own and is missing.
+Channels are coarser than weights: ask for a sparsity of 0.3 to 0.6.
 """
 
 from altermoma_ray.engine.space import SearchSpace
 
-SPACE = SearchSpace(granularities=("channel",), criteria=("altermoma", "deci", "snip", "taylor", "magnitude"))
+SPACE = SearchSpace(
+    granularities=("channel",), criteria=("altermoma", "deci", "snip", "taylor", "magnitude", "synflow")
+)

@@ -26,13 +26,18 @@ from altermoma_ray.models.dense_twin import DenseTwin
 from altermoma_ray.models.encoders.camera import CameraEncoder, WindowAttention
 from altermoma_ray.models.encoders.lidar import LidarEncoder
 from altermoma_ray.models.heads.transfusion import TransFusionHead
-from altermoma_ray.pruning.channels import Coupling, Slice, trace
+from altermoma_ray.pruning.channels import Bounds, Coupling, Slice, trace
 
 if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
 
 CAMERA, LIDAR = "encoders.camera.", "encoders.lidar.backbone."
 FUSER_INPUT = "fuser.0.weight"
+CUDA_BEVFUSION = Bounds(
+    multiple=8, multiple_of={"encoders.camera.view_transform.lift_net.6": 10, "encoders.lidar.*": 16}
+)
+"""Widths for NVIDIA's CUDA-BEVFusion: its splat kernel takes context channels by tens, and libspconv is published with
+multiples of 16; tensor cores multiply by eights."""
 _READER = "reader.weight"
 SIDE = 8
 """Cells along each side of the small maps that parts are run on."""

@@ -11,12 +11,11 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
-from torch import nn
 
 from altermoma_ray.engine.ray.workers import rank_and_world, worker_device
 from altermoma_ray.engine.scoring.indicators import (
@@ -26,6 +25,7 @@ from altermoma_ray.engine.scoring.indicators import (
     seconds_to_score,
 )
 from altermoma_ray.engine.scoring.score import score_missing
+from altermoma_ray.engine.scoring.units import bound_units
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.training.loop import (
     FineTuningBatches,
@@ -49,7 +49,7 @@ from altermoma_ray.pruning.granularity import Granularity
 from altermoma_ray.pruning.targets import OutOfReach, Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
-from altermoma_ray.workloads.workload import groups_of, modalities_of
+from altermoma_ray.workloads.workload import groups_of
 
 
 class TrialRunner:
@@ -136,18 +136,11 @@ class TrialRunner:
 
     def _units(self, trial: TrialTask) -> Granularity:
         """The granularity of a trial, bound to this model; kept, since finding a model's channels takes a while."""
-        name = trial.setting.granularity
-        if name not in self._bound:
-            batch = self._sample(self._data.rows("train", limit=1))
-            masks = [frozenset[str](), *(frozenset({modality}) for modality in modalities_of(self._model))]
-            # Masked runs too: a width written as a number in `forward` shows only there.
-            runs = [partial(_run, batch=batch, masked=masked) for masked in masks]
-            self._bound[name] = trial.setting.units.bound_to(self._model, *runs)
-        return self._bound[name]
-
-    def _sample(self, rows: Sequence[int]) -> Any:
-        dataset = self._data.dataset(rows, augment=False, seed=0)
-        return self._data.collate([dataset[number] for number in range(len(rows))])
+        units = trial.setting.units
+        key = repr(units)  # the bounds too
+        if key not in self._bound:
+            self._bound[key] = bound_units(units, self._model, self._data)
+        return self._bound[key]
 
     def _steps(self, trial: TrialTask) -> int:
         # A positive length is at least one step: a short fine-tuning on few data must not become none.
@@ -300,10 +293,6 @@ class TrialRunner:
         # Without the rung: a promoted trial is the same one, and takes up its own state.
         identity = trial.model_dump_json(exclude={"until"})
         return SavedState(_state_file(self._job, trial.number), identity, every=self._job.save_every)
-
-
-def _run(model: nn.Module, *, batch: Any, masked: frozenset[str]) -> Any:
-    return model(batch, masked)
 
 
 def has_ended(result: TrialResult, until: int | None) -> bool:

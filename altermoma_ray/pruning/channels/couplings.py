@@ -42,11 +42,13 @@ class Coupling:
         name: of the layer whose output channels these are.
         slices: everywhere the channels have entries.
         multiple: the number of channels kept is a multiple of this number, as some kernels need; 1 allows any.
+        unit: width that each channel of the coupling has in a layer's output: 1, or the width of a head of attention.
     """
 
     name: str
     slices: tuple[Slice, ...]
     multiple: int = 1
+    unit: int = 1
 
     @property
     def channels(self) -> int:

@@ -78,15 +78,16 @@ class Channel(Granularity):
                 f"{type(model).__name__} has no channel that can be removed: give the model a method "
                 "channel_couplings(), or take granularity 'weight'"
             )
+        self.bounds.check(couplings)
         names = frozenset(name for name, _ in model.named_parameters())
         return replace(self, couplings=couplings, shapes=shapes, parameters=names)
 
-    def select(self, scores: Mapping[str, Tensor], target: Target) -> Masks:
+    def select(self, scores: Mapping[str, Tensor], target: Target, earlier: Masks | None = None) -> Masks:
         """Prune the channels whose weights score lowest on average; see :func:`altermoma_ray.pruning.channels.choose`.
 
         The sparsity is reached or exceeded, by less than one step of a layer's width.
         """
-        kept = choose(scores, self._bound(), target, self.bounds)
+        kept = choose(scores, self._bound(), target, self.bounds, earlier)
         masks = keep_masks({name: score.shape for name, score in scores.items()}, self.couplings, kept)
         narrowest = [
             coupling.name
@@ -94,6 +95,18 @@ class Channel(Granularity):
             if int(kept[coupling.name].sum()) == self.bounds.narrowest(coupling) < coupling.channels
         ]
         return Masks({name: mask.to(scores[name].device) for name, mask in masks.items()}, narrowest)
+
+    def checked(self, masks: Masks) -> Masks:
+        """The same masks, once each channel is known to be kept or pruned with all its weights."""
+        shapes = {name: mask.shape for name, mask in masks.items()}
+        whole = keep_masks(shapes, self._bound(), kept_channels(self.couplings, masks))
+        for name, mask in masks.items():
+            if not torch.equal(mask.cpu(), whole[name]):
+                raise UserError(
+                    f"the masks prune '{name}' in parts of channels: a criterion that prunes in rounds has to choose "
+                    "by `problem.granularity.select`; take granularity 'weight' for this criterion"
+                )
+        return masks
 
     def held(self, masks: Masks) -> Masks:
         """The masks, with further ones for the biases, normalisations and tables of pruned channels."""

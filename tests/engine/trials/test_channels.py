@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from altermoma_ray.engine.scoring.score import ScoringWorker
+from altermoma_ray.engine.scoring.units import bound_units
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.training.evaluation import Evaluator
@@ -57,6 +59,19 @@ def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epo
     )
     with pytest.raises(UserError, match=r"model\.safetensors holds a model whose channels were removed already"):
         plan_search(again)
+
+
+@pytest.mark.parametrize("criterion", ["imp", "synflow"])
+def test_a_criterion_that_prunes_in_rounds_leaves_masks_of_whole_channels(job, criterion):
+    parameters = {"rounds": 2, **({"steps": 1} if criterion == "imp" else {})}
+    given = setting().model_dump() | {"criterion": criterion, "parameters": parameters}
+    (request,) = PruningSetting.model_validate(given).wanted().masks
+    worker = ScoringWorker(job.scoring.model_copy(update={"masks": (request,)}))
+    masks = worker.masks(worker.problem(), request)
+    assert 0.4 <= masks.sparsity() < 0.43
+    units = bound_units(request.units, worker.model, job.workload.load().source())
+    small = units.finalise(worker.model, masks)
+    assert sum(weight.numel() for weight in prunable_weights(small).values()) == masks.kept()
 
 
 def test_a_sparsity_out_of_reach_fails_one_trial_with_the_reason(job):

@@ -10,6 +10,7 @@ from altermoma_ray.pruning import Target
 from altermoma_ray.pruning.channels import Bounds
 from altermoma_ray.pruning.granularity import GRANULARITIES, Channel, Weight, replay
 from altermoma_ray.testing import GranularityContract
+from altermoma_ray.testing.criterion import with_channels
 from altermoma_ray.testing.granularity import scores
 from altermoma_ray.testing.problem import small_problem
 
@@ -35,6 +36,14 @@ def test_single_weights_are_those_of_the_target():
     assert all(torch.equal(mask, masks[name]) for name, mask in target.masks(scores()).items())
     assert masks.floored == target.masks(scores()).floored
     assert Weight().plan(masks) == {}
+
+
+def test_masks_of_parts_of_channels_are_refused():
+    problem = with_channels(small_problem())
+    masks = Target(groups=problem.groups, sparsity=0.5).masks(scores())
+    with pytest.raises(UserError, match=r"the masks prune '.*' in parts of channels: .* take granularity 'weight'"):
+        problem.granularity.checked(masks)
+    assert Weight().checked(masks) is masks
 
 
 def test_a_plan_goes_to_the_granularity_that_made_it():
