@@ -12,7 +12,7 @@ from torch import nn
 from altermoma_ray.models.bevfusion import SENSORS
 from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from altermoma_ray.models.configurations.named import configuration
-from altermoma_ray.pruning import MaskHolder, Target, prunable_weights
+from altermoma_ray.pruning import MaskHolder, Masks, Target, prunable_weights
 from altermoma_ray.pruning.channels import keep_masks
 from altermoma_ray.pruning.granularity import GRANULARITIES
 from altermoma_ray.storage import Location
@@ -116,6 +116,26 @@ def test_depth_bins_stage_widths_and_queries_stay():
     ):
         assert norm.normalized_shape == before.normalized_shape
     assert small.head.shared_conv.out_channels == model.head.shared_conv.out_channels
+
+
+def test_heads_of_the_transfusion_decoder_go_as_a_whole():
+    model = model_of("bevfusion-mit-toy")
+    channels = bound(model)
+    (attention,) = (layer.self_attn for layer in model.head.decoder)
+    before = attention.heads
+    (coupling,) = (one for one in channels.couplings if one.name == "head.decoder.0.self_attn")
+    assert (coupling.channels, coupling.unit) == (before, attention.width)
+    kept = {one.name: torch.ones(one.channels, dtype=torch.bool) for one in channels.couplings}
+    kept[coupling.name][0] = False
+    shapes = {name: weight.shape for name, weight in prunable_weights(model).items()}
+    masks = Masks(keep_masks(shapes, channels.couplings, kept))
+    masked = copy.deepcopy(model)
+    with MaskHolder(masked, channels.held(masks)), torch.no_grad():
+        small = channels.finalise(masked, masks)
+        assert small.head.decoder[0].self_attn.heads == before - 1
+        assert small.head.decoder[0].multihead_attn.heads == before
+        features = torch.randn(1, model.decoder.out_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(small.head(features), masked.head(features), rtol=1e-5, atol=1e-5)
 
 
 def test_no_entry_belongs_to_two_couplings():

@@ -25,7 +25,7 @@ from altermoma_ray.engine.scoring.indicators import (
     seconds_to_score,
 )
 from altermoma_ray.engine.scoring.score import score_missing
-from altermoma_ray.engine.scoring.units import bound_units
+from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS, bound_units
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.training.loop import (
     FineTuningBatches,
@@ -35,7 +35,7 @@ from altermoma_ray.engine.training.loop import (
     synchronise_buffers,
     train_steps,
 )
-from altermoma_ray.engine.training.norms import BATCHES, retake_statistics
+from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, retake_statistics
 from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.events import events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
@@ -128,6 +128,7 @@ class TrialRunner:
                 # `_fine_tune` shares this list, and keeps it with the state when asked for the next evaluation.
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
+            self._renew_statistics(trial)  # of the model to be kept, whose figures were told
             self._write(trial, "finished" if end == steps else "stopped", history, scores, plan[-1][1], clock)
         except (FloatingPointError, OutOfReach) as error:
             # Raised on all workers alike, so none is left in a reduction, and one record is enough.
@@ -172,8 +173,9 @@ class TrialRunner:
         rounds = 1 if setting.schedule == "one-shot" else self._job.iterative_rounds
         schedule = Schedule(kind=setting.schedule, rounds=rounds)
         target = Target(groups=self._groups, sparsity=setting.sparsity, ratios=setting.ratios)
-        # A phase has at least as many steps as rounds, even in a short fine-tuning: two rounds never share a step.
-        when = schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))
+        # A phase has at least as many steps as rounds. In a fine-tuning of fewer steps the last rounds act at its end,
+        # where the masks of the target go before the others.
+        when = [min(step, steps) for step in schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))]
         units = self._units(trial)
         return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rounds(schedule), strict=True)]
 
@@ -210,7 +212,7 @@ class TrialRunner:
         with MaskHolder(self._model, units.held(masks), optimizer) as holder:
             if steps == 0:  # without fine-tuning, nothing else brings the norms' statistics up to date
                 retake_statistics(self._model, self._batches(BATCHES, seed))
-                yield Evaluation(step=0, metrics=self._evaluate(self._evaluator))
+                yield Evaluation(step=0, metrics=self._figures(trial, self._evaluator))
                 return
             trained = data_parallel(self._model)
             step = done
@@ -231,12 +233,27 @@ class TrialRunner:
                     holder.update(units.held(event.masks))
                 if event.is_evaluated:
                     synchronise_buffers(self._model)
-                    metrics = self._evaluate(self._evaluator if step == steps else self._rung_evaluator)
+                    metrics = self._figures(trial, self._evaluator if step == steps else self._rung_evaluator)
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
                 # Behind the yield: by now the caller has put the evaluation into the history.
                 if step < steps:
                     saved.save(step, history, self._model, optimizer, now=step == end)
+
+    def _figures(self, trial: TrialTask, evaluator: Evaluator) -> dict[str, float]:
+        """The metrics of a trial's model, with statistics taken anew; training goes on with its own."""
+        trained = exchange_statistics(self._model)
+        self._renew_statistics(trial)
+        metrics = self._evaluate(evaluator)
+        exchange_statistics(self._model, trained)
+        return metrics
+
+    def _renew_statistics(self, trial: TrialTask) -> None:
+        """Take the norms' statistics anew where whole units are pruned; single weights keep those of training."""
+        if trial.setting.granularity != SINGLE_WEIGHTS:
+            retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
+            # Each worker has seen its own share of the batches.
+            synchronise_buffers(self._model)
 
     def _write(
         self,

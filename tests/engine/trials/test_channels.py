@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from altermoma_ray.engine.scoring.score import ScoringWorker
 from altermoma_ray.engine.scoring.units import bound_units
@@ -15,6 +16,7 @@ from altermoma_ray.engine.trials.trial import TrialRunner, read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import prunable_weights
 from altermoma_ray.storage import Location
+from altermoma_ray.testing.values import copied, differences
 
 SPACE = SearchSpace(
     criteria=("altermoma",), fine_tune_epochs=0.5, rungs=(), scoring_batches=1, granularities=("channel",)
@@ -34,6 +36,7 @@ def setting(**fields):
     return PruningSetting(**common, granularity="channel", **fields)
 
 
+# The fine-tuning of the second one has fewer steps than its schedule has rounds.
 @pytest.mark.parametrize(("epochs", "schedule"), [(0.0, "one-shot"), (None, "cubic")])
 def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epochs, schedule, monkeypatch):
     monkeypatch.setattr(trial, "BATCHES", 2)
@@ -51,6 +54,12 @@ def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epo
     data = workload.source()
     metrics = Evaluator(data, data.rows("validation"), batch_size=2)(small, workload.task_for(small))
     assert metrics["nds"] == pytest.approx(reports[-1]["nds"], abs=1e-3)
+    # An evaluation leaves training as it was, though its figures are of other statistics.
+    with torch.no_grad():
+        runner._model.fuser[1].running_mean.add_(1)
+    before = copied(runner._model.state_dict())
+    assert runner._figures(task, Evaluator(data, data.rows("validation", limit=1), batch_size=1))
+    assert not differences(copied(runner._model.state_dict()), before)
     again = SearchRequest(
         workload=job.workload,
         checkpoint=str(job.trial_folder(0).join("model.safetensors")),
