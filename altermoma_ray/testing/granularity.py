@@ -84,7 +84,7 @@ class GranularityContract:
         assert not differences(given, scores())
 
     def test_the_cost_is_what_is_left(self) -> None:
-        costs = [self._bound.cost(self._select(min(one, self.highest))) for one in (0.0, 0.3, 0.9)]
+        costs = [self._bound.cost(self._select(share * self.highest)) for share in (0.0, 0.1, 1.0)]
         total = sum(sizes_of(small_problem()).values())
         assert [cost.weights_total for cost in costs] == [total] * 3
         assert total == costs[0].weights_left > costs[1].weights_left > costs[2].weights_left > 0

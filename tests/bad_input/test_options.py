@@ -378,5 +378,6 @@ def test_unknown_granularity(bench, check):
     check(
         "unknown granularity",
         prune(bench, "--granularity", "block"),
-        r"argument --granularity: invalid choice: 'block' \(choose from '?weight'?, '?channel'?\); see --help$",
+        r"argument --granularity: invalid choice: 'block' \(choose from '?weight'?, '?channel'?, '?n_of_m'?\); see "
+        r"--help$",
     )

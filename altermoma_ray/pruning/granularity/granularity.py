@@ -15,6 +15,8 @@ from altermoma_ray.pruning.masks import Masks
 from altermoma_ray.pruning.targets import Target
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Run = Callable[[nn.Module], Any]
+"""Runs a model on a batch."""
 Plan = Mapping[str, Any]
 """The changes of a model's architecture, in JSON's types; empty where there are none. Any other plan has the key
 ``granularity``, the name of its granularity."""
@@ -61,9 +63,7 @@ class Granularity(ABC):
     {}
     """
 
-    def bound_to(
-        self, model: nn.Module, run: Callable[[nn.Module], Any], *others: Callable[[nn.Module], Any]
-    ) -> Granularity:
+    def bound_to(self, model: nn.Module, run: Run, *others: Run) -> Granularity:
         """The granularity for one model, with the model's units found first where necessary.
 
         Args:

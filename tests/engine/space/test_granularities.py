@@ -82,7 +82,7 @@ def test_unknown_granularities_are_refused(kind, other):
             SearchSpace(granularities=(name,)) if kind is SearchSpace else PruningSetting(**SETTING, granularity=name)
         )
 
-    with pytest.raises(ValueError, match="`granularity` must be one of weight, channel, other, but got 'filter'"):
+    with pytest.raises(ValueError, match="must be one of weight, channel, n_of_m, other, but got 'filter'"):
         make("filter")
     assert make(other)
 
