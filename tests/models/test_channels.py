@@ -169,6 +169,27 @@ def test_a_checkpoint_rebuilds_the_smaller_model(batch, tmp_path):
     assert json.loads(json.dumps(channels.plan(masks)))["granularity"] == "channel"
 
 
+def test_a_pruned_model_can_be_pruned_again(batch, tmp_path):
+    model = model_of("bevfusion-mit-toy")
+    place = Location.parse(tmp_path / "model.safetensors")
+    for seed in (7, 8):
+        channels = bound(model)
+        masks = random_masks(model, channels, 0.3, seed)
+        masked = copy.deepcopy(model)
+        with MaskHolder(masked, channels.held(masks)), torch.no_grad():
+            small = channels.finalise(masked, masks)
+            maps = [one.decoder(one.fuser(one._encode(batch, frozenset()))) for one in (masked, small)]
+            expected, found = (small_head(one, bev) for one, bev in zip((masked, small), maps, strict=True))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        save_checkpoint(place, small, {}, plan=channels.plan(masks))
+        # Rebuilt from the unpruned architecture: the second plan holds the first one.
+        model, _ = load_checkpoint(place)
+        assert all(torch.equal(tensor, small.state_dict()[name]) for name, tensor in model.state_dict().items())
+    left = sum(weight.numel() for weight in prunable_weights(model).values())
+    whole = sum(weight.numel() for weight in prunable_weights(model_of("bevfusion-mit-toy")).values())
+    assert 0.49 <= 1 - left / whole < 0.54
+
+
 def test_groups_reach_ratios_of_their_own():
     model = model_of("bevfusion-mit-toy")
     channels, groups = bound(model), groups_of(model)

@@ -276,7 +276,9 @@ class TrialRunner:
         # The model may be cut to smaller tensors; the plan tells a reader of the file how to rebuild the architecture.
         units = self._units(trial)
         model, cost = units.finalise(self._model, masks), units.cost(masks)
-        save_checkpoint(folder.join("model.safetensors"), model, {"trial": configuration}, plan=units.plan(masks))
+        # Single weights of a model without some channels leave its architecture as the model came.
+        plan = units.plan(masks) or getattr(self._model, "channel_plan", {})
+        save_checkpoint(folder.join("model.safetensors"), model, {"trial": configuration}, plan=plan)
         folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
         sparsity = {"total": masks.sparsity(), **masks.sparsity_by_group(self._groups)}
         # Beside the sparsity of the prunable weights: a user may count layers that no criterion reaches.

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.channels import Bounds, Coupling, choose, cut, cut_entries, keep_masks, kept_entries, trace
 from altermoma_ray.pruning.channels.checking import check_couplings
-from altermoma_ray.pruning.channels.couplings import kept_channels
+from altermoma_ray.pruning.channels.couplings import composed, kept_channels
+from altermoma_ray.pruning.channels.cutting import Entries
 from altermoma_ray.pruning.channels.tracing import Run
 from altermoma_ray.pruning.granularity.granularity import AnyModule, Granularity, Plan
 from altermoma_ray.pruning.masks import Masks
@@ -45,12 +46,14 @@ class Channel(Granularity):
         couplings: of the model bound to; empty before.
         shapes: of the model's parameters and buffers.
         parameters: names of its parameters.
+        earlier: the plan of a model pruned before, from the architecture of its configuration to the one bound to.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
     couplings: tuple[Coupling, ...] = field(default=(), repr=False)
     shapes: Mapping[str, torch.Size] = field(default_factory=dict, repr=False)
     parameters: frozenset[str] = field(default=frozenset(), repr=False)
+    earlier: Plan = field(default_factory=dict, repr=False)
 
     def bound_to(self, model: nn.Module, run: Run, *others: Run) -> Channel:
         """The channels of a model.
@@ -80,7 +83,8 @@ class Channel(Granularity):
             )
         self.bounds.check(couplings)
         names = frozenset(name for name, _ in model.named_parameters())
-        return replace(self, couplings=couplings, shapes=shapes, parameters=names)
+        earlier = getattr(model, "channel_plan", {})
+        return replace(self, couplings=couplings, shapes=shapes, parameters=names, earlier=earlier)
 
     def select(self, scores: Mapping[str, Tensor], target: Target, earlier: Masks | None = None) -> Masks:
         """Prune the channels whose weights score lowest on average; see :func:`altermoma_ray.pruning.channels.choose`.
@@ -116,16 +120,16 @@ class Channel(Granularity):
         return Masks(held, masks.floored)
 
     def plan(self, masks: Masks) -> Plan:
-        """The positions kept, of every tensor with losses."""
-        kept = kept_entries(self.shapes, self._bound(), kept_channels(self.couplings, masks))
+        """The positions kept of every tensor with losses, those of an earlier pruning included."""
+        entries = composed(_entries_of(self.earlier), self._kept(masks))
         # JSON has no integers as keys.
-        entries = {name: {str(dim): positions for dim, positions in dims.items()} for name, dims in kept.items()}
-        return {"granularity": NAME, "kept": entries} if entries else {}
+        kept = {name: {str(dim): positions for dim, positions in dims.items()} for name, dims in entries.items()}
+        return {"granularity": NAME, "kept": kept} if kept else {}
 
     def finalise(self, model: AnyModule, masks: Masks) -> AnyModule:
         """A copy of the model without the pruned channels."""
-        plan = self.plan(masks)
-        return cut(model, plan["kept"]) if plan else model
+        kept = self._kept(masks)
+        return cut(model, kept) if kept else model
 
     def replay(self, model: AnyModule, plan: Plan) -> AnyModule:
         """Cut a model as the plan says.
@@ -133,13 +137,23 @@ class Channel(Granularity):
         Raises:
             UserError: the plan is none of channels, or of another model.
         """
-        if not plan:
-            return model
-        if set(plan) != {"granularity", "kept"} or plan["granularity"] != NAME:
-            raise UserError(f"a channel plan has the keys granularity and kept, but got {', '.join(plan)}")
-        return cut_entries(model, plan["kept"])
+        return cut_entries(model, _entries_of(plan)) if plan else model
+
+    def _kept(self, masks: Masks) -> dict[str, dict[int, list[int]]]:
+        """The positions kept of the model bound to."""
+        return kept_entries(self.shapes, self._bound(), kept_channels(self.couplings, masks))
 
     def _bound(self) -> tuple[Coupling, ...]:
         if not self.couplings:
             raise UserError("the channel granularity knows no model yet: call bound_to(model, run) first")
         return self.couplings
+
+
+def _entries_of(plan: Plan) -> Entries:
+    """The positions kept of a plan; none of an empty one."""
+    if not plan:
+        return {}
+    if set(plan) != {"granularity", "kept"} or plan["granularity"] != NAME:
+        raise UserError(f"a channel plan has the keys granularity and kept, but got {', '.join(plan)}")
+    entries: Entries = plan["kept"]
+    return entries
