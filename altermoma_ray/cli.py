@@ -22,6 +22,7 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.storage import DEFAULT_STORAGE, Location
 
 if TYPE_CHECKING:
+    from altermoma_ray.pruning.channels import Bounds
     from altermoma_ray.workloads.reference import WorkloadReference
 
 
@@ -144,6 +145,62 @@ def add_worker_options(parser: argparse.ArgumentParser, *, workers_help: str) ->
     """Options for the spread of a job over the cluster."""
     parser.add_argument("--workers", type=positive_int, help=workers_help)
     parser.add_argument("--gpus-per-worker", type=amount, default=0.0, help="GPUs of each worker (default: 0)")
+
+
+def add_bounds_options(parser: argparse.ArgumentParser) -> None:
+    """Options for how narrow layers may become when channels are removed."""
+    parser.add_argument(
+        "--least-share",
+        type=by_pattern(positive),
+        action="append",
+        metavar="[PATTERN=]SHARE",
+        help="least share of channels that stays in every layer, or in the layers of a name pattern (default: 0.1)",
+    )
+    parser.add_argument(
+        "--multiple",
+        type=by_pattern(positive_int),
+        action="append",
+        metavar="[PATTERN=]NUMBER",
+        help="widths are multiples of the number, in every layer or in the layers of a name pattern (default: 1)",
+    )
+    parser.add_argument(
+        "--target",
+        choices=("cuda-bevfusion",),
+        help="a runtime whose kernels need multiples: 8, in the LiDAR encoder 16, of the lifted context 10",
+    )
+
+
+def bounds_of(options: argparse.Namespace) -> Bounds:
+    """The bounds of channels, from the options; the options of single layers go before those of a target.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    from altermoma_ray.models.channels import CUDA_BEVFUSION  # brings in torch
+    from altermoma_ray.pruning.channels import Bounds
+
+    target = CUDA_BEVFUSION if options.target else Bounds()
+    leasts, multiples = dict(options.least_share or ()), dict(options.multiple or ())
+    return Bounds(
+        least=leasts.pop("", target.least),
+        multiple=multiples.pop("", target.multiple),
+        least_of=leasts,
+        multiple_of=multiples | {name: one for name, one in target.multiple_of.items() if name not in multiples},
+    )
+
+
+def by_pattern(read: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
+    """A value converted by ``read``, with the pattern before it or the empty text, for argparse.
+
+    >>> by_pattern(positive_int)("head.*=8"), by_pattern(positive_int)("8")
+    (('head.*', 8), ('', 8))
+    """
+
+    def read_both(text: str) -> tuple[str, Any]:
+        pattern, _, value = text.rpartition("=")
+        return pattern, read(value)
+
+    return read_both
 
 
 def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:

@@ -103,7 +103,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
     else:
         criteria = options.criteria
         if criteria is None:
-            criteria = offered_criteria(workload, space.granularity)
+            criteria = offered_criteria(workload)
         settings = {"": criteria_settings(space, criteria, options.sparsities)}
     for name in options.search:
         # Champions join the same grid: same seeds, budgets and scenes, or their rows would not be comparable.

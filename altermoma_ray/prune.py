@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 from altermoma_ray.cli import (
     DEFAULT_DATASET,
     Parser,
+    add_bounds_options,
     add_data_options,
     add_worker_options,
     amount,
+    bounds_of,
     ratio,
     run,
     seed,
@@ -21,15 +24,17 @@ from altermoma_ray.cli import (
 from altermoma_ray.console import console
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.engine.scoring.score import score
+from altermoma_ray.engine.scoring.units import bound_units
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
-from altermoma_ray.engine.space.setting import OWN_FIELDS, PruningSetting, check_granularity, parameter_names
+from altermoma_ray.engine.space.setting import CHANNELS, OWN_FIELDS, PruningSetting, parameter_names
 from altermoma_ray.engine.trials.alone import run_alone
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.trial import read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.counting import Counts, count
+from altermoma_ray.pruning.channels import Bounds
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.pruning.granularity import GRANULARITIES
 from altermoma_ray.storage import Location
@@ -47,10 +52,12 @@ def main() -> None:
     out.check_writable()
     if options.distil and not options.finetune:
         raise UserError(f"--distil {options.distil:g} teaches while fine-tuning; give --finetune EPOCHS too")
-    try:
-        check_granularity(options.granularity, [options.criterion])
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    bounds = bounds_of(options)
+    if options.granularity != CHANNELS and bounds != Bounds():
+        raise UserError(
+            f"--least-share, --multiple and --target go with --granularity {CHANNELS} only, but got "
+            f"{options.granularity}; leave them out"
+        )
     plan = plan_search(
         SearchRequest(
             workload=workload_of(options),
@@ -66,7 +73,9 @@ def main() -> None:
     workload = plan.workload.load()
     # Once, before any worker: workers only read the index, and would else build the same files at the same time.
     workload.source().prepare()
-    job, task = _trial(plan, options)
+    job, task = _trial(plan, options, bounds)
+    # Bound once here: a model that cannot be traced, or a bound on an unknown layer, is told before anything is scored.
+    bound_units(task.setting.units, workload.load(Location.parse(plan.checkpoint))[0], workload.source())
     with ray_session():
         # Ray waits for ever for processors which no machine has; a wait without end looks like slow work.
         check_room(plan.workers, plan.gpus_per_worker)
@@ -85,7 +94,7 @@ def main() -> None:
     print(out)
 
 
-def _trial(plan: SearchPlan, options: argparse.Namespace) -> tuple[TrialJob, TrialTask]:
+def _trial(plan: SearchPlan, options: argparse.Namespace, bounds: Bounds) -> tuple[TrialJob, TrialTask]:
     """The only trial: the published setting of the space, with the criterion and granularity that were asked for."""
     published = plan.space.setting(plan.space.published(options.sparsity), plan.sizes, options.sparsity)
     criterion = CRITERIA[options.criterion]
@@ -95,7 +104,7 @@ def _trial(plan: SearchPlan, options: argparse.Namespace) -> tuple[TrialJob, Tri
     own: dict[str, Any] = {name: getattr(criterion, name) for name in names}
     # One-shot and global: the space's published setting may prune iteratively, or by fixed ratios of each group.
     own |= {"criterion": options.criterion, "granularity": options.granularity, "schedule": "one-shot"}
-    own |= {"scope": "global", "ratios": None, "distillation": options.distil}
+    own |= {"scope": "global", "ratios": None, "bounds": bounds, "distillation": options.distil}
     setting = PruningSetting.model_validate({**published.model_dump(), **own})
     job = plan.trial_job()
     # No rungs: they stop weak trials among many, and here is one.
@@ -144,6 +153,7 @@ def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, t
         "granularity": task.setting.granularity,
         "fine_tune_epochs": job.fine_tune_epochs,
         "distillation": task.setting.distillation,
+        "bounds": asdict(task.setting.bounds),
         "sparsity": result.sparsity,
         "metrics": result.metrics,
         "params": counted["pruned"].parameters,
@@ -183,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--granularity", choices=tuple(GRANULARITIES), default="channel", help="what is removed (default: channel)"
     )
+    add_bounds_options(parser)
     parser.add_argument("--criterion", choices=tuple(CRITERIA), default="altermoma", help="prunes (default: altermoma)")
     parser.add_argument(
         "--finetune",

@@ -1,13 +1,13 @@
 """What a search on nuScenes varies when whole channels are removed: ``--space search_spaces/nusc_structured.py``.
 
-Channels are coarser than weights: ask for a sparsity of 0.3 to 0.6. SynFlow prunes in rounds of its own and is missing.
-Trials are fine-tuned on the task alone, or learn from the unpruned model too.
+Channels are coarser than weights: ask for a sparsity of 0.3 to 0.6. Trials are fine-tuned on the task alone, or learn
+from the unpruned model too.
 """
 
 from altermoma_ray.engine.space import Choice, SearchSpace
 
 SPACE = SearchSpace(
     granularities=("channel",),
-    criteria=("altermoma", "deci", "snip", "taylor", "magnitude"),
+    criteria=("altermoma", "deci", "snip", "taylor", "magnitude", "synflow"),
     distillation=Choice((0.0, 1.0)),
 )

@@ -8,7 +8,7 @@ product of depths and features in the view transform:
   channels of its stages are the neck's inputs;
 - context channels and the convolutions after the splat: by a rule and traced; the depth bins are geometry and stay;
 - the LiDAR encoder: traced through its dense twin;
-- fuser, decoder and head: traced; a TransFusion head keeps the width of its queries.
+- fuser, decoder and head: traced; a TransFusion head keeps the width of its queries and loses whole attention heads.
 
 Where two parts meet, the channels of the first go together with input channels of the second.
 """
@@ -29,14 +29,22 @@ from altermoma_ray.models.encoders.lidar import LidarEncoder
 from altermoma_ray.models.encoders.resnet import ResNetBackbone
 from altermoma_ray.models.encoders.swin import SwinBackbone, WindowAttention
 from altermoma_ray.models.heads.transfusion import TransFusionHead
-from altermoma_ray.pruning.channels import Coupling, Slice, trace
+from altermoma_ray.models.layers.attention import Attention
+from altermoma_ray.pruning.channels import Bounds, Coupling, Slice, trace
 
 if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
 
 CAMERA, LIDAR = "encoders.camera.", "encoders.lidar.backbone."
 FUSER_INPUT = "fuser.0.weight"
+CUDA_BEVFUSION = Bounds(
+    multiple=8, multiple_of={"encoders.camera.view_transform.lift_net.6": 10, "encoders.lidar.*": 16}
+)
+"""Widths for NVIDIA's CUDA-BEVFusion: its splat kernel takes context channels by tens, and libspconv is published with
+multiples of 16; tensor cores multiply by eights."""
 _READER = "reader.weight"
+_ATTENTIONS = ("self_attn", "multihead_attn")
+"""The attention layers of the TransFusion decoder."""
 SIDE = 8
 """Cells along each side of the small maps that parts are run on."""
 
@@ -79,18 +87,37 @@ def _heads(name: str, attention: WindowAttention) -> Coupling:
     """Whole heads: rows of queries, keys and values, columns of the projection and of the table of positions."""
     heads = attention.heads
     width = attention.proj.in_features // heads
+    table = Slice(f"{name}.relative_position_bias_table", 1, torch.arange(heads)[:, None])
+    slices = _head_slices(f"{name}.qkv.", f"{name}.proj", heads, width)
+    return Coupling(f"{name}.qkv", (*slices, table), unit=width)
+
+
+def _head_slices(stacked: str, projection: str, heads: int, width: int) -> tuple[Slice, ...]:
+    """Entries of whole heads.
+
+    Args:
+        stacked: the beginning of the names of queries', keys' and values' common weight and bias.
+        projection: name of the layer that reads the heads.
+        heads: number of heads.
+        width: of a head.
+    """
     # One row for each head: the entries of a row go together, so that only whole heads can be removed.
     columns = torch.arange(heads * width).view(heads, width)
     # Queries, keys and values are stacked in one matrix, each a block of heads times width.
     rows = torch.cat([columns + part * heads * width for part in range(3)], dim=1)
+    return (
+        Slice(f"{stacked}weight", 0, rows),
+        Slice(f"{stacked}bias", 0, rows),
+        Slice(f"{projection}.weight", 1, columns),
+    )
+
+
+def _attention_heads(name: str, attention: Attention) -> Coupling:
+    """Whole heads of the TransFusion decoder: rows of queries, keys and values, columns of the output projection."""
     return Coupling(
-        f"{name}.qkv",
-        (
-            Slice(f"{name}.qkv.weight", 0, rows),
-            Slice(f"{name}.qkv.bias", 0, rows),
-            Slice(f"{name}.proj.weight", 1, columns),
-            Slice(f"{name}.relative_position_bias_table", 1, torch.arange(heads)[:, None]),
-        ),
+        name,
+        _head_slices(f"{name}.in_proj_", f"{name}.out_proj", attention.heads, attention.width),
+        unit=attention.width,
     )
 
 
@@ -232,6 +259,7 @@ def _queries(head: TransFusionHead) -> list[Coupling]:
         for position in ("self_posembed", "cross_posembed"):
             embedding = getattr(head.decoder[layer], position)
             found += trace(embedding, lambda one: one(positions), prefix=f"{name}.{position}.")
+        found += [_attention_heads(f"{name}.{part}", getattr(head.decoder[layer], part)) for part in _ATTENTIONS]
         found.append(_hidden(f"{name}.linear1", f"{name}.linear2", head.decoder[layer].linear1.out_features))
         branches: Sequence[tuple[str, nn.Module]] = list(head.prediction_heads[layer].named_children())
         for branch, convolutions in branches:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.pruning import Criterion, Masks, Problem, ScoreCriterion, Target, solve_ratios
+from altermoma_ray.pruning.channels import Bounds
+from altermoma_ray.pruning.granularity import Channel
 from altermoma_ray.testing.problem import TwoBranch, sizes_of, small_problem
 
 PARTS = (slice(0, 2), slice(2, 4), slice(4, 6))
@@ -69,6 +71,15 @@ class CriterionContract:
             # Nested: no weight is kept at the higher sparsity and pruned at the lower one.
             assert all(bool((less[name] | ~more[name]).all()) for name in problem.names)
         assert_same(self.criterion.masks(problem, overall(problem, 0.6)), masks[1])
+
+    def test_channels_go_as_a_whole_where_the_problem_says_so(self) -> None:
+        problem = with_channels(small_problem())
+        masks = [self.criterion.masks(problem, overall(problem, sparsity)) for sparsity in (0.0, 0.5)]
+        for mask in masks:
+            problem.granularity.checked(mask)
+        assert masks[0].sparsity() == 0
+        # Whole channels overshoot by less than the largest of them, with 123 of the 695 weights.
+        assert 0.5 <= masks[1].sparsity() < 0.5 + 123 / 695
 
     def test_the_same_again_gives_the_same(self) -> None:
         first, second = small_problem(torch.float32), small_problem(torch.float32)
@@ -135,6 +146,18 @@ def by_group(problem: Problem, sparsity: float = 0.8) -> Target:
     """The target of one total sparsity, with a ratio for each group from unequal preferences."""
     ratios = solve_ratios(sizes_of(problem), sparsity, {"camera": 0.0, "lidar": 0.7, "fusion": 1.2})
     return Target(groups=problem.groups, sparsity=sparsity, ratios=ratios)
+
+
+def with_channels(problem: Problem) -> Problem:
+    """The problem whose units are channels, which may go down to one in a layer.
+
+    Example:
+        >>> sorted(coupling.name for coupling in with_channels(small_problem()).granularity.couplings)
+        ['camera.0', 'camera.5', 'fusion.0', 'lidar.3']
+    """
+    image, points, _ = problem.batches[0]
+    channels = Channel(Bounds(least=0.01)).bound_to(problem.model, lambda model: model(image, points))
+    return replace(problem, granularity=channels)
 
 
 def assert_same(found: Masks, expected: Masks) -> None:

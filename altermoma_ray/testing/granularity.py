@@ -65,6 +65,17 @@ class GranularityContract:
         for less, more in pairwise(self._select(min(one, self.highest)) for one in (0.3, 0.6, 0.9)):
             assert all(bool((less[name] | ~more[name]).all()) for name in less)
 
+    def test_a_later_round_never_brings_a_unit_back(self) -> None:
+        """Criteria which prune in rounds score the remaining units anew, in any order."""
+        earlier = self._select(0.4 * self.highest)
+        turned = {name: score.max() + score.min() - score for name, score in scores().items()}
+        for share in (0.4, 0.8):
+            target = Target(groups=small_problem().groups, sparsity=share * self.highest)
+            later = self._bound.select(turned, target, earlier)
+            assert all(bool((earlier[name] | ~later[name]).all()) for name in later)
+            assert later.sparsity() >= target.sparsity - max(self.tolerance, 0.01)
+            assert not differences(dict(self._bound.checked(later)), dict(later))
+
     def test_the_same_again_gives_the_same_and_leaves_the_scores(self) -> None:
         given = scores()
         target = Target(groups=small_problem().groups, sparsity=min(0.6, self.highest))
@@ -73,7 +84,7 @@ class GranularityContract:
         assert not differences(given, scores())
 
     def test_the_cost_is_what_is_left(self) -> None:
-        costs = [self._bound.cost(self._select(min(one, self.highest))) for one in (0.0, 0.3, 0.9)]
+        costs = [self._bound.cost(self._select(share * self.highest)) for share in (0.0, 0.1, 1.0)]
         total = sum(sizes_of(small_problem()).values())
         assert [cost.weights_total for cost in costs] == [total] * 3
         assert total == costs[0].weights_left > costs[1].weights_left > costs[2].weights_left > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -185,6 +186,9 @@ def digest_of(model: nn.Module) -> str:
     config = getattr(model, "config", None)
     described = config.model_dump_json() if isinstance(config, BaseModel) else type(model).__qualname__
     digest = hashlib.sha256(described.encode())
+    # Tensors enter as bytes: only the plan tells two shapes of the same bytes apart.
+    if plan := getattr(model, "channel_plan", None):
+        digest.update(json.dumps(plan).encode())
     # Sorted: the order of modules in a class may change without changing the model, and indicators would be lost.
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

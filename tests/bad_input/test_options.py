@@ -278,17 +278,6 @@ def test_an_ablation_of_another_criterion(bench, check):
     )
 
 
-def test_a_comparison_of_a_criterion_without_channels(bench, check):
-    text = 'SPACE = SearchSpace(granularities=("channel",), criteria=("snip",))'
-    space = bench.file("mine.py", f"from altermoma_ray.engine.space import SearchSpace\n{text}\n")
-    check(
-        "compared criterion without channels",
-        ["compare", *bench.search("--criteria", "snip,imp", "--space", space)[1:]],
-        r"imp prunes single weights in rounds of its own, but got granularity 'channel'; take another criterion or "
-        r"'weight'$",
-    )
-
-
 @pytest.mark.parametrize(
     ("option", "value", "was"),
     [
@@ -353,12 +342,13 @@ def prune(bench, *options):
     return ["prune", "nusc", *own, "--out", str(bench.folder / "pruned"), *bench.stored(*options)]
 
 
-def test_criterion_without_channels(bench, check):
+def test_bounds_of_no_layer(bench, check):
     check(
-        "criterion without channels",
-        prune(bench, "--criterion", "imp"),
-        r"imp prunes single weights in rounds of its own, but got granularity 'channel'; take another criterion or "
-        r"'weight'$",
+        "bounds of an unknown layer",
+        prune(bench, "--multiple", "encoders.camera.view_transform.lift_net.7=10"),
+        r"no layer whose channels can be removed has a name like 'encoders.camera.view_transform.lift_net.7'; there "
+        r"are encoders.camera.view_transform.lift_net.\d, .* and others$",
+        left=("checkpoints", "index"),
     )
     assert not (bench.folder / "pruned" / "figures.json").exists()
 
@@ -371,9 +361,31 @@ def test_distillation_without_fine_tuning(bench, check):
     )
 
 
+def test_bounds_of_single_weights(bench, check):
+    check(
+        "bounds of single weights",
+        prune(bench, "--granularity", "weight", "--target", "cuda-bevfusion"),
+        r"--least-share, --multiple and --target go with --granularity channel only, but got weight; leave them out$",
+    )
+
+
+def test_bounds_out_of_range(bench, check):
+    check(
+        "least share above 1",
+        prune(bench, "--least-share", "head.*=1.5"),
+        r"the least share of channels must be above 0 and at most 1, but got 1.5$",
+    )
+    check(
+        "multiple that is no number",
+        prune(bench, "--multiple", "head.*=wide"),
+        r"argument --multiple: must be a whole number above 0, but got wide; see --help$",
+    )
+
+
 def test_unknown_granularity(bench, check):
     check(
         "unknown granularity",
         prune(bench, "--granularity", "block"),
-        r"argument --granularity: invalid choice: 'block' \(choose from '?weight'?, '?channel'?\); see --help$",
+        r"argument --granularity: invalid choice: 'block' \(choose from '?weight'?, '?channel'?, '?n_of_m'?\); see "
+        r"--help$",
     )

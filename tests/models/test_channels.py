@@ -12,7 +12,7 @@ from torch import nn
 from altermoma_ray.models.bevfusion import SENSORS
 from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
 from altermoma_ray.models.configurations.named import configuration
-from altermoma_ray.pruning import MaskHolder, Target, prunable_weights
+from altermoma_ray.pruning import MaskHolder, Masks, Target, prunable_weights
 from altermoma_ray.pruning.channels import keep_masks
 from altermoma_ray.pruning.granularity import GRANULARITIES
 from altermoma_ray.storage import Location
@@ -159,6 +159,26 @@ def test_all_convolutions_of_a_resnet_lose_channels_and_a_stage_is_one_coupling(
     ]
 
 
+def test_heads_of_the_transfusion_decoder_go_as_a_whole():
+    model = model_of("bevfusion-mit-toy")
+    channels = bound(model)
+    (attention,) = (layer.self_attn for layer in model.head.decoder)
+    before = attention.heads
+    (coupling,) = (one for one in channels.couplings if one.name == "head.decoder.0.self_attn")
+    assert (coupling.channels, coupling.unit) == (before, attention.width)
+    kept = {one.name: torch.ones(one.channels, dtype=torch.bool) for one in channels.couplings}
+    kept[coupling.name][0] = False
+    shapes = {name: weight.shape for name, weight in prunable_weights(model).items()}
+    masks = Masks(keep_masks(shapes, channels.couplings, kept))
+    masked = copy.deepcopy(model)
+    with MaskHolder(masked, channels.held(masks)), torch.no_grad():
+        small = channels.finalise(masked, masks)
+        assert small.head.decoder[0].self_attn.heads == before - 1
+        assert small.head.decoder[0].multihead_attn.heads == before
+        features = torch.randn(1, model.decoder.out_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(small.head(features), masked.head(features), rtol=1e-5, atol=1e-5)
+
+
 def test_no_entry_belongs_to_two_couplings():
     for name in TOYS:
         model = model_of(name)
@@ -189,6 +209,27 @@ def test_a_checkpoint_rebuilds_the_smaller_model(batch, name, tmp_path):
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert place.read_bytes()[:8] != b""
     assert json.loads(json.dumps(channels.plan(masks)))["granularity"] == "channel"
+
+
+def test_a_pruned_model_can_be_pruned_again(batch, tmp_path):
+    model = model_of("bevfusion-mit-toy")
+    place = Location.parse(tmp_path / "model.safetensors")
+    for seed in (7, 8):
+        channels = bound(model)
+        masks = random_masks(model, channels, 0.3, seed)
+        masked = copy.deepcopy(model)
+        with MaskHolder(masked, channels.held(masks)), torch.no_grad():
+            small = channels.finalise(masked, masks)
+            maps = [one.decoder(one.fuser(one._encode(batch, frozenset()))) for one in (masked, small)]
+            expected, found = (small_head(one, bev) for one, bev in zip((masked, small), maps, strict=True))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        save_checkpoint(place, small, {}, plan=channels.plan(masks))
+        # Rebuilt from the unpruned architecture: the second plan holds the first one.
+        model, _ = load_checkpoint(place)
+        assert all(torch.equal(tensor, small.state_dict()[name]) for name, tensor in model.state_dict().items())
+    left = sum(weight.numel() for weight in prunable_weights(model).values())
+    whole = sum(weight.numel() for weight in prunable_weights(model_of("bevfusion-mit-toy")).values())
+    assert 0.49 <= 1 - left / whole < 0.54
 
 
 def test_groups_reach_ratios_of_their_own():

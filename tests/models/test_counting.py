@@ -10,6 +10,7 @@ from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.counting import count
 from altermoma_ray.models.encoders.lidar import SparseEncoder
+from altermoma_ray.models.layers.attention import Attention
 
 
 @pytest.mark.parametrize(
@@ -30,9 +31,9 @@ def test_layers_count_as_by_hand(layer, shape, macs):
 
 
 def test_attention_counts_its_projections_and_both_products():
-    attention = nn.MultiheadAttention(8, 2, batch_first=True)
-    queries, keys = torch.zeros(1, 3, 8), torch.zeros(1, 5, 8)
-    found = count(attention, lambda model: model(queries, keys, keys, need_weights=False))
+    attention = Attention(8, heads=2)
+    queries, memory = torch.zeros(1, 3, 8), torch.zeros(1, 5, 8)
+    found = count(attention, lambda model: model(queries, memory))
     projections = 3 * 8 * 8 + 2 * 5 * 8 * 8 + 3 * 8 * 8
     assert found.macs == projections + 2 * 3 * 5 * 8
 

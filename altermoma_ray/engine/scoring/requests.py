@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS, ChannelBounds, units_of
 from altermoma_ray.pruning import Reactivation
+from altermoma_ray.pruning.channels import Bounds
 from altermoma_ray.pruning.criteria import CRITERIA, Criterion
+from altermoma_ray.pruning.granularity import Granularity
 
 Value = str | float | int | bool
 """Value of a parameter which a search may vary."""
@@ -75,7 +78,7 @@ class ScoreRequest(BaseModel):
 
 
 class MaskRequest(BaseModel):
-    """Masks of a criterion which prunes in rounds, for one target.
+    """Masks of a criterion which prunes in rounds, for one target and granularity.
 
     >>> MaskRequest(criterion="imp", sparsity=0.9, parameters={"rounds": 2}).build().rounds
     2
@@ -88,6 +91,10 @@ class MaskRequest(BaseModel):
     ratios: dict[str, float] | None = None
     parameters: dict[str, Value] = Field(default_factory=dict)
     """Parameters with other values than the registered ones."""
+    granularity: str = SINGLE_WEIGHTS
+    """A key of :data:`altermoma_ray.pruning.granularity.GRANULARITIES`: the units to prune as a whole."""
+    bounds: ChannelBounds = Field(default_factory=Bounds)
+    """How narrow a layer may become; only with the granularity ``channel``."""
 
     def __hash__(self) -> int:
         # As above: neither the ratios nor the parameters have a hash.
@@ -98,10 +105,17 @@ class MaskRequest(BaseModel):
         return build(self.criterion, self.parameters)
 
     @property
+    def units(self) -> Granularity:
+        """The granularity, with the bounds."""
+        return units_of(self.granularity, self.bounds)
+
+    @property
     def file(self) -> str:
         """Name of the file with the masks."""
         # Unlike scores, masks of rounds belong to one target: the weights left by a round decide the next round.
-        identity = [self.build().key(), self.sparsity, self.ratios]
+        identity: list[object] = [self.build().key(), self.sparsity, self.ratios]
+        # Single weights add nothing: files from before there was a choice are still found.
+        identity += [] if self.granularity == SINGLE_WEIGHTS else [self.granularity, asdict(self.bounds)]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         return f"masks-{self.criterion}-{key}.safetensors"
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor
 
 from altermoma_ray.engine.ray.progress import Reporter
-from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, sum_over, worker_device
+from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, worker_device
 from altermoma_ray.engine.scoring.indicators import (
     DECI_FILE,
     ScoringJob,
@@ -29,9 +29,12 @@ from altermoma_ray.engine.scoring.indicators import (
     reri_file,
     save_scored,
 )
-from altermoma_ray.engine.scoring.requests import Wanted
+from altermoma_ray.engine.scoring.requests import MaskRequest, Wanted
+from altermoma_ray.engine.scoring.sharing import Share, exchange, passes_of
+from altermoma_ray.engine.scoring.units import bound_units
 from altermoma_ray.engine.training.batches import LazyBatches
 from altermoma_ray.pruning import (
+    Masks,
     Reactivation,
     Weights,
     check_masking,
@@ -40,7 +43,7 @@ from altermoma_ray.pruning import (
     redundancy,
 )
 from altermoma_ray.pruning.criteria import Problem, ScoreCriterion
-from altermoma_ray.pruning.targets import Target
+from altermoma_ray.pruning.targets import OutOfReach, Target
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.workload import flow_of, group_function, groups_of, modalities_of
 
@@ -90,8 +93,9 @@ def _modalities(job: ScoringJob) -> int:
 
 def _score_all(jobs: Sequence[ScoringJob], reporter: Reporter | None = None) -> None:
     for job in jobs:
-        # A diverging reactivation leaves no file. Its trials try again alone, and fail with the reason.
-        with contextlib.suppress(FloatingPointError):
+        # A diverging reactivation leaves no file, nor do masks out of reach. Its trials try again alone, and fail with
+        # the reason.
+        with contextlib.suppress(FloatingPointError, OutOfReach):
             score_missing(job, reporter)
 
 
@@ -153,9 +157,7 @@ def score_worker(job: ScoringJob, reporter: Reporter | None = None) -> None:
         assert isinstance(criterion, ScoreCriterion)
         save(wanted.file, criterion.scores(problem), clock.lap())
     for request in job.masks:
-        target = Target(groups=problem.groups, sparsity=request.sparsity, ratios=request.ratios)
-        masks = request.build().masks(problem, target)
-        save(request.file, masks.to_tensors(), clock.lap())
+        save(request.file, worker.masks(problem, request).to_tensors(), clock.lap())
     if diverged:
         raise diverged[0]
 
@@ -204,8 +206,8 @@ class ScoringWorker:
         self.groups = groups_of(self.model, self.names)
         self.modalities = modalities_of(self.model)
         self._task = workload.task_for(self.model)
-        data_source = workload.source()
-        dataset = data_source.dataset(data_source.rows("train"), augment=False, seed=job.seed)
+        self._data_source = workload.source()
+        dataset = self._data_source.dataset(self._data_source.rows("train"), augment=False, seed=job.seed)
         steps = max((setting.steps for setting in job.settings), default=0)
         if job.masks or job.criteria:
             steps = max(steps, LEAST_TRAINING_BATCHES)
@@ -214,12 +216,12 @@ class ScoringWorker:
         training = _draw(len(dataset), job, steps, stream=1)
         # Both lists refer to micro-batches by number; one store decodes a micro-batch once for all passes.
         parts = [part for batch in (*data, *training) for part in batch]
-        self._micro_batches = LazyBatches(dataset, data_source.collate, parts)
+        self._micro_batches = LazyBatches(dataset, self._data_source.collate, parts)
         numbers = iter(range(len(self._micro_batches)))
         self.data = [[next(numbers) for _ in batch] for batch in data]
         self.reactivation_data = [[next(numbers) for _ in batch] for batch in training]
         self.all_workers = Share(self._rank, self._world, None)
-        self._share, self._passes = _passes(self._rank, self._world, len(self.data[0]), self.modalities)
+        self._share, self._passes = passes_of(self._rank, self._world, len(self.data[0]), self.modalities)
 
     def passes(self, job: ScoringJob) -> int:
         """Number of batches which pass forward and backward for a job on this worker's model."""
@@ -241,6 +243,17 @@ class ScoringWorker:
             reduce=share.reduce,
             seed=self.job.seed,
         )
+
+    def masks(self, problem: Problem, request: MaskRequest) -> Masks:
+        """The masks of a criterion which prunes in rounds, the same on all workers.
+
+        Raises:
+            UserError: the criterion prunes units in part.
+            OutOfReach: bounds of the units do not allow the sparsity.
+        """
+        units = bound_units(request.units, self.model, self._data_source)
+        target = Target(groups=problem.groups, sparsity=request.sparsity, ratios=request.ratios)
+        return units.checked(request.build().masks(replace(problem, granularity=units), target))
 
     def loss(self, share: Sequence[int], masked: frozenset[str]) -> Iterator[Tensor]:
         """The loss of micro-batches, one after another, as parts of their batch's mean."""
@@ -292,7 +305,7 @@ class ScoringWorker:
         except FloatingPointError as error:
             failure = str(error)
         if len(self._passes) < len(self.modalities):
-            failure = _exchange(found, failure, self._rank, self._world)
+            failure = exchange(found, failure, self._rank, self._world)
         if failure is not None:
             raise FloatingPointError(failure)
         return found
@@ -310,74 +323,6 @@ class ScoringWorker:
             reduce=share.reduce,
             norms=self.job.norms,
         )
-
-
-class Share:
-    """One worker's part of the micro-batches, within a group of workers which sum their gradients.
-
-    >>> share = Share(1, 2, None)  # the second of two workers
-    >>> share.of_batch([10, 11, 12]), share.of_batches([[10, 11, 12], [13]])
-    ([11, 12], [[12], [13]])
-
-    Args:
-        rank: this worker's number within the group.
-        world: number of workers in the group.
-        group: the workers; None means all.
-    """
-
-    def __init__(self, rank: int, world: int, group: distributed.ProcessGroup | None) -> None:
-        self._rank, self._world = rank, world
-        self.reduce: Callable[[list[Tensor]], None] = sum_over(group, world)
-
-    def _span(self, count: int) -> tuple[int, int]:
-        # Spans of two workers differ by one at most, and touch without a gap or an overlap for any count.
-        return self._rank * count // self._world, (self._rank + 1) * count // self._world
-
-    def of_batch(self, batch: Sequence[int]) -> list[int]:
-        """This worker's micro-batches of one batch."""
-        start, stop = self._span(len(batch))
-        return list(batch[start:stop])
-
-    def of_batches(self, batches: Sequence[Sequence[int]]) -> list[list[int]]:
-        """This worker's micro-batches of all batches together.
-
-        The result has as many entries as ``batches``, some empty: a mean divides by the same number on all workers.
-        """
-        # Split as a whole: batch by batch, three micro-batches on two workers would cost two passes for each batch.
-        whole = [part for batch in batches for part in batch]
-        start, stop = self._span(len(whole))
-        own = whole[start:stop]
-        return [own[number :: len(batches)] for number in range(len(batches))]
-
-
-def _passes(rank: int, world: int, parts: int, modalities: tuple[str, ...]) -> tuple[Share, tuple[str, ...]]:
-    """This worker's share of the masking passes: all in turn, or one of two beside the other half of the workers."""
-    # Halves pay off only where each has a worker for every micro-batch of a reactivation step.
-    if world < 2 * parts or len(modalities) != 2:
-        return Share(rank, world, None), modalities
-    half = world // 2
-    members = [list(range(half)), list(range(half, world))]
-    # `new_group` is collective: a worker which skips the other half's group hangs all others.
-    groups = [distributed.new_group(ranks) for ranks in members]
-    side = int(rank >= half)
-    return Share(rank - side * half, len(members[side]), groups[side]), (modalities[side],)
-
-
-def _exchange(found: dict[Reactivation, dict[str, Tensor]], failure: str | None, rank: int, world: int) -> str | None:
-    """Bring the second half's pass to rank 0, and the failure of either half to all."""
-    # Failures first: a failed half has nothing to gather, and all workers must leave by the same way.
-    failures: list[str | None] = [None] * world
-    distributed.all_gather_object(failures, failure)
-    if any(failures):
-        return next(text for text in failures if text)
-    parts: list[Any] | None = [None] * world if rank == 0 else None
-    # Within a half all workers hold the same sums: one sends them for all, the others send None.
-    leader = rank == world // 2
-    distributed.gather_object(found if leader else None, parts, dst=0)
-    for part in parts or []:
-        for setting, tensors in (part or {}).items():
-            found[setting].update(tensors)
-    return None
 
 
 def _draw(samples: int, job: ScoringJob, batches: int, *, stream: int) -> list[list[list[int]]]:

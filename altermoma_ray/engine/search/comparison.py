@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from altermoma_ray.engine.search.plan import Ablation, SearchPlan
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
-from altermoma_ray.engine.space.setting import SINGLE_WEIGHTS, check_granularity, parameter_names
+from altermoma_ray.engine.space.setting import CHANNELS, SINGLE_WEIGHTS, parameter_names
 from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import ReactivationGradient
@@ -49,15 +49,11 @@ def criteria_settings(space: SearchSpace, criteria: Sequence[str], sparsities: S
         sparsities: total sparsities.
 
     Raises:
-        UserError: a criterion is unknown, or prunes single weights only where the space prunes larger units.
+        UserError: a criterion is unknown.
     """
     for name in criteria:
         if name not in CRITERIA:
             raise UserError(f"unknown criterion {name!r}; choose out of {', '.join(CRITERIA)}")
-    try:
-        check_granularity(space.granularity, criteria)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     compared = [
         _setting(space, criterion=name, sparsity=sparsity, **_fields(space, name))
         for sparsity in sparsities
@@ -84,7 +80,7 @@ def ablation_settings(
         criteria: names of the criteria; other than AlterMOMA only where distillation is varied.
 
     Raises:
-        UserError: a criterion is unknown, or prunes single weights only where the space prunes larger units.
+        UserError: a criterion is unknown.
     """
     assert ablation in get_args(Ablation)
     if ablation == "distillation":
@@ -171,15 +167,11 @@ def compared(plan: SearchPlan) -> dict[str, Any]:
     }
 
 
-def offered_criteria(workload: WorkloadReference, granularity: str = SINGLE_WEIGHTS) -> list[str]:
-    """The names of all criteria able to score a workload's model, and to choose units of a granularity."""
+def offered_criteria(workload: WorkloadReference) -> list[str]:
+    """The names of all criteria able to score a workload's model."""
     # Only a built model tells of a method ``flow``; the weights do not matter, and none are loaded.
     has_flow = hasattr(workload.load().build(), "flow")
-    return [
-        name
-        for name, criterion in CRITERIA.items()
-        if (has_flow or not criterion.needs_flow) and (granularity == SINGLE_WEIGHTS or criterion.needs != "masks")
-    ]
+    return [name for name, criterion in CRITERIA.items() if has_flow or not criterion.needs_flow]
 
 
 def grid(
@@ -221,5 +213,6 @@ def _fields(space: SearchSpace, criterion: str) -> dict[str, Any]:
 def _setting(space: SearchSpace, **fields: Any) -> PruningSetting:
     # The unpruned model keeps its text whatever the units: all comparisons share its meaning.
     granularity = SINGLE_WEIGHTS if fields["criterion"] == UNPRUNED else space.granularity
+    bounds = {"bounds": space.bounds} if granularity == CHANNELS else {}
     learning_rate = space.published(0.5)["learning_rate"]
-    return PruningSetting(scope="global", learning_rate=learning_rate, granularity=granularity, **fields)
+    return PruningSetting(scope="global", learning_rate=learning_rate, granularity=granularity, **bounds, **fields)

@@ -91,11 +91,6 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     if request.workers > batch_size:
         raise UserError(f"{request.workers} workers cannot share a batch of {batch_size} samples; take fewer --workers")
     model = workload.unpruned(request.checkpoint)
-    if hasattr(model, "channel_plan"):
-        raise UserError(
-            f"{request.checkpoint or workload.checkpoint} holds a model whose channels were removed already; "
-            "give the unpruned checkpoint, and a higher --sparsity"
-        )
     space, sizes = _space_for(model, request), sizes_of(model)
     figures = Figures(metrics=workload.task.metrics, groups=tuple(sizes), modalities=modalities_of(model))
     objective = Objective.parse(request.objective, figures)
@@ -216,5 +211,5 @@ def _store(model: nn.Module, storage: Location) -> tuple[Location, str]:
     key = digest_of(model)
     file = storage.join("checkpoints", f"{key}.safetensors")
     if not file.exists():
-        save_checkpoint(file, model, {})
+        save_checkpoint(file, model, {}, plan=getattr(model, "channel_plan", {}))
     return file, key

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS, ChannelBounds
 from altermoma_ray.engine.space.ranges import (
     Choice,
     Fixed,
@@ -17,8 +18,9 @@ from altermoma_ray.engine.space.ranges import (
     check_ranges,
     ends_of,
 )
-from altermoma_ray.engine.space.setting import SINGLE_WEIGHTS, Scope, check_granularity
+from altermoma_ray.engine.space.setting import Scope, check_granularity
 from altermoma_ray.pruning import ReactivationGradient, ScheduleKind
+from altermoma_ray.pruning.channels import Bounds
 from altermoma_ray.pruning.criteria import CRITERIA
 
 LISTS = ("criteria", "scopes", "reactivation_steps", "reactivation_learning_rates", "schedules", "granularities")
@@ -64,11 +66,12 @@ class SpaceFields(BaseModel):
     sparsity: Interval = (0.5, 0.97)
     """Range of the total sparsity as an objective; otherwise the command's ``--sparsity`` holds."""
     granularities: tuple[str, ...] = Field(default=(SINGLE_WEIGHTS,), min_length=1)
-    """Choices of units to prune as a whole; drawn where there are several. A criterion pruning in rounds of its own
-    always prunes single weights."""
+    """Choices of units to prune as a whole; drawn where there are several."""
     distillation: Interval = Fixed(0.0)
     """Range of the weight of distillation from the unpruned model while fine-tuning; 0 trains on the task alone.
     The paper's own trial never distils."""
+    bounds: ChannelBounds = Field(default_factory=Bounds)
+    """How narrow layers may become in trials of granularity ``channel``."""
     published_first: bool = True
     """Whether trial 0 is the paper's own configuration; otherwise trial 0 is drawn as all others."""
     scoring_batches: int = Field(default=8, gt=0)
@@ -117,7 +120,7 @@ class SpaceFields(BaseModel):
             if name not in CRITERIA:
                 raise ValueError(f"`criteria` must be out of {', '.join(CRITERIA)}, but got {name!r}; leave it out")
         for name in self.granularities:
-            check_granularity(name, () if SINGLE_WEIGHTS in self.granularities else self.criteria)
+            check_granularity(name)
         for name in ("beta", "distillation"):
             if self.range_of(name).ends[0] < 0:
                 raise ValueError(f"`{name} >= 0` must hold, but got {self.range_of(name).ends}; raise the lower end")

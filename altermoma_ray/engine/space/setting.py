@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from dataclasses import fields as dataclass_fields
-from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_type_hints
 
@@ -20,14 +21,16 @@ from pydantic import (
 )
 
 from altermoma_ray.engine.scoring.requests import MaskRequest, ScoreRequest, Value, Wanted, build
+from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS, ChannelBounds, units_of
 from altermoma_ray.pruning import Normalisation, NormMode, Reactivation, ReactivationGradient, ScheduleKind
+from altermoma_ray.pruning.channels import Bounds
 from altermoma_ray.pruning.criteria import CRITERIA, Criterion
 from altermoma_ray.pruning.granularity import GRANULARITIES, Granularity
 from altermoma_ray.tracking.comparison.statistics import UNPRUNED
 
 Scope = Literal["global", "group"]
-SINGLE_WEIGHTS = "weight"
-"""The default granularity of a setting."""
+CHANNELS = "channel"
+"""The granularity with bounds."""
 OWN_FIELDS = ("alpha", "beta", "normalisation")
 """Parameters of indicator criteria with a field of their own in a setting; the reactivation has further fields."""
 
@@ -79,6 +82,8 @@ class PruningSetting(BaseModel):
     """A key of :data:`altermoma_ray.pruning.granularity.GRANULARITIES`: the units to prune as a whole."""
     distillation: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the loss against the unpruned model while fine-tuning; 0 trains on the task alone."""
+    bounds: ChannelBounds = Field(default_factory=Bounds)
+    """How narrow a layer may become; only with ``granularity="channel"``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -128,7 +133,11 @@ class PruningSetting(BaseModel):
                 raise ValueError(f"`0 <= ratio < 1` must hold, but {group} got {ratio}; lower it")
         if self.criterion not in (*CRITERIA, UNPRUNED):
             raise ValueError(f"`criterion` must be one of {', '.join(CRITERIA)}, but got {self.criterion!r}")
-        check_granularity(self.granularity, [self.criterion])
+        check_granularity(self.granularity)
+        if self.granularity != CHANNELS and self.bounds != Bounds():
+            raise ValueError(
+                f"`bounds` go with granularity {CHANNELS!r} only, but got {self.granularity!r}; leave them out"
+            )
         if self.criterion == UNPRUNED:
             if self.sparsity > 0:
                 raise ValueError(f"the unpruned model has sparsity 0, but got {self.sparsity}; take a criterion")
@@ -167,8 +176,8 @@ class PruningSetting(BaseModel):
 
     @property
     def units(self) -> Granularity:
-        """The granularity, whose units are pruned as a whole."""
-        return GRANULARITIES[self.granularity]
+        """The granularity with its bounds, whose units are pruned as a whole."""
+        return units_of(self.granularity, self.bounds)
 
     @property
     def reactivation(self) -> Reactivation | None:
@@ -190,20 +199,25 @@ class PruningSetting(BaseModel):
             # Scores do not depend on the sparsity, masks found in rounds do: only the latter carry the ratios.
             return Wanted(criteria=(ScoreRequest(criterion=self.criterion, parameters=self.parameters),))
         if criterion.needs == "masks":
-            request = MaskRequest(
-                criterion=self.criterion, sparsity=self.sparsity, ratios=self.ratios, parameters=self.parameters
-            )
-            return Wanted(masks=(request,))
+            same = ("criterion", "sparsity", "ratios", "parameters", "granularity", "bounds")
+            return Wanted(masks=(MaskRequest(**{name: getattr(self, name) for name in same}),))
         return Wanted(contribution=True) if criterion.reads is None else Wanted(settings=(criterion.reads,))
 
     def flat(self) -> dict[str, Value]:
         """All set fields as flat names and values.
 
-        Ratios are left out; parameters are named by criterion, as in ``imp.rounds``.
+        Ratios are left out; parameters are named by criterion, as in ``imp.rounds``, and bounds as ``bounds.multiple``.
         """
-        hidden = {"ratios", "parameters", *_silent(self)}
+        hidden = {"ratios", "parameters", "bounds", *_silent(self)}
         plain = {name: value for name, value in self if name not in hidden and value is not None}
-        return {**plain, **{f"{self.criterion}.{name}": value for name, value in self.parameters.items()}}
+        own = {f"{self.criterion}.{name}": value for name, value in self.parameters.items()}
+        bounds = {} if self.bounds == Bounds() else asdict(self.bounds)
+        # Bounds of single layers are dictionaries, and a flat value is a text or a number.
+        limits = {
+            f"bounds.{name}": value if isinstance(value, int | float) else json.dumps(value)
+            for name, value in bounds.items()
+        }
+        return {**plain, **own, **limits}
 
 
 def _silent(setting: PruningSetting) -> list[str]:
@@ -212,31 +226,25 @@ def _silent(setting: PruningSetting) -> list[str]:
         "parameters": bool(setting.parameters),
         "granularity": setting.granularity != SINGLE_WEIGHTS,
         "distillation": setting.distillation != 0,
+        "bounds": setting.bounds != Bounds(),
     }
     return [name for name, says in said.items() if not says]
 
 
-def check_granularity(name: str, criteria: Sequence[str]) -> None:
-    """Check the name of a granularity, alone and together with criteria.
+def check_granularity(name: str) -> None:
+    """Check the name of a granularity.
 
     Example:
-        >>> check_granularity("weight", ["imp", "snip"])
+        >>> check_granularity("weight")
 
     Args:
         name: to be found in :data:`altermoma_ray.pruning.granularity.GRANULARITIES`.
-        criteria: names of criteria; unknown names are ignored here.
 
     Raises:
-        ValueError: the granularity is unknown, or a criterion prunes single weights only.
+        ValueError: the granularity is unknown.
     """
     if name not in GRANULARITIES:
         raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, but got {name!r}; leave it out")
-    for criterion in criteria:
-        if name != SINGLE_WEIGHTS and criterion in CRITERIA and CRITERIA[criterion].needs == "masks":
-            raise ValueError(
-                f"{criterion} prunes single weights in rounds of its own, but got granularity {name!r}; "
-                f"take another criterion or {SINGLE_WEIGHTS!r}"
-            )
 
 
 def reason(error: ValueError) -> str:

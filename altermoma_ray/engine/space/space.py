@@ -14,6 +14,7 @@ import optuna
 from pydantic import model_validator
 
 from altermoma_ray.engine.scoring.requests import ScoreRequest, Value, Wanted
+from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS
 from altermoma_ray.engine.space.fields import SpaceFields
 from altermoma_ray.engine.space.ranges import (
     Choice,
@@ -22,7 +23,7 @@ from altermoma_ray.engine.space.ranges import (
     combinations,
 )
 from altermoma_ray.engine.space.setting import (
-    SINGLE_WEIGHTS,
+    CHANNELS,
     PruningSetting,
     parameter_names,
     reason,
@@ -166,7 +167,7 @@ class SearchSpace(SpaceFields):
         if CRITERIA[str(draws["criterion"])].needs != "masks":  # others bring a schedule of their own
             draws["schedule"] = trial.suggest_categorical("schedule", self.schedules)
         draws["learning_rate"] = self.range_of("learning_rate").draw(trial, "learning_rate")
-        if len(self.granularities) > 1 and CRITERIA[str(draws["criterion"])].needs != "masks":
+        if len(self.granularities) > 1:
             draws["granularity"] = trial.suggest_categorical("granularity", self.granularities)
         draws["distillation"] = self.range_of("distillation").draw(trial, "distillation")
         return self.setting(draws, sizes, sparsity)
@@ -258,6 +259,7 @@ class SearchSpace(SpaceFields):
         fields |= {name: draws[name] for name in (*names, "reactivation_gradient") if name in draws}
         fields["granularity"] = draws.get("granularity", self.granularity)
         fields["distillation"] = float(draws.get("distillation", 0.0))
+        fields |= {"bounds": self.bounds} if fields["granularity"] == CHANNELS else {}
         return PruningSetting(sparsity=total, ratios=ratios, parameters=parameters, **fields)
 
     def _reactivation_of(self, criterion: str, parameters: Mapping[str, Value]) -> dict[str, Draw]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
-from torch import nn
 
 from altermoma_ray.engine.ray.workers import rank_and_world, worker_device
 from altermoma_ray.engine.scoring.indicators import (
@@ -26,6 +25,7 @@ from altermoma_ray.engine.scoring.indicators import (
     seconds_to_score,
 )
 from altermoma_ray.engine.scoring.score import score_missing
+from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS, bound_units
 from altermoma_ray.engine.training.distillation import Distillation
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.training.loop import (
@@ -36,7 +36,7 @@ from altermoma_ray.engine.training.loop import (
     synchronise_buffers,
     train_steps,
 )
-from altermoma_ray.engine.training.norms import BATCHES, retake_statistics
+from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, retake_statistics
 from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.events import events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
@@ -50,7 +50,7 @@ from altermoma_ray.pruning.granularity import Granularity
 from altermoma_ray.pruning.targets import OutOfReach, Target
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
-from altermoma_ray.workloads.workload import groups_of, modalities_of
+from altermoma_ray.workloads.workload import groups_of
 
 
 class TrialRunner:
@@ -130,6 +130,7 @@ class TrialRunner:
                 # `_fine_tune` shares this list, and keeps it with the state when asked for the next evaluation.
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
+            self._renew_statistics(trial)  # of the model to be kept, whose figures were told
             self._write(trial, "finished" if end == steps else "stopped", history, scores, plan[-1][1], clock)
         except (FloatingPointError, OutOfReach) as error:
             # Raised on all workers alike, so none is left in a reduction, and one record is enough.
@@ -138,18 +139,11 @@ class TrialRunner:
 
     def _units(self, trial: TrialTask) -> Granularity:
         """The granularity of a trial, bound to this model; kept, since finding a model's channels takes a while."""
-        name = trial.setting.granularity
-        if name not in self._bound:
-            batch = self._sample(self._data.rows("train", limit=1))
-            masks = [frozenset[str](), *(frozenset({modality}) for modality in modalities_of(self._model))]
-            # Masked runs too: a width written as a number in `forward` shows only there.
-            runs = [partial(_run, batch=batch, masked=masked) for masked in masks]
-            self._bound[name] = trial.setting.units.bound_to(self._model, *runs)
-        return self._bound[name]
-
-    def _sample(self, rows: Sequence[int]) -> Any:
-        dataset = self._data.dataset(rows, augment=False, seed=0)
-        return self._data.collate([dataset[number] for number in range(len(rows))])
+        units = trial.setting.units
+        key = repr(units)  # the bounds too
+        if key not in self._bound:
+            self._bound[key] = bound_units(units, self._model, self._data)
+        return self._bound[key]
 
     def _steps(self, trial: TrialTask) -> int:
         # A positive length is at least one step: a short fine-tuning on few data must not become none.
@@ -181,8 +175,9 @@ class TrialRunner:
         rounds = 1 if setting.schedule == "one-shot" else self._job.iterative_rounds
         schedule = Schedule(kind=setting.schedule, rounds=rounds)
         target = Target(groups=self._groups, sparsity=setting.sparsity, ratios=setting.ratios)
-        # A phase has at least as many steps as rounds, even in a short fine-tuning: two rounds never share a step.
-        when = schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))
+        # A phase has at least as many steps as rounds. In a fine-tuning of fewer steps the last rounds act at its end,
+        # where the masks of the target go before the others.
+        when = [min(step, steps) for step in schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))]
         units = self._units(trial)
         return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rounds(schedule), strict=True)]
 
@@ -220,7 +215,7 @@ class TrialRunner:
         with self._distillation.loss(weight) as extra_loss, MaskHolder(self._model, held, optimizer) as holder:
             if steps == 0:  # without fine-tuning, nothing else brings the norms' statistics up to date
                 retake_statistics(self._model, self._batches(BATCHES, seed))
-                yield Evaluation(step=0, metrics=self._evaluate(self._evaluator))
+                yield Evaluation(step=0, metrics=self._figures(trial, self._evaluator))
                 return
             trained, clip_norm = data_parallel(self._model), self._recipe.clip_norm
             train = partial(train_steps, trained, self._task, clip_norm=clip_norm, holder=holder, extra_loss=extra_loss)
@@ -234,12 +229,27 @@ class TrialRunner:
                     holder.update(units.held(event.masks))
                 if event.is_evaluated:
                     synchronise_buffers(self._model)
-                    metrics = self._evaluate(self._evaluator if step == steps else self._rung_evaluator)
+                    metrics = self._figures(trial, self._evaluator if step == steps else self._rung_evaluator)
                     clock.lap("evaluate")
                     yield Evaluation(step=step, metrics=metrics)
                 # Behind the yield: by now the caller has put the evaluation into the history.
                 if step < steps:
                     saved.save(step, history, self._model, optimizer, now=step == end)
+
+    def _figures(self, trial: TrialTask, evaluator: Evaluator) -> dict[str, float]:
+        """The metrics of a trial's model, with statistics taken anew; training goes on with its own."""
+        trained = exchange_statistics(self._model)
+        self._renew_statistics(trial)
+        metrics = self._evaluate(evaluator)
+        exchange_statistics(self._model, trained)
+        return metrics
+
+    def _renew_statistics(self, trial: TrialTask) -> None:
+        """Take the norms' statistics anew where whole units are pruned; single weights keep those of training."""
+        if trial.setting.granularity != SINGLE_WEIGHTS:
+            retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
+            # Each worker has seen its own share of the batches.
+            synchronise_buffers(self._model)
 
     def _write(
         self,
@@ -262,7 +272,9 @@ class TrialRunner:
         # The model may be cut to smaller tensors; the plan tells a reader of the file how to rebuild the architecture.
         units = self._units(trial)
         model, cost = units.finalise(self._model, masks), units.cost(masks)
-        save_checkpoint(folder.join("model.safetensors"), model, {"trial": configuration}, plan=units.plan(masks))
+        # Single weights of a model without some channels leave its architecture as the model came.
+        plan = units.plan(masks) or getattr(self._model, "channel_plan", {})
+        save_checkpoint(folder.join("model.safetensors"), model, {"trial": configuration}, plan=plan)
         folder.join("masks.safetensors").write_bytes(save_tensors(masks.to_tensors()))
         sparsity = {"total": masks.sparsity(), **masks.sparsity_by_group(self._groups)}
         # Beside the sparsity of the prunable weights: a user may count layers that no criterion reaches.
@@ -296,10 +308,6 @@ class TrialRunner:
         # Without the rung: a promoted trial is the same one, and takes up its own state.
         identity = trial.model_dump_json(exclude={"until"})
         return SavedState(_state_file(self._job, trial.number), identity, every=self._job.save_every)
-
-
-def _run(model: nn.Module, *, batch: Any, masked: frozenset[str]) -> Any:
-    return model(batch, masked)
 
 
 def has_ended(result: TrialResult, until: int | None) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from altermoma_ray.models.configurations.config import HeadConfig
+from altermoma_ray.models.layers.attention import Attention
 
 REGRESSIONS = {"center": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 """Channels of each regressed quantity."""
@@ -132,8 +133,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, channels: int, heads: int, feedforward_channels: int, dropout: float) -> None:
         super().__init__()
-        self.self_attn = nn.MultiheadAttention(channels, heads, dropout=dropout, batch_first=True)
-        self.multihead_attn = nn.MultiheadAttention(channels, heads, dropout=dropout, batch_first=True)
+        self.self_attn = Attention(channels, heads, dropout)
+        self.multihead_attn = Attention(channels, heads, dropout)
         self.linear1 = nn.Linear(channels, feedforward_channels)
         self.linear2 = nn.Linear(feedforward_channels, channels)
         self.norm1 = nn.LayerNorm(channels)
@@ -158,9 +159,8 @@ class DecoderLayer(nn.Module):
         state = queries.transpose(1, 2)
 
         placed = state + query_embedding
-        attended = self.self_attn(placed, placed, placed, need_weights=False)[0]
-        state = self.norm1(state + self.dropout(attended))
-        attended = self.multihead_attn(state + query_embedding, memory, memory, need_weights=False)[0]
+        state = self.norm1(state + self.dropout(self.self_attn(placed, placed)))
+        attended = self.multihead_attn(state + query_embedding, memory)
         state = self.norm2(state + self.dropout(attended))
         widened = self.dropout(functional.relu(self.linear1(state)))
         state = self.norm3(state + self.dropout(self.linear2(widened)))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.channels.couplings import Coupling
-from altermoma_ray.pruning.masks import is_frozen
+from altermoma_ray.pruning.masks import Masks, is_frozen
 from altermoma_ray.pruning.targets import OutOfReach, Target
 
 
@@ -25,39 +27,79 @@ class Bounds:
     >>> Bounds(least=0.2, multiple=8).narrowest(coupling), Bounds(least=0.2).narrowest(coupling)
     (16, 13)
 
+    Single layers may have bounds of their own, by patterns of their names as in a shell; the first match holds.
+
+    >>> bounds = Bounds(multiple=8, multiple_of={"lay*": 10}, least_of={"layer": 1.0})
+    >>> bounds.multiple_in("layer"), bounds.least_in("layer")
+    (10, 1.0)
+
     Attributes:
         least: least share of channels kept of each coupling, in (0, 1].
         multiple: widths are multiples of this number wherever the unpruned width is.
+        least_of: the least share of single couplings, by pattern; 1 leaves a layer whole.
+        multiple_of: the multiple of single couplings, by pattern.
     """
 
     least: float = 0.1
     multiple: int = 1
+    least_of: Mapping[str, float] = field(default_factory=dict)
+    multiple_of: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.least <= 1 or self.multiple < 1:
-            raise UserError(
-                f"channel bounds need 0 < least <= 1 and multiple >= 1, but got {self.least}, {self.multiple}"
-            )
+        for least in (self.least, *self.least_of.values()):
+            if not 0 < least <= 1:
+                raise UserError(f"the least share of channels must be above 0 and at most 1, but got {least}")
+        for multiple in (self.multiple, *self.multiple_of.values()):
+            if multiple < 1:
+                raise UserError(f"widths must be multiples of a number >= 1, but got {multiple}")
+
+    def least_in(self, name: str) -> float:
+        """The least share of channels kept of a coupling."""
+        return next((least for pattern, least in self.least_of.items() if fnmatchcase(name, pattern)), self.least)
+
+    def multiple_in(self, name: str) -> int:
+        """The number whose multiples the widths of a coupling are."""
+        return next((one for pattern, one in self.multiple_of.items() if fnmatchcase(name, pattern)), self.multiple)
 
     def step(self, coupling: Coupling) -> int:
-        """Widths of a coupling are multiples of this number."""
-        step = math.lcm(self.multiple, coupling.multiple)
+        """Widths of a coupling, in channels or heads, are multiples of this number."""
+        multiple = self.multiple_in(coupling.name)
+        # Heads of 16 channels are multiples of 8 whatever their number.
+        step = math.lcm(multiple // math.gcd(multiple, coupling.unit), coupling.multiple)
         # An odd width, of ten classes for example, cannot keep to multiples of 8 and stay whole.
         return step if coupling.channels % step == 0 else coupling.multiple
 
     def narrowest(self, coupling: Coupling) -> int:
         """The least width of a coupling."""
         step = self.step(coupling)
-        return min(coupling.channels, step * math.ceil(max(1.0, self.least * coupling.channels) / step))
+        least = self.least_in(coupling.name) * coupling.channels
+        return min(coupling.channels, step * math.ceil(max(1.0, least) / step))
+
+    def check(self, couplings: Sequence[Coupling]) -> None:
+        """Check that every pattern is of some coupling.
+
+        Raises:
+            UserError: a pattern matches none; the message names the couplings most like it.
+        """
+        names = [coupling.name for coupling in couplings]
+        for pattern in (*self.least_of, *self.multiple_of):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                like = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+                raise UserError(
+                    f"no layer whose channels can be removed has a name like '{pattern}'; there are {', '.join(like)}"
+                    f"{' and others' if len(names) > len(like) else ''}"
+                )
 
 
 class _Space:
     """The channels of a model in the order of pruning, and the weights left at any point."""
 
-    def __init__(self, scores: Mapping[str, Tensor], couplings: Sequence[Coupling], bounds: Bounds) -> None:
+    def __init__(
+        self, scores: Mapping[str, Tensor], couplings: Sequence[Coupling], bounds: Bounds, earlier: Masks | None
+    ) -> None:
         self.couplings, self.bounds = couplings, bounds
         self.shapes = {name: score.shape for name, score in scores.items()}
-        self.scores = {coupling.name: _channel_scores(scores, coupling) for coupling in couplings}
+        self.scores = {coupling.name: _channel_scores(scores, coupling, earlier) for coupling in couplings}
         self.order = {name: score.argsort(stable=True) for name, score in self.scores.items()}
 
     def kept(self, pruned: Mapping[str, int]) -> dict[str, Tensor]:
@@ -90,7 +132,11 @@ class _Space:
 
 
 def choose(
-    scores: Mapping[str, Tensor], couplings: Sequence[Coupling], target: Target, bounds: Bounds
+    scores: Mapping[str, Tensor],
+    couplings: Sequence[Coupling],
+    target: Target,
+    bounds: Bounds,
+    earlier: Masks | None = None,
 ) -> dict[str, Tensor]:
     """Choose the channels to keep.
 
@@ -102,6 +148,8 @@ def choose(
         couplings: of the model.
         target: the share of the weights to prune, of all or of each group.
         bounds: how narrow a layer may become.
+        earlier: masks of whole channels, made with the same bounds; their pruned channels stay pruned, and the mean is
+            over the remaining weights.
 
     Returns:
         By coupling name, [channels] bool: whether the channel stays.
@@ -111,7 +159,7 @@ def choose(
     """
     frozen = {name for name, score in scores.items() if is_frozen(score)}
     movable = [one for one in couplings if not any(part.tensor in frozen for part in one.slices)]
-    space = _Space(scores, movable, bounds)
+    space = _Space(scores, movable, bounds, earlier)
     whole = {one.name: torch.ones(one.channels, dtype=torch.bool) for one in couplings}
     names = [name for members in target.groups.values() for name in members]
     if target.ratios is None:
@@ -158,11 +206,13 @@ def _prune(
         found = counts(length)
         return space.left({one.name: space.width(one, found[one.name]) for one in space.couplings}, names)
 
-    low, high = 0, len(ranked)
+    # Channels pruned in an earlier round score −∞ and come first: the search begins behind them, so that none returns.
+    low, high = sum(score == -math.inf for score, _, _ in ranked), len(ranked)
     if left(high) > allowed:
         raise OutOfReach(
             f"channels of the {where} can go up to a sparsity of {1 - left(high) / total:.3f}, but {sparsity:.3f} is "
-            "asked for: ask for less, or lower the least share of channels that stays"
+            "asked for: ask for less, or lower the least share of channels that stays (--least-share, or a space's "
+            "`bounds`)"
         )
     while low < high:
         middle = (low + high) // 2
@@ -170,17 +220,21 @@ def _prune(
     return counts(low)
 
 
-def _channel_scores(scores: Mapping[str, Tensor], coupling: Coupling) -> Tensor:
-    """[channels] float64 mean score over the weights of each channel."""
-    total = torch.zeros(coupling.channels, dtype=torch.float64)
-    weights = 0
+def _channel_scores(scores: Mapping[str, Tensor], coupling: Coupling, earlier: Masks | None) -> Tensor:
+    """[channels] float64 mean score over the remaining weights of each channel; −∞ for channels pruned before."""
+    total, weights = torch.zeros(2, coupling.channels, dtype=torch.float64)
     for part in coupling.slices:
         if part.tensor not in scores:
             continue
         lines = scores[part.tensor].detach().double().cpu().movedim(part.dim, 0).flatten(1)
-        total += lines.sum(1)[part.entries].sum(1)
-        weights += lines.shape[1] * part.entries.shape[1]
-    return total / max(weights, 1)
+        stays = torch.ones_like(lines)
+        if earlier is not None:
+            stays = earlier[part.tensor].cpu().movedim(part.dim, 0).flatten(1).double()
+        total += (lines * stays).sum(1)[part.entries].sum(1)
+        weights += stays.sum(1)[part.entries].sum(1)
+    # A pruned channel has no weight left; so has, without earlier masks, a coupling that owns no scored weight.
+    none_left = 0.0 if earlier is None else -math.inf
+    return torch.where(weights > 0, total / weights.clamp(min=1), none_left)
 
 
 def _first_weight(coupling: Coupling, known: Mapping[str, str]) -> str:

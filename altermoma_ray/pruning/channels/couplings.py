@@ -42,11 +42,13 @@ class Coupling:
         name: of the layer whose output channels these are.
         slices: everywhere the channels have entries.
         multiple: the number of channels kept is a multiple of this number, as some kernels need; 1 allows any.
+        unit: width that each channel of the coupling has in a layer's output: 1, or the width of a head of attention.
     """
 
     name: str
     slices: tuple[Slice, ...]
     multiple: int = 1
+    unit: int = 1
 
     @property
     def channels(self) -> int:
@@ -132,3 +134,24 @@ def kept_entries(
     for (tensor, dim), line in stays.items():
         plan.setdefault(tensor, {})[dim] = line.nonzero()[:, 0].tolist()
     return plan
+
+
+def composed(
+    first: Mapping[str, Mapping[int, Sequence[int]]], second: Mapping[str, Mapping[int, Sequence[int]]]
+) -> dict[str, dict[int, list[int]]]:
+    """The positions kept by two prunings, one after the other.
+
+    >>> composed({"weight": {0: [1, 3, 4]}}, {"weight": {0: [0, 2], 1: [5]}})
+    {'weight': {0: [1, 4], 1: [5]}}
+
+    Args:
+        first: by tensor and dimension, as :func:`kept_entries` gives them; numbers of dimensions may be texts, as in
+            JSON.
+        second: of the smaller tensors.
+    """
+    found = {name: {int(dim): list(kept) for dim, kept in dims.items()} for name, dims in first.items()}
+    for name, dims in second.items():
+        of = found.setdefault(name, {})
+        for dim, kept in dims.items():
+            of[dim] = [of[dim][position] for position in kept] if dim in of else list(kept)
+    return found

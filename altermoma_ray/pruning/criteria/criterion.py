@@ -60,7 +60,7 @@ class Criterion(ABC):
 
     @abstractmethod
     def masks(self, problem: Problem, target: Target) -> Masks:
-        """The masks for the target."""
+        """The masks for the target, chosen by the problem's granularity."""
 
     needs_flow: ClassVar[bool] = False
     """Whether the criterion reads the problem's ``flow``, which not every model offers."""
@@ -110,7 +110,7 @@ class ScoreCriterion(Criterion):
 
     def masks(self, problem: Problem, target: Target) -> Masks:
         """The masks for the target."""
-        return target.masks(self.scores(problem))
+        return problem.granularity.select(self.scores(problem), target)
 
 
 class IndicatorCriterion(ScoreCriterion):

@@ -2,7 +2,8 @@
 
 Frankle and Carbin, *The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks*, ICLR 2019. Each round
 trains the remaining network, removes its smallest weights, and rewinds the others to θ_init. The fraction kept is
-the same in every round, so sparsity follows an exponential schedule.
+the same in every round, so sparsity follows an exponential schedule. Of whole channels, each round removes those of the
+smallest mean magnitude over their remaining weights.
 
 Normalisation keeps its running statistics while the rounds train, as in AlterMOMA's reactivation: the masks do not
 depend on the number of workers. Every round sees the same batches.
@@ -12,8 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-
-from torch import Tensor
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.coverage import effective_weight
@@ -75,8 +74,8 @@ class IMP(Criterion):
                 with initial_parameters_kept(problem.model):
                     self._train(problem, masks, f"IMP round {number}")
                     # Effective weights: under weight_norm the magnitude of a direction says nothing of the weight's.
-                    left = {name: effective_weight(problem.model, name).abs() for name in weights}
-                    masks = goal.masks({name: remaining(size, masks[name]) for name, size in left.items()})
+                    left = {name: effective_weight(problem.model, name).detach().abs() for name in weights}
+                    masks = problem.granularity.select(left, goal, masks)
         return masks
 
     def _train(self, problem: Problem, masks: Masks, phase: str) -> None:
@@ -91,11 +90,6 @@ class IMP(Criterion):
             phase=phase,
         )
         # Without an optimiser's state: every round begins with a new Adam, and zero gradients build up no moments.
-        with MaskHolder(problem.model, masks) as holder:
+        with MaskHolder(problem.model, problem.granularity.held(masks)) as holder:
             for _ in trajectory:
                 holder.after_step()
-
-
-def remaining(scores: Tensor, mask: Tensor) -> Tensor:
-    """Non-negative scores of the remaining weights; weights pruned before come below all of them."""
-    return scores.detach().masked_fill(~mask, -1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.gradients import LossFunction, NormMode, Reduce, single_worker
+from altermoma_ray.pruning.granularity import Granularity, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Problem:
         norms: normalisation while the model is scored; see :data:`NormMode`.
         reduce: see :data:`Reduce`.
         seed: for random draws of a criterion.
+        granularity: chooses and holds whole units, for this model: single weights, or channels by
+            :meth:`altermoma_ray.pruning.granularity.Granularity.bound_to`.
 
     >>> layer = nn.Linear(2, 1)
     >>> problem = Problem(
@@ -55,6 +58,7 @@ class Problem:
     norms: NormMode = "running"
     reduce: Reduce = single_worker
     seed: int = 0
+    granularity: Granularity = field(default_factory=Weight)
 
     @property
     def names(self) -> list[str]:

@@ -9,8 +9,8 @@ Notation::
 
 Flow is conserved over layers: the sum of a layer's scores does not depend on its size. Weights of a layer with few
 left therefore score high, and no layer on all paths is emptied before the others. One-shot pruning lacks this
-property, hence the many rounds. How trained norms, attention and so on fit in is the subject of
-:mod:`altermoma_ray.pruning.criteria.linear_flow`.
+property, hence the many rounds. Of whole channels, the score is the mean over a channel's remaining weights. How
+trained norms, attention and so on fit in is the subject of :mod:`altermoma_ray.pruning.criteria.linear_flow`.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class SynFlow(Criterion):
         masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
         for number, goal in enumerate(target.rounds(Schedule(kind="exponential", rounds=self.rounds)), start=1):
             scores = self._scores(model, weights, problem.flow, number)
-            # Weights pruned before go first. Remaining weights may score zero too, and −1 tells the two apart.
-            masks = goal.masks({name: score.masked_fill(~masks[name], -1) for name, score in scores.items()})
+            # Earlier masks too: remaining weights may score zero, as all pruned ones do.
+            masks = problem.granularity.select(scores, goal, masks)
             for name, weight in weights.items():
                 # Zeros in the copy take the pruned paths out of the next round's flow.
                 weight.detach().masked_fill_(~masks[name], 0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.granularity.channel import Channel
 from altermoma_ray.pruning.granularity.granularity import AnyModule, Cost, Granularity, Plan
+from altermoma_ray.pruning.granularity.n_of_m import NofM
 from altermoma_ray.pruning.granularity.weight import Weight
 
-GRANULARITIES: dict[str, Granularity] = {"weight": Weight(), "channel": Channel()}
+GRANULARITIES: dict[str, Granularity] = {"weight": Weight(), "channel": Channel(), "n_of_m": NofM()}
 """Every granularity by its name."""
 
 
@@ -30,4 +31,4 @@ def replay(model: AnyModule, plan: Plan) -> AnyModule:
     return GRANULARITIES[name].replay(model, plan)
 
 
-__all__ = ["GRANULARITIES", "Channel", "Cost", "Granularity", "Plan", "Weight", "replay"]
+__all__ = ["GRANULARITIES", "Channel", "Cost", "Granularity", "NofM", "Plan", "Weight", "replay"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
@@ -14,6 +15,8 @@ from altermoma_ray.pruning.masks import Masks
 from altermoma_ray.pruning.targets import Target
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Run = Callable[[nn.Module], Any]
+"""Runs a model on a batch."""
 Plan = Mapping[str, Any]
 """The changes of a model's architecture, in JSON's types; empty where there are none. Any other plan has the key
 ``granularity``, the name of its granularity."""
@@ -60,9 +63,7 @@ class Granularity(ABC):
     {}
     """
 
-    def bound_to(
-        self, model: nn.Module, run: Callable[[nn.Module], Any], *others: Callable[[nn.Module], Any]
-    ) -> Granularity:
+    def bound_to(self, model: nn.Module, run: Run, *others: Run) -> Granularity:
         """The granularity for one model, with the model's units found first where necessary.
 
         Args:
@@ -76,12 +77,14 @@ class Granularity(ABC):
         return self
 
     @abstractmethod
-    def select(self, scores: Mapping[str, Tensor], target: Target) -> Masks:
+    def select(self, scores: Mapping[str, Tensor], target: Target, earlier: Masks | None = None) -> Masks:
         """Choose the units to prune.
 
         Args:
             scores: of every prunable weight, by name; units of low scores are pruned first.
             target: how much to prune, and where.
+            earlier: masks of a lower sparsity, for criteria which prune in rounds. Their pruned units stay pruned, and
+                a unit is scored by its remaining weights alone.
 
         Returns:
             Masks of all scored weights, in which every unit is kept or pruned as a whole.
@@ -89,6 +92,14 @@ class Granularity(ABC):
         Raises:
             UserError: the target cannot be met with these scores.
         """
+
+    def checked(self, masks: Masks) -> Masks:
+        """The same masks, of a criterion which prunes in rounds, once they are known to prune whole units.
+
+        Raises:
+            UserError: a unit is pruned in part.
+        """
+        return masks
 
     def held(self, masks: Masks) -> Masks:
         """The masks to hold while the model is trained: the given ones, with further parameters of the same units."""
@@ -131,3 +142,22 @@ class Granularity(ABC):
     def cost(self, masks: Masks) -> Cost:
         """The weights left of a model with these masks."""
         return Cost(weights_left=masks.kept(), weights_total=sum(mask.numel() for mask in masks.values()))
+
+
+def below_all(scores: Mapping[str, Tensor], earlier: Masks | None) -> dict[str, Tensor]:
+    """Scores with the lowest number of their type wherever earlier masks have pruned.
+
+    >>> scores = {"weight": torch.tensor([3.0, -1.0])}
+    >>> below_all(scores, Masks({"weight": torch.tensor([False, True])}))["weight"].argmin()
+    tensor(0)
+
+    Args:
+        scores: finite, by weight name.
+        earlier: masks of the same weights; None leaves the scores as they are.
+    """
+    if earlier is None:
+        return dict(scores)
+    return {
+        name: score.detach().masked_fill(~earlier[name].to(score.device), torch.finfo(score.dtype).min)
+        for name, score in scores.items()
+    }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from altermoma_ray.pruning.granularity.granularity import Granularity
+from altermoma_ray.pruning.granularity.granularity import Granularity, below_all
 from altermoma_ray.pruning.masks import Masks
 from altermoma_ray.pruning.targets import Target
 
@@ -22,6 +22,6 @@ class Weight(Granularity):
     True
     """
 
-    def select(self, scores: Mapping[str, Tensor], target: Target) -> Masks:
+    def select(self, scores: Mapping[str, Tensor], target: Target, earlier: Masks | None = None) -> Masks:
         """Prune the weights of lowest score; see :meth:`altermoma_ray.pruning.Target.masks`."""
-        return target.masks(scores)
+        return target.masks(below_all(scores, earlier))

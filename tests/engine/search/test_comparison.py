@@ -16,6 +16,7 @@ from altermoma_ray.engine.search.comparison import (
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.errors import UserError
 from altermoma_ray.leaderboard import EARLIER as FIGURES
+from altermoma_ray.pruning.channels import Bounds
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.tracking.comparison.report import ablation_report, comparison_report
 from altermoma_ray.tracking.result import TrialResult
@@ -89,12 +90,10 @@ def test_the_ablation_of_distillation_has_plain_fine_tuning_of_every_criterion()
 
 
 def test_a_comparison_prunes_the_units_of_its_space():
-    space = SearchSpace(granularities=("channel",), criteria=("snip",))
+    space = SearchSpace(granularities=("channel",), criteria=("snip",), bounds=Bounds(multiple=8))
     for settings in (criteria_settings(space, ["snip"], [0.5]), ablation_settings(space, "distillation", [0.5])):
         assert settings[0] == criteria_settings(SPACE, [], [])[0]  # the unpruned model is that of all comparisons
-        assert {s.granularity for s in settings[1:]} == {"channel"}
-    with pytest.raises(UserError, match=r"imp prunes single weights in rounds of its own, but got gra"):
-        criteria_settings(space, ["snip", "imp"], [0.5])
+        assert {(s.granularity, s.bounds.multiple) for s in settings[1:]} == {("channel", 8)}
 
 
 def test_trials_of_one_seed_are_pairs_and_follow_each_other():

@@ -9,7 +9,8 @@ import pytest
 
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.space.distinct import key
-from altermoma_ray.pruning.granularity import GRANULARITIES, Weight
+from altermoma_ray.pruning.channels import Bounds
+from altermoma_ray.pruning.granularity import GRANULARITIES, Channel, Weight
 
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 SETTING = {"scope": "global", "sparsity": 0.9, "criterion": "snip", "learning_rate": 1e-3}
@@ -58,10 +59,7 @@ def test_a_space_of_single_weights_draws_as_ever():
 
 def test_a_space_of_several_draws_each_and_learns_from_the_paper_s_trial(other):
     space = SearchSpace(granularities=(other, "weight"), beta=(0.0, 1.0), reactivation_gradient="last-batch")
-    for setting, params in drawn(space):
-        in_rounds = setting.criterion == "synflow"
-        assert setting.granularity == ("weight" if in_rounds else params["granularity"])
-        assert in_rounds == ("granularity" not in params)
+    assert all(setting.granularity == params["granularity"] for setting, params in drawn(space))
     assert {setting.granularity for setting, _ in drawn(space)} == {"weight", other}
     published = space.published(0.9)
     assert published["granularity"] == "weight"  # the paper's
@@ -78,17 +76,45 @@ def test_one_other_granularity_holds_for_every_trial(other):
 
 
 @pytest.mark.parametrize("kind", [SearchSpace, PruningSetting])
-def test_unknown_granularities_and_those_that_a_criterion_cannot_prune_are_refused(kind, other):
-    def make(criterion, name):
-        if kind is SearchSpace:
-            return SearchSpace(criteria=(criterion,), granularities=(name,))
-        return PruningSetting(**{**SETTING, "criterion": criterion}, granularity=name)
+def test_unknown_granularities_are_refused(kind, other):
+    def make(name):
+        return (
+            SearchSpace(granularities=(name,)) if kind is SearchSpace else PruningSetting(**SETTING, granularity=name)
+        )
 
-    with pytest.raises(ValueError, match="`granularity` must be one of weight, channel, other, but got 'filter'"):
-        make("snip", "filter")
-    with pytest.raises(
-        ValueError,
-        match=r"synflow prunes single weights in rounds of its own, but got granularity 'other'; take another",
-    ):
-        make("synflow", other)
-    assert make("synflow", "weight")
+    with pytest.raises(ValueError, match="must be one of weight, channel, n_of_m, other, but got 'filter'"):
+        make("filter")
+    assert make(other)
+
+
+def test_bounds_are_part_of_a_setting_of_channels_and_of_no_other():
+    bounds = Bounds(least=0.2, multiple=8, multiple_of={"head.*": 4})
+    space = SearchSpace(granularities=("channel", "weight"), criteria=("snip", "imp"), bounds=bounds)
+    for setting, params in drawn(space):
+        assert setting.bounds == (bounds if params["granularity"] == "channel" else Bounds())
+        assert PruningSetting.model_validate_json(setting.model_dump_json()) == setting
+        if setting.granularity == "channel":
+            assert setting.units == Channel(bounds)
+            assert setting.flat()["bounds.multiple_of"] == '{"head.*": 4}'
+    assert SearchSpace.model_validate_json(space.model_dump_json()) == space
+    plain, bounded = (PruningSetting(**SETTING, granularity="channel", bounds=one) for one in (Bounds(), bounds))
+    assert key(plain) != key(bounded)
+    assert "bounds" not in plain.model_dump()
+    with pytest.raises(ValueError, match="`bounds` go with granularity 'channel' only, but got 'weight'"):
+        PruningSetting(**SETTING, bounds=bounds)
+    with pytest.raises(ValueError, match="channel bounds have least, multiple, least_of, multiple_of, but got leest"):
+        PruningSetting(**SETTING, granularity="channel", bounds={"leest": 0.2})
+    with pytest.raises(ValueError, match=r"the least share of channels must be above 0 and at most 1, but got 1\.5"):
+        PruningSetting(**SETTING, granularity="channel", bounds={"least_of": {"head.*": 1.5}})
+
+
+def test_masks_are_asked_for_by_granularity_and_bounds():
+    given = {**SETTING, "criterion": "imp"}
+    settings = [
+        PruningSetting(**given),
+        PruningSetting(**given, granularity="channel"),
+        PruningSetting(**given, granularity="channel", bounds=Bounds(multiple=8)),
+    ]
+    requests = [setting.wanted().masks[0] for setting in settings]
+    assert len({request.file for request in requests}) == 3
+    assert [request.units for request in requests] == [setting.units for setting in settings]

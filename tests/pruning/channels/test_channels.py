@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.pruning import Target
-from altermoma_ray.pruning.channels import Bounds, choose, cut, keep_masks, kept_entries, trace
+from altermoma_ray.pruning import Masks, Target
+from altermoma_ray.pruning.channels import Bounds, Coupling, Slice, choose, cut, keep_masks, kept_entries, trace
 from altermoma_ray.pruning.channels.checking import check_couplings
 from altermoma_ray.pruning.granularity import Channel
 from altermoma_ray.pruning.targets import OutOfReach
@@ -94,6 +94,48 @@ def test_widths_keep_to_multiples_and_to_the_least_share():
         assert width is None or left == width
     with pytest.raises(OutOfReach, match=r"can go up to a sparsity of 0\.\d+, but 0\.300 is asked for"):
         choose(scores, couplings, target, Bounds(least=0.9))
+
+
+def test_single_layers_have_bounds_of_their_own():
+    model, couplings = traced()
+    scores = scored(model)
+    (name,) = (coupling.name for coupling in couplings)
+    target = Target(groups={"all": list(scores)}, sparsity=0.3)
+    for multiple_of, multiple in (({name: 4}, 4), ({"*": 2, name: 4}, 2), ({"other": 2}, 8)):
+        bounds = Bounds(multiple=8, multiple_of=multiple_of)
+        assert bounds.step(couplings[0]) == multiple
+        assert int(choose(scores, couplings, target, bounds)[name].sum()) % multiple == 0
+    with pytest.raises(OutOfReach, match=r"lower the least share of channels that stays \(--least-share"):
+        choose(scores, couplings, target, Bounds(least_of={f"{name[:2]}*": 1.0}))
+    with pytest.raises(UserError, match=r"no layer whose channels can be removed has a name like 'sekond'; there are"):
+        Channel(Bounds(multiple_of={"sekond": 8})).bound_to(model, run)
+
+
+def test_heads_are_as_wide_as_their_channels():
+    heads = Coupling("attention", (Slice("attention.weight", 0, torch.arange(96).view(6, 16)),), unit=16)
+    assert [Bounds(multiple=multiple).step(heads) for multiple in (1, 8, 16, 32)] == [1, 1, 1, 2]
+
+
+def test_a_later_round_scores_by_the_weights_that_are_left():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    couplings = trace(model, lambda one: one(torch.zeros(1, 2)))
+    scores = {
+        "0.weight": torch.tensor([[0.0, 0.0], [9.0, 9.0]]),
+        "1.weight": torch.tensor([[9.0, 2.0], [0.0, 6.0]]),
+        "2.weight": torch.tensor([[1.0, 1.0]]),
+    }
+    groups = {"all": list(scores)}
+    first = keep_masks(
+        {name: score.shape for name, score in scores.items()},
+        couplings,
+        {"0": torch.tensor([False, True]), "1": torch.tensor([True, True])},
+    )
+    # Means of layer 1 over all weights are 4 and 7/3, over the remaining ones 3/2 and 7/2.
+    target = Target(groups=groups, sparsity=0.6)
+    assert choose(scores, couplings, target, Bounds())["1"].tolist() == [True, False]
+    kept = choose(scores, couplings, target, Bounds(), Masks(first))
+    assert kept["0"].tolist() == [False, True]
+    assert kept["1"].tolist() == [False, True]
 
 
 def test_a_frozen_layer_keeps_its_channels():
