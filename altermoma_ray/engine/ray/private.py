@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ CLEANER = "PlacementGroupCleanerCallback"
 """Class of Train's callback which frees the places of a dead controller."""
 LOST_NODE = "node has died"
 """Ray's words for an actor whose node is gone."""
+_FULL = re.compile(r"\(IP: (?P<node>[^,)]+).*?(?P<used>[\d.]+)GB used / (?P<limit>[\d.]+)GB limit", re.DOTALL)
+"""Ray's words for a node without memory left."""
 
 
 def silence() -> None:
@@ -189,6 +192,31 @@ def is_death(error: BaseException) -> bool:
 
     causes = [error, getattr(error, "controller_failure", None)]
     return any(isinstance(getattr(one, "health_check_failure", one), ray.exceptions.RayActorError) for one in causes)
+
+
+def told_out_of_memory(error: BaseException) -> str:
+    """One line on a node on which Ray ended processes for want of memory; empty for any other error.
+
+    Args:
+        error: raised by Ray, Tune or Train; the causes behind the error are searched too.
+    """
+    import ray
+
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None:
+            continue
+        if isinstance(one, ray.exceptions.OutOfMemoryError):
+            found = _FULL.search(str(one))
+            # Without the expected words the line still says what happened, only not where.
+            where = "node {node} ({used} of {limit} GB in use)".format(**found.groupdict()) if found else "a node"
+            return (
+                f"Ray ended processes because memory ran out on {where}; end other programs there or start Ray with "
+                "fewer CPUs, then run the command again: a search goes on with --resume"
+            )
+        waiting += [one.__cause__, getattr(one, "cause", None), *failures_of_workers(one)]
+    return ""
 
 
 def forgive_lost_node(trial: Any) -> bool:

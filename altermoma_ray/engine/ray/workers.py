@@ -45,7 +45,7 @@ def ray_session() -> Iterator[None]:
                 run_on_workers(function, job, workers=2, storage=storage, describe="scoring", total=100)
 
     Raises:
-        UserError: no cluster answers, or Ray does not start.
+        UserError: no cluster answers, Ray does not start, or memory runs out on a node.
     """
     # A command may open a session and call another's code which opens one too: the outer one stays.
     if ray.is_initialized():
@@ -60,6 +60,11 @@ def ray_session() -> Iterator[None]:
         _start_ray(cluster)
         try:
             yield
+        except Exception as error:
+            # Ray may end any process of its own then, such as Tune's; none of them can tell the user why.
+            if told := private.told_out_of_memory(error):
+                raise UserError(told) from error
+            raise
         finally:
             ray.shutdown()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import subprocess
+import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -177,6 +180,32 @@ def test_failures_of_a_job_are_found_in_its_error():
     assert [private.is_death(error) for error in (died, checked, own, of_workers)] == [True, True, False, False]
     assert private.is_death(ControllerError(died))
     assert not private.is_death(ControllerError(own))
+
+
+def test_a_node_out_of_memory_is_told_in_one_line():
+    words = "2 worker(s) were killed\nMemory on the node (IP: 10.0.0.7, ID: 72) was 21.62GB used / 23.54GB limit (0.9)"
+    ended = RuntimeError("Caught unexpected exception")
+    ended.__cause__ = ray.exceptions.OutOfMemoryError(words)
+    assert "memory ran out on node 10.0.0.7 (21.62 of 23.54 GB in use); end" in private.told_out_of_memory(ended)
+    ended.__cause__ = ray.exceptions.OutOfMemoryError("other words")
+    assert "memory ran out on a node; end" in private.told_out_of_memory(ended)
+    ended.__cause__ = ray.exceptions.ActorDiedError()
+    assert private.told_out_of_memory(ended) == ""
+
+
+@pytest.mark.slow
+def test_ray_s_own_words_for_a_node_out_of_memory_are_understood(tiny_search, tmp_path):
+    short_of_memory = {"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "50"}
+    found = subprocess.run(
+        [sys.executable, "-m", "altermoma_ray.search", *tiny_search, "--storage", str(tmp_path)],
+        env={**os.environ, **short_of_memory},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    assert re.search(r"memory ran out on node [\d.]+ \([\d.]+ of [\d.]+ GB in use\)", found.stderr)
 
 
 def test_a_lost_node_is_forgiven_and_a_dead_process_is_not(ray_of_four, tmp_path):
