@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from altermoma_ray.cli import Parser, add_data_options, positive_int, run, workload_of
+from altermoma_ray.cli import Parser, add_data_options, device, positive_int, run, workload_of
 from altermoma_ray.console import console
 from altermoma_ray.models.counting import count
 from altermoma_ray.models.latency import Latency, measure
@@ -84,19 +84,6 @@ def benchmark(workload: Workload, options: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def _device(text: str) -> str:
-    """A device that is here, for argparse."""
-    if text.startswith("cuda") and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"must be a device of this machine, but got {text} and there is no GPU")
-    try:
-        torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(
-            f"must be a device of PyTorch, such as cpu or cuda:0, but got {text}"
-        ) from None
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="altermoma_ray.benchmark", description=__doc__)
     add_data_options(parser)
@@ -105,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pruned", required=True, help="the pruned model: a file, or a folder with model.safetensors")
     parser.add_argument("--samples", type=positive_int, default=8, help="validation samples to run on (default: 8)")
     parser.add_argument("--repeats", type=positive_int, default=30, help="timed runs of each model (default: 30)")
-    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="of the figures (default: table)")
     return parser
 
