@@ -139,6 +139,10 @@ class TrialRunner:
             if rank_and_world()[0] == 0:
                 record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
 
+    def decide(self, trial: TrialTask) -> tuple[Granularity, Masks]:
+        """The units of a trial, bound to the model, and the trial's last masks; nothing is trained."""
+        return self._units(trial), self._plan(self._scores(trial), trial, steps=0)[-1][1]
+
     def _units(self, trial: TrialTask) -> Granularity:
         """The granularity of a trial, bound to this model; kept, since finding a model's channels takes a while."""
         name = trial.setting.granularity
