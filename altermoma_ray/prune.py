@@ -23,7 +23,7 @@ from altermoma_ray.cli import (
 )
 from altermoma_ray.console import console
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
-from altermoma_ray.engine.scoring.costs import load_costs, measured_latency
+from altermoma_ray.engine.scoring.costs import measured_latency
 from altermoma_ray.engine.scoring.indicators import ScoringJob
 from altermoma_ray.engine.scoring.score import score
 from altermoma_ray.engine.search.costs import check_granularities, with_costs
@@ -130,9 +130,12 @@ def _tell(out: Location, answered: Answer) -> None:
     """Print the answer to a budget, and write it to ``budget.json``."""
     for layer, (before, after) in answered.widths.items():
         console.print(f"  {layer} {after} of {before}")
+    latency = ""
+    if answered.latency_ms is not None:
+        latency = f"{answered.latency_ms:.1f} ms, unpruned {answered.unpruned_ms:.1f} ms; "
     console.print(
-        f"[bold]predicted[/] {answered.latency_ms:.1f} ms, unpruned {answered.unpruned_ms:.1f} ms, on {answered.device}; "
-        f"MACs {answered.macs:,} of {answered.unpruned_macs:,}; sparsity {answered.sparsity:.3f}"
+        f"[bold]predicted[/] {latency}MACs {answered.macs:,} of {answered.unpruned_macs:,}; "
+        f"sparsity {answered.sparsity:.3f}"
     )
     out.join("budget.json").write_text(answered.model_dump_json(indent=1))
 
@@ -167,7 +170,7 @@ def _trial(plan: SearchPlan, setting: PruningSetting, options: argparse.Namespac
         options.finetune,
         job.seed,
         # Left out without a budget: results of earlier releases are found again.
-        *([job.budget.model_dump(), job.costs] if job.budget else []),
+        *([job.budget.model_dump(), Location.parse(job.costs).name] if job.budget and job.costs else []),
     ]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     return job.model_copy(update={"folder": str(plan.storage.join("prunings", f"{plan.model}-{key}"))}), task
@@ -210,8 +213,8 @@ def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, t
         "unpruned_macs": counted["unpruned"].macs,
         "narrowest_layers": result.configuration["floored_layers"],
     }
-    if job.costs is not None:
-        figures |= _latency(out, workload, before, after, job.costs, plan.device)
+    if plan.budget:
+        figures |= _latency(out, workload, before, after, plan.device)
     # Whole shapes, of changed tensors only: removed channels show at a layer's output and at its successor's input.
     widths = {
         name: [list(tensor.shape), list(after.state_dict()[name].shape)]
@@ -229,20 +232,17 @@ def _write(out: Location, plan: SearchPlan, workload: Workload, job: TrialJob, t
         console.print(f"  {what} {figures[what]:,} of {figures[f'unpruned_{what}']:,} (−{less:.1%})")
 
 
-def _latency(
-    out: Location, workload: Workload, before: nn.Module, after: nn.Module, costs: str, device: str
-) -> dict[str, Any]:
+def _latency(out: Location, workload: Workload, before: nn.Module, after: nn.Module, device: str) -> dict[str, Any]:
     """The predicted and the measured latency, and the widths."""
     answered = Answer.model_validate_json(out.join("budget.json").read_bytes())
-    measured = measured_latency(workload, before, after, load_costs(costs), device)
+    measured = measured_latency(workload, before, after, device)
     console.print(
         f"[bold]measured[/] {measured['latency_ms']:.1f} ms, unpruned {measured['unpruned_ms']:.1f} ms: "
-        f"{measured['ratio']:.2f} times as fast, predicted {answered.unpruned_ms / answered.latency_ms:.2f}"
+        f"{measured['ratio']:.2f} times as fast"
     )
     return {
         "predicted_ms": answered.latency_ms,
         "predicted_unpruned_ms": answered.unpruned_ms,
-        "predicted_ratio": answered.unpruned_ms / answered.latency_ms,
         **measured,
         "device": answered.device,
         "threads": answered.threads,

@@ -110,7 +110,8 @@ def _check_costs(options: argparse.Namespace) -> bool:
     drawing = {metric.name for metric in (metrics.SPARSITY, *metrics.COSTS)} & set((options.objective or "").split(","))
     # Only a sparsity which was typed: the default is silently replaced by the trials' own draws.
     if options.sparsity is not None and drawing:
-        raise UserError(f"with {min(drawing)} as an objective each trial draws its own sparsity; leave --sparsity out")
+        own = "its own" if metrics.SPARSITY.name in drawing else "its own sparsity"
+        raise UserError(f"with {max(drawing)} as an objective each trial draws {own}; leave --sparsity out")
     return options.max_latency_ms is not None or options.max_macs is not None
 
 

@@ -45,7 +45,7 @@ def with_costs(plan: SearchPlan, setting: PruningSetting | None = None) -> Searc
     workload = plan.workload.load()
     if plan.costs is None:
         model, _ = workload.load(Location.parse(plan.checkpoint))
-        file = stored_costs(workload, model, plan.storage, device=plan.device)
+        file = stored_costs(workload, model, plan.storage, device=plan.device, timed=plan.is_timed)
         plan = plan.model_copy(update={"costs": str(file)})
     if plan.budget:
         model, _ = workload.load(Location.parse(plan.checkpoint))
@@ -61,7 +61,8 @@ def unpruned_costs(plan: SearchPlan) -> dict[str, float]:
     if plan.costs is None:
         return {}
     table = load_costs(plan.costs)
-    return {LATENCY.name: table.latency_ms(table.unpruned), MACS.name: float(table.macs(table.unpruned))}
+    latency = {LATENCY.name: table.latency_ms(table.unpruned)} if plan.is_timed else {}
+    return {**latency, MACS.name: float(table.macs(table.unpruned))}
 
 
 def checked_latency(plan: SearchPlan, number: int) -> dict[str, float]:
@@ -82,7 +83,7 @@ def checked_latency(plan: SearchPlan, number: int) -> dict[str, float]:
         pruned, _ = workload.load(folder.join("model.safetensors"))
         unpruned, _ = workload.load(Location.parse(plan.checkpoint))
         try:
-            measured = measured_latency(workload, unpruned, pruned, load_costs(str(plan.costs)), plan.device)
+            measured = measured_latency(workload, unpruned, pruned, plan.device)
         except UserError:
             return {}
         file.write_text(json.dumps(measured))

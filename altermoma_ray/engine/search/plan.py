@@ -18,7 +18,7 @@ from altermoma_ray.engine.trials.budget import Budget
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.trial import read_result
 from altermoma_ray.errors import UserError
-from altermoma_ray.metrics import COSTS, Figures, without_of
+from altermoma_ray.metrics import COSTS, LATENCY, MACS, Figures, without_of
 from altermoma_ray.places import Place, kept_in, read_from
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.objective import Objective
@@ -98,7 +98,8 @@ class SearchPlan(BaseModel):
         """The figures measured for each trial."""
         workload = self.workload.load()
         # Of a search with a cost table alone: others have no such columns.
-        metrics = (*workload.task.metrics, *(COSTS if self.costs else ()))
+        priced = () if self.costs is None else COSTS if self.is_timed else (MACS,)
+        metrics = (*workload.task.metrics, *priced)
         return Figures(metrics=metrics, groups=tuple(self.sizes), modalities=workload.modalities)
 
     @property
@@ -112,6 +113,11 @@ class SearchPlan(BaseModel):
         # A drawn sparsity is a least one too: otherwise all trials of a Pareto search would lie at the limit.
         least = self.is_least_sparsity or self.optimised.searches_sparsity
         return Budget(max_latency_ms=self.max_latency_ms, max_macs=self.max_macs, is_beside_sparsity=least)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether trials need a predicted latency; MACs alone need no measurement."""
+        return self.max_latency_ms is not None or LATENCY.name in self.objective.split(",")
 
     @property
     def is_priced(self) -> bool:

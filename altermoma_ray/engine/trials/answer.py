@@ -25,9 +25,9 @@ class Answer(BaseModel):
     max_macs: int | None
     sparsity: float
     """Share of the prunable weights that go."""
-    latency_ms: float
-    """Predicted milliseconds from a sample to decoded outputs."""
-    unpruned_ms: float
+    latency_ms: float | None
+    """Predicted milliseconds from a sample to decoded outputs; None where only MACs are limited."""
+    unpruned_ms: float | None
     """The same of the unpruned model, predicted too."""
     macs: int
     unpruned_macs: int
@@ -60,8 +60,8 @@ def answer(job: TrialJob, task: TrialTask) -> Answer:
         max_latency_ms=job.budget.max_latency_ms,
         max_macs=job.budget.max_macs,
         sparsity=masks.sparsity(),
-        latency_ms=costs[LATENCY.name],
-        unpruned_ms=table.latency_ms(table.unpruned),
+        latency_ms=costs.get(LATENCY.name),
+        unpruned_ms=table.latency_ms(table.unpruned) if LATENCY.name in costs else None,
         macs=int(costs[MACS.name]),
         unpruned_macs=table.macs(table.unpruned),
         device=table.device,

@@ -192,4 +192,5 @@ def along(target: Target, kept: float) -> Target:
 
 def _costs(table: CostTable, channels: Channel, kept: Mapping[str, Tensor]) -> dict[str, float]:
     shapes = kept_shapes(channels.shapes, channels.couplings, kept)
-    return {LATENCY.name: table.latency_ms(shapes), MACS.name: float(table.macs(shapes))}
+    latency = {} if table.measured_ms is None else {LATENCY.name: table.latency_ms(shapes)}
+    return {**latency, MACS.name: float(table.macs(shapes))}

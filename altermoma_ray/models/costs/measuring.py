@@ -19,6 +19,8 @@ from altermoma_ray.models.costs.table import CostTable, LayerCost, features
 from altermoma_ray.models.counting import count
 from altermoma_ray.pruning.channels import Coupling, cut, kept_entries, kept_shapes, kept_shares
 
+ROUNDS = 5
+"""Counted runs at every widths."""
 UNIFORM = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
 """Shares of channels kept in every layer alike."""
 MIXED = 9
@@ -30,10 +32,10 @@ def measure_costs(
     couplings: Sequence[Coupling],
     run: Callable[[nn.Module], Any],
     *,
-    rounds: int = 5,
+    rounds: int = ROUNDS,
     progress: Progress = lambda: None,
 ) -> CostTable:
-    """Time a model at several widths, and fit the time of each layer to its widths.
+    """Time a model at several widths, and fit the time of each layer to its widths; count its MACs.
 
     >>> from altermoma_ray.pruning.channels import trace
     >>> layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
@@ -46,43 +48,53 @@ def measure_costs(
         model: unpruned, in evaluation mode, on the device; stays unchanged.
         couplings: of the model; all their widths are varied.
         run: runs a model on a sample, up to decoded outputs.
-        rounds: counted runs at every widths.
+        rounds: counted runs at every widths; 0 counts MACs alone.
         progress: called after every run, of which there are :func:`runs`.
     """
     shapes = {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
-    plans = _plans(couplings)
-    with torch.no_grad():
-        models = {name: cut(model, kept_entries(shapes, couplings, kept)).eval() for name, kept in plans.items()}
-    owners = _layers(model, couplings)
-    found = time_segments(models, owners, run, rounds=rounds, progress=progress)
-    widths = {name: kept_shapes(shapes, couplings, kept) for name, kept in plans.items()}
-    totals = {name: sum(seconds.values()) for name, seconds in found.items()}
-    counted = count(model, run)
-    costs = {}
-    for layer, (tensor, dims) in owners.items():
-        rows = [features(shapes[tensor], dims, widths[name][tensor]) for name in models]
-        seconds = [found[name].get(layer, 0.0) for name in models]
-        terms = _fit(rows, seconds, [totals[name] for name in models])
-        costs[layer] = LayerCost(
-            tensor=tensor,
-            shape=tuple(shapes[tensor]),
-            dims=dims,
-            terms=tuple(1000 * term for term in terms),
-            macs=counted.by_layer.get(layer, 0),
-        )
+    owners, counted = _layers(model, couplings), count(model, run)
+    costs = {
+        layer: LayerCost(tensor=tensor, shape=tuple(shapes[tensor]), dims=dims, macs=counted.by_layer.get(layer, 0))
+        for layer, (tensor, dims) in owners.items()
+    }
     table = CostTable(
         device=device_name(next(model.parameters()).device),
         threads=torch.get_num_threads(),
-        rest_ms=1000 * float(np.median([seconds.get(BEFORE, 0.0) for seconds in found.values()])),
         rest_macs=counted.macs - sum(cost.macs for cost in costs.values()),
-        measured_ms=1000 * totals[next(iter(models))],
         layers=costs,
     )
-    errors = [abs(table.latency_ms(widths[name]) / (1000 * totals[name]) - 1) for name in models]
-    return table.model_copy(update={"fit_error": median(errors)})
+    if rounds == 0:
+        return table
+    plans = _plans(couplings)
+    with torch.no_grad():
+        models = {name: cut(model, kept_entries(shapes, couplings, kept)).eval() for name, kept in plans.items()}
+    found = time_segments(models, owners, run, rounds=rounds, progress=progress)
+    return _timed(table, [kept_shapes(shapes, couplings, plans[name]) for name in models], list(found.values()))
 
 
-def runs(rounds: int = 5) -> int:
+def _timed(
+    table: CostTable, widths: Sequence[Mapping[str, torch.Size]], found: Sequence[Mapping[str, float]]
+) -> CostTable:
+    """The table with each layer's time fitted to its widths.
+
+    Args:
+        table: without times.
+        widths: shapes of all tensors, of each measured model; the first is the unpruned one.
+        found: seconds of each segment, of each measured model.
+    """
+    totals = [sum(seconds.values()) for seconds in found]
+    layers = {}
+    for name, layer in table.layers.items():
+        rows = [features(layer.shape, layer.dims, shapes[layer.tensor]) for shapes in widths]
+        terms = _fit(rows, [seconds.get(name, 0.0) for seconds in found], totals)
+        layers[name] = layer.model_copy(update={"terms": tuple(1000 * term for term in terms)})
+    rest = 1000 * median(seconds.get(BEFORE, 0.0) for seconds in found)
+    timed = table.model_copy(update={"layers": layers, "rest_ms": rest, "measured_ms": 1000 * totals[0]})
+    errors = [abs(timed.latency_ms(shapes) / (1000 * total) - 1) for shapes, total in zip(widths, totals, strict=True)]
+    return timed.model_copy(update={"fit_error": median(errors)})
+
+
+def runs(rounds: int = ROUNDS) -> int:
     """Number of runs for one table, those that are not counted included."""
     return (rounds + 1) * (len(UNIFORM) + MIXED)
 

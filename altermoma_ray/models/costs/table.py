@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict
 
 LANES = 16
 """Channels that a vector unit works on at once."""
+TERMS = 7
+"""Number of terms f."""
 
 
 class LayerCost(BaseModel):
@@ -38,7 +40,7 @@ class LayerCost(BaseModel):
     """Of the unpruned weight."""
     dims: tuple[int, ...]
     """The dimensions that pruning changes, at most two."""
-    terms: tuple[float, ...]
+    terms: tuple[float, ...] = (0.0,) * TERMS
     """The coefficients c, in milliseconds, see the module's text."""
     macs: int = 0
     """Multiply-accumulate operations of the unpruned layer."""
@@ -68,12 +70,12 @@ class CostTable(BaseModel):
     """Name of the processor."""
     threads: int
     """Of PyTorch, on a CPU."""
-    rest_ms: float
+    rest_ms: float = 0.0
     """Milliseconds that no pruned layer changes."""
     rest_macs: int
     """Multiply-accumulate operations outside of the layers."""
-    measured_ms: float
-    """Milliseconds of the unpruned model, as measured."""
+    measured_ms: float | None = None
+    """Milliseconds of the unpruned model, as measured; None for a table of MACs alone."""
     fit_error: float = 0.0
     """Median of the relative differences between table and measurement over the measured widths."""
     layers: dict[str, LayerCost]
