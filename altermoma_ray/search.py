@@ -79,9 +79,9 @@ def main() -> None:
             save_every=options.save_every,
             tracking_uri=options.tracking_uri,
         )
+        if is_limited or _costs_sought(options):
+            check_granularities(request.space.granularities)
         plan = plan_search(request)
-        if plan.is_priced:
-            check_granularities(plan.space.granularities)
         tracker = Tracker.open(options.tracking_uri, storage)
         # A numbered name needs no check: `run_search` takes the next free number at the moment of beginning.
         if options.name:
@@ -107,12 +107,17 @@ def _check_costs(options: argparse.Namespace) -> bool:
     Raises:
         UserError: the objective makes each trial draw its own sparsity, and a sparsity was typed as well.
     """
-    drawing = {metric.name for metric in (metrics.SPARSITY, *metrics.COSTS)} & set((options.objective or "").split(","))
+    drawing = _costs_sought(options) | ({metrics.SPARSITY.name} & set((options.objective or "").split(",")))
     # Only a sparsity which was typed: the default is silently replaced by the trials' own draws.
     if options.sparsity is not None and drawing:
         own = "its own" if metrics.SPARSITY.name in drawing else "its own sparsity"
         raise UserError(f"with {max(drawing)} as an objective each trial draws {own}; leave --sparsity out")
     return options.max_latency_ms is not None or options.max_macs is not None
+
+
+def _costs_sought(options: argparse.Namespace) -> set[str]:
+    """Names of the costs in the objective."""
+    return {metric.name for metric in metrics.COSTS} & set((options.objective or "").split(","))
 
 
 def _parser() -> argparse.ArgumentParser:
