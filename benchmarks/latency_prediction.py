@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import sys
 import tempfile
 import time
 from statistics import median
@@ -57,9 +58,9 @@ def main() -> None:
         nonlocal steps
         steps += 1
         if steps % 16 == 0:
-            print(f"{steps} runs, {time.monotonic() - begun:.0f} s", flush=True)
+            print(f"{steps} runs, {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
-    print(f"table: {runs(options.rounds)} runs, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(f"table: {runs(options.rounds)} runs, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     table = measure_costs(model, channels.couplings, run, rounds=options.rounds, progress=progress)
     seconds = time.monotonic() - begun
     models, predicted, macs_are_right = {"unpruned": model}, {"unpruned": table.latency_ms(table.unpruned)}, []
@@ -70,7 +71,7 @@ def main() -> None:
         models[name] = channels.finalise(model, masks).eval()
         predicted[name] = table.latency_ms(shapes)
         macs_are_right.append(table.macs(shapes) == count(models[name], run).macs)
-    print(f"plans: {(options.rounds + 1) * len(models)} runs, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(f"plans: {(options.rounds + 1) * len(models)} runs, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     found = time_segments(models, table.layers, run, rounds=options.rounds, progress=progress)
     measured = {name: 1000 * sum(parts.values()) for name, parts in found.items()}
     plans = [name for name in models if name != "unpruned"]
