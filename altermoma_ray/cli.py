@@ -223,6 +223,43 @@ def add_plan_options(parser: argparse.ArgumentParser, kind: str) -> None:
     )
 
 
+def add_cost_options(parser: argparse.ArgumentParser) -> None:
+    """Limits of what a pruned model may cost, and the device to predict its latency for."""
+    parser.add_argument(
+        "--max-latency-ms",
+        type=positive,
+        metavar="MS",
+        help="most milliseconds from a sample to decoded outputs, predicted: prune no more than this limit needs",
+    )
+    parser.add_argument(
+        "--max-macs",
+        type=_operations,
+        metavar="NUMBER",
+        help="most multiply-accumulate operations of one sample, such as 2.5e9",
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="of the latency: cpu or cuda (default: cpu)")
+
+
+def device(text: str) -> str:
+    """A device that is here, for argparse."""
+    import torch  # a mere leaderboard does without
+
+    if text.startswith("cuda") and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(f"must be a device of this machine, but got {text} and there is no GPU")
+    try:
+        torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"must be a device of PyTorch, such as cpu or cuda:0, but got {text}"
+        ) from None
+    return text
+
+
+def _operations(text: str) -> int:
+    """A number of operations above 0, for argparse; powers of ten may be written as 1e9."""
+    return max(1, round(positive(text)))
+
+
 def resumes(options: argparse.Namespace, storage: Location) -> bool:
     """Whether the options resume work in storage; one line tells the choice of ``--resume-or-start``.
 

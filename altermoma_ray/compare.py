@@ -40,7 +40,7 @@ from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.search.sync import REPORT_FOLDER, log_report, stored_reference
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
-from altermoma_ray.metrics import SPARSITY
+from altermoma_ray.metrics import COSTS, SPARSITY
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.comparison.report import ablation_report, comparison_report, write_report
 from altermoma_ray.tracking.mlflow.tracker import Tracker
@@ -93,7 +93,7 @@ def _plan(options: argparse.Namespace, storage: Location) -> SearchPlan:
     # SPACE.
     workload, space = workload_of(options), load_space(options.dataset or DEFAULT_DATASET, options.space)
     # All trials of a row share their sparsity, so a comparison by sparsity would compare constants.
-    if SPARSITY.name in (options.objective or "").split(","):
+    if {SPARSITY.name, *(metric.name for metric in COSTS)} & set((options.objective or "").split(",")):
         raise UserError("a comparison sets the sparsity of its trials; name metrics of the task with --objective")
     if options.ablate not in (None, "distillation") and options.criteria is not None:
         raise UserError("an ablation varies AlterMOMA alone; leave --criteria or --ablate out")

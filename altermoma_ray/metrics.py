@@ -59,6 +59,12 @@ class Metric:
 
 SPARSITY = Metric("sparsity", "sparsity")
 """The share of removed weights: the one metric of every search."""
+LATENCY = Metric("latency", "latency (ms)", "minimize")
+"""Predicted milliseconds from a sample to decoded outputs, of searches with a cost table."""
+MACS = Metric("macs", "MACs", "minimize")
+"""Multiply-accumulate operations of one sample, of searches with a cost table."""
+COSTS = (LATENCY, MACS)
+"""The metrics of a pruned model's widths alone; fine-tuning does not change them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +103,12 @@ class Figures:
         return replace(self, metrics=(*first, *(metric for metric in self.metrics if metric.name not in names)))
 
     def find(self, name: str) -> Metric | None:
-        """The metric of a name: the task's, the same without a modality, or ``sparsity``; None where there is none."""
+        """The metric of a name: the task's, the same without a modality, ``sparsity`` or a cost; None where unknown."""
         # SPARSITY last: a task's own metric of this name gives way to the one which every search measures.
-        known = {metric.name: metric for metric in (*self.metrics, SPARSITY)}
+        known = {metric.name: metric for metric in (*self.metrics, SPARSITY, *COSTS)}
         # Derived, not listed: each metric exists once more for every modality.
         whole, found, modality = name.partition(_WITHOUT)
-        if found and whole in known and whole != SPARSITY.name and modality in self.modalities:
+        if found and whole in known and known[whole] not in (SPARSITY, *COSTS) and modality in self.modalities:
             return known[whole].without(modality)
         return known.get(name)
 
@@ -112,7 +118,8 @@ class Figures:
         # A detection task has a metric for every class and distance: a message with all would fill the screen.
         kinds = dict.fromkeys(metric.name.split("/")[0] for metric in self.metrics if "/" in metric.name)
         without = ["METRIC/without-MODALITY"] if self.modalities else []
-        return ", ".join([*names, SPARSITY.name, *(f"{kind}/..." for kind in kinds), *without])
+        common = [metric.name for metric in (SPARSITY, *COSTS)]
+        return ", ".join([*names, *common, *(f"{kind}/..." for kind in kinds), *without])
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

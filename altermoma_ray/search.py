@@ -9,6 +9,7 @@ from altermoma_ray import metrics
 from altermoma_ray.cli import (
     DEFAULT_DATASET,
     Parser,
+    add_cost_options,
     add_data_options,
     add_plan_options,
     add_worker_options,
@@ -22,6 +23,7 @@ from altermoma_ray.cli import (
 from altermoma_ray.console import console
 from altermoma_ray.data.sampling import ValidationPart
 from altermoma_ray.engine.ray.workers import check_cluster
+from altermoma_ray.engine.search.costs import check_priced, with_costs
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.search.run import run_search
@@ -33,6 +35,8 @@ from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 SPARSITY = 0.85
 """The total sparsity of a search without the option."""
+LIMITED_SPARSITY = 0.5
+"""The total sparsity at which the ratios of groups are drawn where a limit of costs says how much is pruned."""
 
 
 def main() -> None:
@@ -51,9 +55,7 @@ def main() -> None:
         # one.
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
-        # Only a sparsity which was typed: the default is silently replaced by the trials' own draws.
-        if options.sparsity is not None and metrics.SPARSITY.name in (options.objective or "").split(","):
-            raise UserError("with sparsity as an objective each trial draws its own; leave --sparsity out")
+        is_limited = _check_costs(options)
         request = SearchRequest(
             workload=workload_of(options),
             name=options.name,
@@ -63,7 +65,11 @@ def main() -> None:
             space=load_space(options.dataset or DEFAULT_DATASET, options.space),
             space_file=options.space,
             objective=options.objective,
-            sparsity=SPARSITY if options.sparsity is None else options.sparsity,
+            sparsity=(LIMITED_SPARSITY if is_limited else SPARSITY) if options.sparsity is None else options.sparsity,
+            max_latency_ms=options.max_latency_ms,
+            max_macs=options.max_macs,
+            is_least_sparsity=options.sparsity is not None,
+            device=options.device,
             trials=options.trials,
             repeat=options.repeat,
             validation_part=options.validation_part,
@@ -73,6 +79,8 @@ def main() -> None:
             save_every=options.save_every,
             tracking_uri=options.tracking_uri,
         )
+        if is_limited or _costs_sought(options):
+            check_priced(request.space.granularities, request.space.criteria if is_limited else ())
         plan = plan_search(request)
         tracker = Tracker.open(options.tracking_uri, storage)
         # A numbered name needs no check: `run_search` takes the next free number at the moment of beginning.
@@ -87,9 +95,29 @@ def main() -> None:
     tracker.check_open(plan.dataset, plan.model)
     # After all checks of options, storage and MLflow: preparing may render a data set or read every nuScenes table.
     plan.workload.load().source().prepare()
+    plan = with_costs(plan)
     # The returned plan counts: a numbered search may have got another number than the one planned.
     plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
     print_table(tracker.leaderboard(plan.name), tracker.columns(plan.name), tracker.champion(plan.name))
+
+
+def _check_costs(options: argparse.Namespace) -> bool:
+    """Whether the search limits its trials' costs; the objective and the sparsity must go together.
+
+    Raises:
+        UserError: the objective makes each trial draw its own sparsity, and a sparsity was typed as well.
+    """
+    drawing = _costs_sought(options) | ({metrics.SPARSITY.name} & set((options.objective or "").split(",")))
+    # Only a sparsity which was typed: the default is silently replaced by the trials' own draws.
+    if options.sparsity is not None and drawing:
+        own = "its own" if metrics.SPARSITY.name in drawing else "its own sparsity"
+        raise UserError(f"with {max(drawing)} as an objective each trial draws {own}; leave --sparsity out")
+    return options.max_latency_ms is not None or options.max_macs is not None
+
+
+def _costs_sought(options: argparse.Namespace) -> set[str]:
+    """Names of the costs in the objective."""
+    return {metric.name for metric in metrics.COSTS} & set((options.objective or "").split(","))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,7 +131,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run all trials even if the space has fewer settings; a setting that comes again gets another seed",
     )
-    parser.add_argument("--sparsity", type=ratio, help=f"share of weights to remove (default: {SPARSITY})")
+    parser.add_argument(
+        "--sparsity",
+        type=ratio,
+        help=f"share of weights to remove (default: {SPARSITY}); with a limit of costs the least share (default: 0)",
+    )
+    add_cost_options(parser)
     parser.add_argument(
         "--objective",
         help="metric to optimise (default: the task's first), or several for a Pareto search: map,sparsity",

@@ -44,3 +44,22 @@ def test_distillation_does_not_depend_on_the_number_of_workers(tmp_path):
     assert (figures["plain"]["distillation"], figures["one"]["distillation"]) == (0, 1)
     assert figures["two"]["metrics"] == pytest.approx(figures["one"]["metrics"], abs=1e-5)
     assert figures["plain"]["metrics"]["error"] != pytest.approx(figures["one"]["metrics"]["error"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_limit_is_answered_without_training_and_kept_with_it(synthetic_root, tmp_path):
+    def run(*options):
+        line = [sys.executable, "-m", "altermoma_ray.prune", "nusc", "--dataroot", synthetic_root]
+        line += ["--model", "bevfusion-mit-toy", "--checkpoint", SHIPPED, "--storage", tmp_path / "storage"]
+        line += ["--criterion", "snip", "--max-macs", "5e8", "--out", tmp_path / "pruned", *options]
+        return subprocess.run(list(map(str, line)), check=True, capture_output=True, text=True)
+
+    run("--dry-run")
+    answered = json.loads((tmp_path / "pruned" / "budget.json").read_text())
+    assert answered["macs"] <= 5e8 < answered["unpruned_macs"]
+    assert not (tmp_path / "pruned" / "figures.json").exists()
+    assert "0 computed, 1 from storage" in run().stderr
+    figures = json.loads((tmp_path / "pruned" / "figures.json").read_text())
+    assert figures["macs"] == answered["macs"]
+    assert figures["widths"] == answered["widths"]
+    assert figures["ratio"] > 0

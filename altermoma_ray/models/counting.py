@@ -87,6 +87,32 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Counts:
     )
 
 
+def occupied_voxels(model: nn.Module, run: Callable[[nn.Module], Any]) -> int | None:
+    """Voxels that enter the first sparse convolution of a forward pass; None for a model without one.
+
+    >>> occupied_voxels(nn.Linear(3, 4), lambda layer: layer(torch.zeros(5, 3))) is None
+    True
+
+    Args:
+        model: left unchanged.
+        run: runs the model on a batch.
+    """
+    found: list[int] = []
+
+    def note(_: nn.Module, inputs: Any) -> None:
+        found.append(len(inputs[0].features))
+
+    layers = [layer for layer in model.modules() if isinstance(layer, SparseConvolution)]
+    handles = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        with torch.no_grad():
+            run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
 def _inside(name: str, totals: dict[str, int]) -> int:
     """MACs of the modules directly inside one; their MACs include the modules further in.
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.metrics import SPARSITY, Direction, Figures, Metric
+from altermoma_ray.metrics import COSTS, SPARSITY, Direction, Figures, Metric
 from altermoma_ray.tracking.result import TrialResult
 
 
@@ -65,8 +65,8 @@ class Objective:
 
     @property
     def searches_sparsity(self) -> bool:
-        """Whether the total sparsity is drawn for each trial instead of set."""
-        return SPARSITY in self.metrics
+        """Whether the total sparsity is drawn for each trial instead of set: the objective depends on it alone."""
+        return any(metric in (SPARSITY, *COSTS) for metric in self.metrics)
 
     @property
     def rule(self) -> str:
@@ -116,7 +116,9 @@ class Objective:
         >>> Objective.parse("map,sparsity", Figures(metrics=(Metric("map", "mAP"),))).text([0.5, 0.9])
         'mAP 0.500, sparsity 0.900'
         """
-        return ", ".join(f"{metric.title} {value:.3f}" for metric, value in zip(self.metrics, values, strict=True))
+        # Three decimals of a share say something, three decimals of a number of operations do not.
+        shown = [f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.3f}" for value in values]
+        return ", ".join(f"{metric.title} {value}" for metric, value in zip(self.metrics, shown, strict=True))
 
 
 def knee(points: Mapping[int, tuple[float, ...]]) -> int:

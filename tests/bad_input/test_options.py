@@ -382,6 +382,76 @@ def test_bounds_out_of_range(bench, check):
     )
 
 
+def test_budget_that_no_mask_meets(bench, check):
+    check(
+        "budget that no mask meets",
+        prune(bench, "--max-macs", "1000"),
+        r"no mask meets the budget: the narrowest model has [\d,]+ MACs, but at most 1,000; raise the budget, or lower",
+        ("checkpoints", "costs", "index"),
+    )
+    assert not list(bench.folder.glob("pruned/*"))
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "pattern"),
+    [
+        (
+            "budget of single weights",
+            "--granularity weight --max-latency-ms 60",
+            r"granularity 'weight' leaves every layer as wide as it was, which saves neither time nor MACs; take",
+        ),
+        (
+            "budget of a criterion with rounds",
+            "--criterion imp --max-macs 100000000",
+            r"imp prunes in rounds to a sparsity that is set beforehand, so that no limit of latency or MACs can set",
+        ),
+        (
+            "answer without a budget",
+            "--dry-run",
+            r"--dry-run answers a limit of costs; add --max-latency-ms or --max-m",
+        ),
+        (
+            "budget of nothing",
+            "--max-latency-ms 0",
+            r"argument --max-latency-ms: must be a number above 0, but got 0; see",
+        ),
+    ],
+)
+def test_budget_that_asks_for_nothing(what, options, pattern, bench, check):
+    check(what, prune(bench, *options.split()), pattern)
+
+
+def test_search_of_single_weights_under_a_budget(bench, check):
+    check(
+        "search of single weights under a budget",
+        bench.search("--max-latency-ms", "60"),
+        r"granularity 'weight' leaves every layer as wide as it was, which saves neither time nor MACs; take",
+    )
+    check(
+        "sparsity beside a cost that is searched",
+        bench.search("--objective", "map,latency", "--sparsity", "0.5"),
+        r"with latency as an objective each trial draws its own sparsity; leave --sparsity out$",
+    )
+
+
+def test_benchmark_of_no_pruned_model(bench, check):
+    check(
+        "benchmark of a data set alone",
+        ["benchmark", "nusc", *bench.stored()],
+        r"nusc names no pruned model; give a run",
+    )
+    check(
+        "benchmark of a file without its data set",
+        ["benchmark", str(bench.checkpoint), *bench.stored()],
+        r"does not tell its data set; name the data set, and give the file with --pruned$",
+    )
+    check(
+        "benchmark of a run on other data",
+        ["benchmark", "nusc-1", "--dataroot", str(bench.dataroot), *bench.stored()],
+        r"--dataroot goes with a data set and --pruned; nusc-1 brings its own$",
+    )
+
+
 def test_unknown_granularity(bench, check):
     check(
         "unknown granularity",

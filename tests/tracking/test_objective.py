@@ -96,3 +96,18 @@ def test_how_the_champion_is_chosen_is_said():
         "the knee of the Pareto front of mAP and sparsity: its trial nearest to the best value"
     )
     assert PARETO.text([math.nan, 0.9]) == "mAP nan, sparsity 0.900"
+
+
+def test_costs_are_sought_downwards_and_make_each_trial_draw_its_sparsity():
+    objective = Objective.parse("map,latency", FIGURES)
+    assert objective.searches_sparsity
+    assert not MAP.searches_sparsity
+    assert objective.directions == ["maximize", "minimize"]
+    result = TrialResult(
+        number=0, status="finished", metrics={"map": 0.5, "latency": 61.2}, sparsity={"total": 0.4}, started=0, ended=1
+    )
+    assert objective.values(result) == [0.5, 61.2]
+    assert objective.best({0: [0.5, 61.2], 1: [0.4, 80.0], 2: [0.5, 60.0]}) == 2
+    assert Objective.parse("macs", FIGURES).text([1.5e9]) == "MACs 1,500,000,000"
+    # A cost is the same with a sensor masked: there is no such metric.
+    assert FIGURES.find("latency/without-camera") is None

@@ -13,6 +13,7 @@ from types import TracebackType
 from rich.markup import escape
 
 from altermoma_ray.console import console
+from altermoma_ray.engine.search.costs import checked_latency
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import SPARSITY
@@ -196,6 +197,8 @@ class Logbook:
             version = self._tracker.register_champion(parent, self._runs[best], rule=objective.rule)
             figures = f"{objective.text(finished[best])}, {objective.rule}"
             console.print(f"[bold]champion[/] trial {best} ({figures}), registered as version {version}")
+            if self._plan.costs:
+                self._check_latency(best)
         elif finished:
             console.print(
                 f"[yellow]no champion[/]: none of the {len(finished)} finished trials has a finite "
@@ -204,6 +207,16 @@ class Logbook:
         else:
             console.print(
                 f"[yellow]no champion[/]: none of the {len(results)} trials finished, so no model is registered"
+            )
+
+    def _check_latency(self, number: int) -> None:
+        """Measure the champion beside the unpruned model, and log both figures beside the prediction."""
+        measured = checked_latency(self._plan, number)
+        if measured:
+            self._tracker.log_measured(self._runs[number], measured)
+            console.print(
+                f"  measured {measured['latency_ms']:.1f} ms, the unpruned model {measured['unpruned_ms']:.1f} ms: "
+                f"{measured['ratio']:.2f} times as fast"
             )
 
     def _finish_queue(self) -> None:

@@ -14,10 +14,11 @@ from altermoma_ray.engine.search.driver import FILE
 from altermoma_ray.engine.search.proposals import Grid, Proposals, Proposer
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.files import SpaceReference
+from altermoma_ray.engine.trials.budget import Budget
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.trial import read_result
 from altermoma_ray.errors import UserError
-from altermoma_ray.metrics import Figures, without_of
+from altermoma_ray.metrics import COSTS, LATENCY, MACS, Figures, without_of
 from altermoma_ray.places import Place, kept_in, read_from
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.objective import Objective
@@ -61,6 +62,16 @@ class SearchPlan(BaseModel):
     workers: int = Field(gt=0)
     """Number of Ray Train workers in one trial; 1 runs the trial in a reused actor."""
     gpus_per_worker: float = Field(ge=0)
+    max_latency_ms: float | None = Field(default=None, gt=0)
+    """Most milliseconds of every trial's model, predicted; None for no limit."""
+    max_macs: int | None = Field(default=None, gt=0)
+    """Most multiply-accumulate operations of every trial's model; None for no limit."""
+    is_least_sparsity: bool = False
+    """Whether trials with a limit prune ``sparsity`` at least; otherwise no more than the limit needs."""
+    device: str = "cpu"
+    """Device for which latency is predicted."""
+    costs: Place | None = None
+    """File of the model's cost table; None where no limit and no objective needs one."""
     save_every: float = Field(default=60.0, ge=0)
     """Seconds from one saved state of a trial to the next."""
     tracking_uri: Place | None = None
@@ -86,12 +97,32 @@ class SearchPlan(BaseModel):
     def figures(self) -> Figures:
         """The figures measured for each trial."""
         workload = self.workload.load()
-        return Figures(metrics=tuple(workload.task.metrics), groups=tuple(self.sizes), modalities=workload.modalities)
+        # Of a search with a cost table alone: others have no such columns.
+        priced = () if self.costs is None else COSTS if self.is_timed else (MACS,)
+        metrics = (*workload.task.metrics, *priced)
+        return Figures(metrics=metrics, groups=tuple(self.sizes), modalities=workload.modalities)
 
     @property
     def optimised(self) -> Objective:
         """The objective, with the directions of its metrics."""
         return Objective.parse(self.objective, self.figures)
+
+    @property
+    def budget(self) -> Budget:
+        """The limits of every trial's costs."""
+        # A drawn sparsity is a least one too: otherwise all trials of a Pareto search would lie at the limit.
+        least = self.is_least_sparsity or self.optimised.searches_sparsity
+        return Budget(max_latency_ms=self.max_latency_ms, max_macs=self.max_macs, is_beside_sparsity=least)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether trials need a predicted latency; MACs alone need no measurement."""
+        return self.max_latency_ms is not None or LATENCY.name in self.objective.split(",")
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether trials need predicted costs: for a limit, or as an objective."""
+        return bool(self.budget) or any(metric in COSTS for metric in self.optimised.metrics)
 
     @property
     def storage(self) -> Location:
@@ -183,6 +214,8 @@ class SearchPlan(BaseModel):
             rung_samples=self.space.rung_samples,
             without=without_of(self.optimised.names),
             save_every=self.save_every,
+            costs=self.costs,
+            budget=self.budget,
         )
 
     def scoring_jobs(self) -> list[ScoringJob]:

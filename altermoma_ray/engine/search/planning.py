@@ -52,6 +52,14 @@ class SearchRequest(BaseModel):
     first metric."""
     sparsity: float
     """The total sparsity, unless sparsity is an objective."""
+    max_latency_ms: float | None = None
+    """Most milliseconds of every trial's model."""
+    max_macs: int | None = None
+    """Most multiply-accumulate operations of every trial's model."""
+    is_least_sparsity: bool = False
+    """Whether trials with a limit prune ``sparsity`` at least; otherwise no more than the limit needs."""
+    device: str = "cpu"
+    """Device for which latency is predicted."""
     trials: int = 8
     """Number of trials; the plan has fewer where the space has fewer different settings."""
     repeat: bool = False
@@ -108,8 +116,8 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     if not request.grid and not request.repeat:
         trials = number_of_settings(space, sizes, total, trials)
     checkpoint, digest = _store(model, storage)
-    same = {"workload", "sparsity", "repeat", "validation_part", "grid", "ablation"}
-    same |= {"seed", "workers", "gpus_per_worker", "save_every"}
+    decided = {"space", "name", "objective", "checkpoint", "trials", "tracking_uri"}
+    same = SearchRequest.model_fields.keys() & SearchPlan.model_fields.keys() - decided
     kind = _kind_of(request.workload.name)
     return SearchPlan(
         **{name: getattr(request, name) for name in same},

@@ -28,6 +28,7 @@ from altermoma_ray.engine.ray.workers import (
     worker_slots,
 )
 from altermoma_ray.engine.scoring.score import score
+from altermoma_ray.engine.search.costs import unpruned_costs
 from altermoma_ray.engine.search.driver import sole_driver
 from altermoma_ray.engine.search.logbook import Logbook
 from altermoma_ray.engine.search.plan import SearchPlan
@@ -38,7 +39,7 @@ from altermoma_ray.engine.trials.job import TrialJob
 from altermoma_ray.engine.trials.trainable import TrialActor, distributed_trial
 from altermoma_ray.engine.trials.trial import TrialRunner, forget_state
 from altermoma_ray.errors import UserError
-from altermoma_ray.metrics import SPARSITY
+from altermoma_ray.metrics import COSTS, SPARSITY
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
@@ -92,7 +93,7 @@ def _run_stages(plan: SearchPlan, tracker: Tracker, slots: int, *, resume: bool)
         # Ray evaluates the unpruned model beside the trials; only the end of the search waits for the metrics.
         reference = _reference(plan, job)
         results = _run_trials(plan, job, logbook)
-        logbook.close(results, result_of(reference))
+        logbook.close(results, result_of(reference) | unpruned_costs(plan))
 
 
 def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[TrialResult]:
@@ -158,7 +159,7 @@ def _reference(plan: SearchPlan, job: TrialJob) -> Any:
     """A Ray reference to the unpruned model's metrics, measured once for a checkpoint and a data set."""
     file = reference_file(plan)
     known: dict[str, float] = json.loads(file.read_bytes()) if file.exists() else {}
-    wanted = {metric.name for metric in plan.optimised.metrics if metric != SPARSITY}
+    wanted = {metric.name for metric in plan.optimised.metrics if metric not in (SPARSITY, *COSTS)}
     if known and wanted <= known.keys():
         return ray.put(known)
     return _evaluate_reference.options(num_cpus=1, num_gpus=plan.gpus_per_worker).remote(job, str(file))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from altermoma_ray.console import console
+from altermoma_ray.engine.search.costs import unpruned_costs
 from altermoma_ray.engine.search.driver import sole_driver
 from altermoma_ray.engine.search.logbook import Logbook, OnlyInStorage
 from altermoma_ray.engine.search.plan import SearchPlan
@@ -48,7 +49,7 @@ def stored_reference(plan: SearchPlan) -> dict[str, float] | None:
     """Metrics of the unpruned model; None where they are not measured yet, or the data set is out of reach."""
     try:
         file = reference_file(plan)
-        return json.loads(file.read_bytes()) if file.exists() else None
+        return json.loads(file.read_bytes()) | unpruned_costs(plan) if file.exists() else None
     except UserError as error:
         # The file is named by the fingerprint of the data set, which may be on another machine.
         console.print(f"  no metrics of the unpruned model: {error}")

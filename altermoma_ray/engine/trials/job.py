@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.engine.scoring.indicators import ScoringJob
 from altermoma_ray.engine.space import PruningSetting
+from altermoma_ray.engine.trials.budget import Budget
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.protocols import ValidationPart
@@ -40,6 +41,10 @@ class TrialJob(BaseModel):
     """Modalities masked one by one in further evaluations, for metrics of the model without them."""
     save_every: float
     """Seconds after which a trial keeps its state again; a trial whose process or node dies goes on from there."""
+    costs: Place | None = None
+    """File of the model's cost table; None where nobody asks for costs."""
+    budget: Budget = Budget()
+    """Limits of costs; each trial prunes as little as they allow. Without a limit the setting's sparsity holds."""
 
     @property
     def workload(self) -> WorkloadReference:

@@ -37,6 +37,7 @@ from altermoma_ray.engine.training.loop import (
     train_steps,
 )
 from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, retake_statistics
+from altermoma_ray.engine.trials.budget import costs_of, within_budget
 from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.events import events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
@@ -101,9 +102,9 @@ class TrialRunner:
     def run(self, trial: TrialTask) -> Iterator[dict[str, float]]:
         """Run a trial, yielding the metrics of every evaluation with ``step``; the result is in storage at the end.
 
-        A loss which is not finite, or a sparsity beyond the reach of whole units, ends the trial as ``failed``, with
-        its reason. A trial with a result in storage does not run again: its process had died after the result, before
-        its last report.
+        A loss which is not finite, or a sparsity or budget beyond the reach of whole units, ends the trial as
+        ``failed``, with its reason. A trial with a result in storage does not run again: its process had died after
+        the result, before its last report.
 
         Args:
             trial: its setting, and how far to run.
@@ -125,8 +126,10 @@ class TrialRunner:
             clock.lap("criterion")
             scores = self._scores(trial)
             plan = self._plan(scores, trial, steps)
+            costs = costs_of(self._job.costs, self._units(trial), plan[-1][1])
             clock.lap("score")
             for evaluation in self._fine_tune(trial, plan, steps, end, history, clock):
+                evaluation = Evaluation(step=evaluation.step, metrics={**evaluation.metrics, **costs})
                 # `_fine_tune` shares this list, and keeps it with the state when asked for the next evaluation.
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
@@ -136,6 +139,10 @@ class TrialRunner:
             # Raised on all workers alike, so none is left in a reduction, and one record is enough.
             if rank_and_world()[0] == 0:
                 record_failure(self._job, trial, str(error), history=history, seconds=clock.seconds)
+
+    def decide(self, trial: TrialTask) -> tuple[Granularity, Masks]:
+        """The units of a trial, bound to the model, and the trial's last masks; nothing is trained."""
+        return self._units(trial), self._plan(self._scores(trial), trial, steps=0)[-1][1]
 
     def _units(self, trial: TrialTask) -> Granularity:
         """The granularity of a trial, bound to this model; kept, since finding a model's channels takes a while."""
@@ -179,6 +186,7 @@ class TrialRunner:
         # where the masks of the target go before the others.
         when = [min(step, steps) for step in schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))]
         units = self._units(trial)
+        target = within_budget(target, self._job.budget, self._job.costs, units, scores)
         return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rounds(schedule), strict=True)]
 
     def _fine_tune(

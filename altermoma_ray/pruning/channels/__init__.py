@@ -12,6 +12,7 @@ from altermoma_ray.pruning.channels.choosing import Bounds, choose
 from altermoma_ray.pruning.channels.couplings import Coupling, Slice, keep_masks, kept_entries
 from altermoma_ray.pruning.channels.cutting import cut, cut_entries
 from altermoma_ray.pruning.channels.tracing import trace
+from altermoma_ray.pruning.channels.widths import kept_shapes, kept_shares
 
 __all__ = [
     "Bounds",
@@ -22,5 +23,7 @@ __all__ = [
     "cut_entries",
     "keep_masks",
     "kept_entries",
+    "kept_shapes",
+    "kept_shares",
     "trace",
 ]

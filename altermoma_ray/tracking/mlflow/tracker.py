@@ -164,6 +164,19 @@ class Tracker(SearchReader):
             changed = [Logged(key, value, now, 0) for key, value in new.items() if logged.get(key) != value]
             self._log(parent, metrics=changed)
 
+    def log_measured(self, run_id: str, latency: Mapping[str, float]) -> None:
+        """Log a trial's latency as measured: ``measured/latency_ms``, ``measured/unpruned_ms``, ``measured/ratio``.
+
+        Args:
+            run_id: the trial's run id.
+            latency: figures by their names.
+        """
+        from mlflow.entities import Metric as Logged
+
+        with self._store.reported():
+            now = int(1000 * time.time())
+            self._log(run_id, metrics=[Logged(f"measured/{key}", value, now, 0) for key, value in latency.items()])
+
     def log_trial(
         self,
         parent: str,
