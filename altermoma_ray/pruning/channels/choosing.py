@@ -35,7 +35,7 @@ class Bounds:
 
     Attributes:
         least: least share of channels kept of each coupling, in (0, 1].
-        multiple: widths are multiples of this number wherever the unpruned width is.
+        multiple: widths are multiples of this number; a layer of another width may stay whole.
         least_of: the least share of single couplings, by pattern; 1 leaves a layer whole.
         multiple_of: the multiple of single couplings, by pattern.
     """
@@ -62,12 +62,10 @@ class Bounds:
         return next((one for pattern, one in self.multiple_of.items() if fnmatchcase(name, pattern)), self.multiple)
 
     def step(self, coupling: Coupling) -> int:
-        """Widths of a coupling, in channels or heads, are multiples of this number."""
+        """Widths of a coupling that loses channels or heads are multiples of this number."""
         multiple = self.multiple_in(coupling.name)
         # Heads of 16 channels are multiples of 8 whatever their number.
-        step = math.lcm(multiple // math.gcd(multiple, coupling.unit), coupling.multiple)
-        # An odd width, of ten classes for example, cannot keep to multiples of 8 and stay whole.
-        return step if coupling.channels % step == 0 else coupling.multiple
+        return math.lcm(multiple // math.gcd(multiple, coupling.unit), coupling.multiple)
 
     def narrowest(self, coupling: Coupling) -> int:
         """The least width of a coupling."""

@@ -111,6 +111,16 @@ def test_single_layers_have_bounds_of_their_own():
         Channel(Bounds(multiple_of={"sekond": 8})).bound_to(model, run)
 
 
+def test_an_odd_width_goes_down_to_a_multiple_or_stays():
+    couplings = [Coupling("layer", (Slice("layer.weight", 0, torch.arange(32)[:, None]),))]
+    scores = {"layer.weight": torch.arange(32.0)[:, None]}
+    widths = {}
+    for sparsity in (0.0, 0.01, 0.1, 0.6):
+        target = Target(groups={"all": ["layer.weight"]}, sparsity=sparsity)
+        widths[sparsity] = int(choose(scores, couplings, target, Bounds(multiple=10))["layer"].sum())
+    assert widths == {0.0: 32, 0.01: 32, 0.1: 20, 0.6: 10}
+
+
 def test_heads_are_as_wide_as_their_channels():
     heads = Coupling("attention", (Slice("attention.weight", 0, torch.arange(96).view(6, 16)),), unit=16)
     assert [Bounds(multiple=multiple).step(heads) for multiple in (1, 8, 16, 32)] == [1, 1, 1, 2]
