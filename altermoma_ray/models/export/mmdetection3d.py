@@ -1,0 +1,108 @@
+"""Weights under mmdetection3d's names, and the widths of a pruned model's layers beside them.
+
+mmdetection3d builds a model from a configuration with one list of channels for each part; a pruned model has a width of
+its own in every layer. ``widths.json`` therefore lists every narrowed layer by its name there. Build the model of the
+configuration, give the listed layers their widths, then load the weights.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.config import HeadConfig
+from altermoma_ray.models.encoders.camera import WindowAttention
+from altermoma_ray.models.releases.bevfusion import MMDET3D
+from altermoma_ray.models.weights.state_files import read_state
+from altermoma_ray.storage import Location
+
+WEIGHTS, WIDTHS = "weights.pth", "widths.json"
+_CHANNELS = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "heads")
+"""Attributes with the widths of a layer."""
+
+
+def check_namable(model: FusionModel) -> None:
+    """Find out whether mmdetection3d has the parts of a model.
+
+    Raises:
+        UserError: it lacks a part, or reads the model's boxes in another way.
+    """
+    config = model.config
+    if not isinstance(config.head, HeadConfig) or config.camera.depth_net is None:
+        raise UserError(
+            f"{config.name} has a part that mmdetection3d's BEVFusion lacks (a map segmentation head, or a lift "
+            "without LiDAR depth); take --target onnx"
+        )
+    if config.head.height != MMDET3D.height:
+        raise UserError(
+            f"the head learned the z of a box's {config.head.height}, but mmdetection3d reads the z of its "
+            f"{MMDET3D.height}, and no change of the weights mends that; take --target onnx"
+        )
+
+
+def released_state(model: FusionModel) -> dict[str, Tensor]:
+    """The model's tensors under mmdetection3d's names and in its layout.
+
+    >>> from altermoma_ray.models.configurations.named import configuration
+    >>> state = released_state(configuration("bevfusion-mit-toy").build())
+    >>> [name for name in state if name.startswith("fusion_layer")][:2]
+    ['fusion_layer.0.weight', 'fusion_layer.1.weight']
+    """
+    return {
+        MMDET3D.name(name): MMDET3D.restore(name, tensor).contiguous() for name, tensor in model.state_dict().items()
+    }
+
+
+def weight_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """The tensors as a ``.pth`` for mmdetection3d."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": dict(state)}, buffer)
+    return buffer.getvalue()
+
+
+def read_back(data: bytes, model: FusionModel) -> dict[str, Tensor]:
+    """The tensors of a ``.pth``, read without unpickling, under the model's own names.
+
+    Args:
+        data: the file's content.
+        model: gives names and layouts.
+    """
+    found = read_state(data, Location.parse(WEIGHTS)).tensors
+    by_name = {name.removeprefix("state_dict/"): tensor for name, tensor in found.items()}
+    return {name: MMDET3D.convert(name, own, by_name[MMDET3D.name(name)]) for name, own in model.state_dict().items()}
+
+
+def narrowed_layers(model: FusionModel) -> dict[str, dict[str, list[int]]]:
+    """By layer and attribute, the width and the unpruned width; narrowed layers only.
+
+    Example of an entry::
+
+        {"pts_backbone.blocks.0.0": {"out_channels": [72, 128]}}
+    """
+    whole = dict(model.config.build().named_modules())
+    layers: dict[str, dict[str, list[int]]] = {}
+    for name, module in model.named_modules():
+        here, before = _widths(module), _widths(whole[name])
+        changed = {key: [value, before[key]] for key, value in here.items() if value != before[key]}
+        if changed:
+            # The rules rename tensors, whose names go on behind the layer's.
+            layers[MMDET3D.name(f"{name}.").removesuffix(".")] = changed
+    return layers
+
+
+def width_bytes(model: FusionModel) -> bytes:
+    """The JSON of the narrowed layers."""
+    return json.dumps({"model": model.config.name, "layers": narrowed_layers(model)}, indent=1).encode()
+
+
+def _widths(module: nn.Module) -> dict[str, int]:
+    """The widths of a layer by PyTorch's names for them."""
+    if not isinstance(module, WindowAttention) and next(module.children(), None) is not None:
+        return {}
+    return {name: int(getattr(module, name)) for name in _CHANNELS if isinstance(getattr(module, name, None), int)}
