@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
 
 from altermoma_ray.cli import Parser, add_storage_option, run
 from altermoma_ray.console import console
@@ -36,6 +35,7 @@ def main() -> None:
     with console.status("exporting") as status:
         made = targets.TARGETS[options.target](model, lambda file: status.update(f"exporting {file}"))
     _write(out, made, model, options.target)
+    console.print("[bold]checked[/]: largest relative difference of each file, of the difference allowed")
     _show(made)
     print(out)
 
@@ -72,13 +72,13 @@ def _write(out: Location, made: Export, model: FusionModel, target: str) -> None
 
 
 def _show(made: Export) -> None:
-    table = Table("file", "run by", "against", "difference", "allowed", "not run on")
+    """A line for each check."""
     for check in made.checks:
-        figures = f"{check.largest:.1e}", f"{check.tolerance:.0e}" if check.tolerance else "0"
-        table.add_row(check.file, check.by, check.against, *figures, ", ".join(check.not_run_on))
-    console.print(table)
+        compared = f"{check.largest:.1e} of {check.tolerance:.0e}" if check.tolerance else f"{check.largest:.1e}"
+        missing = "".join(f"; not run on {program}" for program in check.not_run_on)
+        console.print(escape(f"  {check.file:<24} {compared:<16} {check.by}, against {check.against}{missing}"))
     for note in made.notes:
-        console.print(escape(note))
+        console.print(escape(f"  {note}"))
 
 
 def _parser() -> argparse.ArgumentParser:

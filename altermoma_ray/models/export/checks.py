@@ -30,7 +30,7 @@ class Check:
     """Name of the file, or of a chain of files."""
     by: str
     """The program that ran the file."""
-    against: str = "its part in PyTorch"
+    against: str = "its part of the model"
     """The source of the expected outputs."""
     inputs: Mapping[str, list[int]] = field(default_factory=dict)
     """Shapes by name."""

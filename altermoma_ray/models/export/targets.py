@@ -186,7 +186,7 @@ def _check_parts(
     chain = Check(
         file="all as a chain",
         by=by,
-        against="the whole model in PyTorch, from which the splat and the LiDAR's map are",
+        against="the whole model",
         outputs=shapes(expected),
         opset=opset,
         differences=differences(_comparable(head, outputs, expected), expected),
