@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def test_folder_without_a_model(bench, check, line):
     check("folder without a model", line(bench.folder), words)
 
 
-def test_searches_without_a_model(bench, check, line):
+def test_searches_without_a_model(bench, empty_store, check, line):
+    shutil.copytree(empty_store, bench.storage)
     bench.begin()
     check("model of an unknown search", line("second"), r"no search 'second' in \S+; known: first$", ("mlflow.db",))
     check("search without a champion", line("first"), r"has no champion yet; name a trial: first/0$", ("mlflow.db",))
