@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from altermoma_ray.cli import Parser, add_storage_option, run
+from altermoma_ray.cli import Parser, add_storage_option, run, seed
 from altermoma_ray.console import console
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -32,8 +32,7 @@ def main() -> None:
         model = load_model(checkpoint)
     from altermoma_ray.models.export import targets
 
-    with console.status("exporting") as status:
-        made = targets.TARGETS[options.target](model, lambda file: status.update(f"exporting {file}"))
+    made = targets.TARGETS[options.target](model, lambda step: console.print(f"  {step}"), options.seed)
     _write(out, made, model, options.target)
     console.print("[bold]checked[/]: largest relative difference of each file, of the difference allowed")
     _show(made)
@@ -91,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target", required=True, choices=TARGETS, help="format of the files")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files and checks.json")
+    parser.add_argument("--seed", type=seed, default=0, help="of the drawn sample to check on (default: 0)")
     add_storage_option(parser)
     parser.add_argument("--tracking-uri", help="MLflow server (default: the database in the storage folder)")
     return parser

@@ -61,7 +61,8 @@ class Check:
             if not value <= self.tolerance:
                 raise UserError(
                     f"{self.file}, run by {self.by}, differs from the model by {value:.1e} in {name}, more than "
-                    f"{self.tolerance:.0e}; nothing was written: check the weights for huge values"
+                    f"{self.tolerance:.0e}; nothing was written: take another --seed, as proposals of almost equal "
+                    "heat may look so, or check the weights for huge values"
                 )
         return self
 

@@ -85,20 +85,30 @@ def narrowed_layers(model: FusionModel) -> dict[str, dict[str, list[int]]]:
 
         {"pts_backbone.blocks.0.0": {"out_channels": [72, 128]}}
     """
-    whole = dict(model.config.build().named_modules())
+    unpruned = model.config.build()
+    whole = dict(unpruned.named_modules())
     layers: dict[str, dict[str, list[int]]] = {}
     for name, module in model.named_modules():
         here, before = _widths(module), _widths(whole[name])
         changed = {key: [value, before[key]] for key, value in here.items() if value != before[key]}
         if changed:
             # The rules rename tensors, whose names go on behind the layer's.
-            layers[MMDET3D.name(f"{name}.").removesuffix(".")] = changed
+            layers[_layer(f"{name}.")] = changed
+    others = unpruned.state_dict()
+    changed_layers = {_layer(name) for name, tensor in model.state_dict().items() if tensor.shape != others[name].shape}
+    # A layer of a kind that has its widths elsewhere would be missing here, and its weights would not load there.
+    assert changed_layers == set(layers), changed_layers ^ set(layers)
     return layers
 
 
-def width_bytes(model: FusionModel) -> bytes:
-    """The JSON of the narrowed layers."""
-    return json.dumps({"model": model.config.name, "layers": narrowed_layers(model)}, indent=1).encode()
+def width_bytes(model: FusionModel, layers: Mapping[str, object]) -> bytes:
+    """The JSON of a model's narrowed layers."""
+    return json.dumps({"model": model.config.name, "layers": layers}, indent=1).encode()
+
+
+def _layer(tensor: str) -> str:
+    """The released name of the layer of one of our tensors."""
+    return MMDET3D.name(tensor).rpartition(".")[0]
 
 
 def _widths(module: nn.Module) -> dict[str, int]:

@@ -30,7 +30,7 @@ from altermoma_ray.models.layers.sparse import SparseConvolution
 from altermoma_ray.models.layers.voxelise import voxelise
 
 Tell = Callable[[str], None]
-"""Told the name of each file before the file is made."""
+"""Told each step before it begins, such as ``making fuser.onnx``."""
 Run = Callable[[bytes, Part, Mapping[str, Tensor]], dict[str, Tensor]]
 """Runs the content of a part's file on inputs by name."""
 
@@ -62,15 +62,15 @@ class Export:
         )
 
 
-def to_onnx(model: FusionModel, tell: Tell) -> Export:
+def to_onnx(model: FusionModel, tell: Tell, seed: int = 0) -> Export:
     """The dense parts as ONNX, for any widths, cameras, grid and head of this project's models."""
     made = Export(notes=_box_notes(model))
-    sample = drawn_sample(model.config)
+    sample = drawn_sample(model.config, seed)
     _dense(made, model, sample, dense_parts(model, sample), OPSET, tell)
     return made
 
 
-def to_cuda_bevfusion(model: FusionModel, tell: Tell) -> Export:
+def to_cuda_bevfusion(model: FusionModel, tell: Tell, seed: int = 0) -> Export:
     """The five files that NVIDIA's CUDA-BEVFusion reads.
 
     Raises:
@@ -84,34 +84,35 @@ def to_cuda_bevfusion(model: FusionModel, tell: Tell) -> Export:
             *_width_notes(model.encoders["lidar"].backbone),  # type: ignore[union-attr, arg-type]
         ]
     )
-    sample = drawn_sample(model.config)
+    sample = drawn_sample(model.config, seed)
     _dense(made, model, sample, dense_parts(model, sample, runtime_boxes=True), RUNTIME_OPSET, tell)
-    tell(sparse_file.FILE)
+    tell(f"making and checking {sparse_file.FILE}")
     _sparse(made, model.encoders["lidar"], sample)  # type: ignore[arg-type]
     return made
 
 
-def to_torch(model: FusionModel, tell: Tell) -> Export:
+def to_torch(model: FusionModel, tell: Tell, seed: int = 0) -> Export:
     """The dense parts as ``torch.export`` programs."""
     made = Export(notes=_box_notes(model))
-    sample = drawn_sample(model.config)
+    sample = drawn_sample(model.config, seed)
     parts = dense_parts(model, sample)
     for part in parts:
-        tell(f"{part.name}.pt2")
+        tell(f"making {part.name}.pt2")
         made.files[f"{part.name}.pt2"] = program_bytes(part)
     by = f"torch.export of PyTorch {torch.__version__}"
+    tell("checking all")
     _check_parts(made, model, sample, parts, lambda data, part, inputs: run_program(data, inputs, [*part.outputs]), by)
     return made
 
 
-def to_mmdetection3d(model: FusionModel, tell: Tell) -> Export:
+def to_mmdetection3d(model: FusionModel, tell: Tell, seed: int = 0) -> Export:
     """The weights under mmdetection3d's names, and the widths of the narrowed layers.
 
     Raises:
         UserError: mmdetection3d has no place for a part.
     """
     mmdet3d.check_namable(model)
-    tell(mmdet3d.WEIGHTS)
+    tell(f"making {mmdet3d.WEIGHTS} and {mmdet3d.WIDTHS}")
     state = mmdet3d.released_state(model)
     data = mmdet3d.weight_bytes(state)
     found = mmdet3d.read_back(data, model)
@@ -121,33 +122,35 @@ def to_mmdetection3d(model: FusionModel, tell: Tell) -> Export:
         file=mmdet3d.WEIGHTS,
         by="reading it back",
         against="the weights in PyTorch",
-        outputs=shapes(state),
         differences={mmdet3d.MMDET3D.name(worst): differing[worst]},
         tolerance=0.0,
         not_run_on=("mmdetection3d",),
     )
+    layers = mmdet3d.narrowed_layers(model)
+    told = Check(file=mmdet3d.WIDTHS, by=f"looking up its {len(layers)} layers", against="the shapes of the weights")
     return Export(
-        files={mmdet3d.WEIGHTS: data, mmdet3d.WIDTHS: mmdet3d.width_bytes(model)},
-        checks=[check.enforce()],
+        files={mmdet3d.WEIGHTS: data, mmdet3d.WIDTHS: mmdet3d.width_bytes(model, layers)},
+        checks=[check.enforce(), told],
         notes=[f"{mmdet3d.WIDTHS} has [width, unpruned width] of every narrowed layer"],
     )
 
 
-TARGETS: Mapping[str, Callable[[FusionModel, Tell], Export]] = {
+TARGETS: Mapping[str, Callable[[FusionModel, Tell, int], Export]] = {
     "onnx": to_onnx,
     "cuda-bevfusion": to_cuda_bevfusion,
     "torch": to_torch,
     "mmdetection3d": to_mmdetection3d,
 }
-"""By the name on the command line."""
+"""By the name on the command line; the last argument is the seed of the sample that files are checked on."""
 
 
 def _dense(made: Export, model: FusionModel, sample: Batch, parts: Sequence[Part], opset: int, tell: Tell) -> None:
     """The ONNX files of the dense parts."""
     for part in parts:
-        tell(f"{part.name}.onnx")
+        tell(f"making {part.name}.onnx")
         made.files[f"{part.name}.onnx"] = onnx_bytes(part, opset)
     by = f"onnxruntime {onnxruntime.__version__}"
+    tell("checking all")
     _check_parts(made, model, sample, parts, lambda data, _, inputs: run_onnx(data, inputs), by, opset)
 
 

@@ -21,7 +21,7 @@ from altermoma_ray.models.weights.load import from_released
 def test_the_files_of_a_pruned_model(model, whole):
     made = to_mmdetection3d(model, lambda _: None)
     assert list(made.files) == ["weights.pth", "widths.json"]
-    assert [check.largest for check in made.checks] == [0.0]
+    assert [(check.file, check.largest) for check in made.checks] == [("weights.pth", 0.0), ("widths.json", 0.0)]
     layers = json.loads(made.files["widths.json"])["layers"]
     assert layers["pts_middle_encoder.conv_out.0"] == {"in_channels": [16, 32], "out_channels": [32, 64]}
     assert layers["view_transform.depthnet.6"]["out_channels"] == [24 + 16, 24 + 32]
