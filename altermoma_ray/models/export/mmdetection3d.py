@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.config import HeadConfig
-from altermoma_ray.models.encoders.camera import WindowAttention
 from altermoma_ray.models.releases.bevfusion import MMDET3D
 from altermoma_ray.models.weights.state_files import read_state
 from altermoma_ray.storage import Location
 
 WEIGHTS, WIDTHS = "weights.pth", "widths.json"
-_CHANNELS = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "heads")
+_CHANNELS = ("in_channels", "out_channels", "in_features", "out_features", "num_features")
 """Attributes with the widths of a layer."""
+_HEADS = ("heads",)
+"""Attributes with the widths of a module of several layers: window attention."""
 
 
 def check_namable(model: FusionModel) -> None:
@@ -113,6 +114,5 @@ def _layer(tensor: str) -> str:
 
 def _widths(module: nn.Module) -> dict[str, int]:
     """The widths of a layer by PyTorch's names for them."""
-    if not isinstance(module, WindowAttention) and next(module.children(), None) is not None:
-        return {}
-    return {name: int(getattr(module, name)) for name in _CHANNELS if isinstance(getattr(module, name, None), int)}
+    names = _CHANNELS if next(module.children(), None) is None else _HEADS
+    return {name: int(getattr(module, name)) for name in names if isinstance(getattr(module, name, None), int)}
