@@ -24,7 +24,7 @@ from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.config import Height
 from altermoma_ray.models.encoders.camera import CameraEncoder
-from altermoma_ray.models.heads.transfusion import TransFusionHead, one_hot
+from altermoma_ray.models.heads.transfusion import TransFusionHead, local_maxima, one_hot
 from altermoma_ray.models.views.depth_lss import splat
 
 CAMERA, VIEW, FUSER, BOXES, MAP = "camera.backbone", "camera.vtransform", "fuser", "head.bbox", "head.map"
@@ -104,6 +104,18 @@ class BoxPart(nn.Module):
     def forward(self, middle: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         return self.described(self.head(middle))
+
+    @torch.no_grad()
+    def margin(self, middle: Tensor) -> float:
+        """How much hotter the last proposal's cell is than the first cell left out, as a share of its heat.
+
+        Where this share is no more than rounding, two programs may propose different cells, and both are right.
+        """
+        head, config = self.head, self.head.config
+        probability = head.heatmap_head(head.shared_conv(middle)).sigmoid()
+        heat = local_maxima(probability, config.heatmap_kernel, config.classes_with_1x1).flatten(1)
+        last, left_out = heat.topk(config.proposals + 1, dim=1).values[0, -2:].tolist()
+        return (last - left_out) / last if last else 0.0
 
     def described(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The head's own outputs as this part's."""

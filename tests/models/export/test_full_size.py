@@ -47,7 +47,10 @@ def test_files_of_the_pruned_published_model(share):
     channels = Channel(Bounds(multiple=10)).bound_to(model, lambda _: pytest.fail("the model tells its own channels"))
     # Magnitudes differ between layers by their width; a common scale lets every layer lose some channels.
     scores = {name: weight.detach().abs() / weight.detach().std() for name, weight in prunable_weights(model).items()}
-    small = channels.finalise(model, channels.select(scores, Target(groups=groups_of(model), sparsity=share)))
+    groups = groups_of(model)
+    target = Target(groups=groups, sparsity=share, ratios=dict.fromkeys(groups, share))
+    small = channels.finalise(model, channels.select(scores, target))
+    assert small.encoders["lidar"].out_channels < model.encoders["lidar"].out_channels
     made = to_cuda_bevfusion(small, lambda _: None)
     assert list(made.files) == [*EXPECTED, "lidar.backbone.xyz.onnx"]
     for name, tensors in EXPECTED.items():

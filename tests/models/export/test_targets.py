@@ -97,6 +97,21 @@ def test_a_file_of_other_weights_is_refused(model, sample):
         targets._check_parts(made, model, sample, parts, run, "hand")
 
 
+def test_the_margin_of_proposals_is_that_of_the_last_one(model, sample):
+    part = dense_parts(model, sample)[-1]
+    heats = []
+    head = model.head
+    head.strongest = lambda heat, count: heats.append(heat) or heat.topk(count, dim=1).indices
+    try:
+        with torch.no_grad():
+            head(part.inputs["middle"])
+    finally:
+        del head.strongest
+    ranked = heats[0][0].sort(descending=True).values
+    last, left_out = ranked[head.config.proposals - 1], ranked[head.config.proposals]
+    assert part.module.margin(part.inputs["middle"]) == pytest.approx(float((last - left_out) / last))
+
+
 def test_no_number_is_no_agreement():
     with pytest.raises(UserError, match="differs from the model by nan in middle"):
         Check(file="fuser.onnx", by="hand", differences={"score": 0.0, "middle": float("nan")}).enforce()
