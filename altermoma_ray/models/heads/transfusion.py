@@ -10,7 +10,7 @@ coded as in :mod:`altermoma_ray.tasks.detection.boxes`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,23 @@ REGRESSIONS = {"center": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 
 HEATMAP_BIAS = -2.19
 """Initial class logit: a prior probability of 0.1."""
+
+
+def strongest(heat: Tensor, count: int) -> Tensor:
+    """The cells of the greatest heats, greatest first; of equal heats the first cell comes first.
+
+        >>> strongest(torch.tensor([[0.1, 0.7, 0.7, 0.2]]), 2)
+        tensor([[1, 2]])
+
+    Args:
+        heat: [N, cells].
+        count: number of cells.
+
+    Returns:
+        [N, count] int64.
+    """
+    # A stable sort instead of `topk`: equal heats (a saturated sigmoid) give the same proposals on every device.
+    return heat.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 class TransFusionHead(nn.Module):
@@ -55,6 +72,10 @@ class TransFusionHead(nn.Module):
         outputs["center"].shape  # (4, 2, config.proposals)
     """
 
+    # A class attribute: models that were pickled before it existed have it too.
+    strongest: Callable[[Tensor, int], Tensor] = staticmethod(strongest)
+    """Picks the proposals' cells; an exporter takes another operation for the same cells."""
+
     def __init__(self, config: HeadConfig, in_channels: int) -> None:
         super().__init__()
         channels, side = config.hidden, config.heatmap_kernel
@@ -82,15 +103,15 @@ class TransFusionHead(nn.Module):
             dense_heatmap.detach().sigmoid(), self.config.heatmap_kernel, self.config.classes_with_1x1
         ).flatten(2)
         cells = heat.shape[2]
-        # A stable sort instead of `topk`: equal heats (a saturated sigmoid) give the same proposals on every device.
-        best = heat.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : self.config.proposals]
-        labels = best.div(cells, rounding_mode="floor")
+        best = self.strongest(heat.flatten(1), self.config.proposals)
+        labels = best.div(cells, rounding_mode="trunc")
         cell = best % cells
 
         # A query starts as its cell's features plus an embedding of its class: two classes may share a cell.
         keys = shared.flatten(2)
-        one_hot = functional.one_hot(labels, self.config.num_classes).transpose(1, 2)
-        queries = keys.gather(2, _along(cell, keys)) + self.class_encoding(one_hot.to(keys.dtype))
+        queries = keys.gather(2, _along(cell, keys)) + self.class_encoding(
+            one_hot(labels, self.config.num_classes, keys)
+        )
         key_positions = position_grid(shared.shape[2], shared.shape[3], shared)
         query_positions = key_positions.expand(len(cell), -1, -1).gather(2, _along(cell, key_positions))
 
@@ -211,6 +232,18 @@ class ConvBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Apply the three."""
         return functional.relu(self.bn(self.conv(features)))
+
+
+def one_hot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
+    """Labels [N, P] as [N, classes, P]: 1 at the label's class, else 0.
+
+    Args:
+        labels: int64.
+        classes: number of classes.
+        like: the result is on this tensor's device and of its type.
+    """
+    # Rows of a unit matrix: an exporter writes one `Gather`, which every runtime has.
+    return torch.eye(classes, device=like.device, dtype=like.dtype)[labels].transpose(1, 2)
 
 
 def local_maxima(heat: Tensor, side: int, every_cell: tuple[int, ...]) -> Tensor:

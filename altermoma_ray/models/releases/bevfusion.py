@@ -143,14 +143,33 @@ class Release:
         if _is_sparse_kernel(tensor):
             # Equal shapes mean the layout of spconv 2; both layouts coincide only for as many channels as kernel cells.
             return released if released.shape == tensor.shape else released.permute(4, 0, 1, 2, 3)
-        if re.search(r"\.features\.\d+\.(norm|reduction)\.", ours):
+        if _is_merging(ours):
             # [c, 4] to torchvision's [4, c]; the order [0, 2, 1, 3] exchanges rows and columns of the four tokens.
             return released.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)
-        if self.old_boxes and re.search(r"\.dim\.1\.(weight|bias)$", ours):
+        if self.old_boxes and _is_last_of("dim", ours):
             return released[[1, 0, 2]]
-        if self.old_boxes and re.search(r"\.rot\.1\.(weight|bias)$", ours):
+        if self.old_boxes and _is_last_of("rot", ours):
             return -released[[1, 0]]
         return released
+
+    def restore(self, ours: str, tensor: Tensor) -> Tensor:
+        """One of our tensors in the released layout: the inverse of :meth:`convert`, kernels in spconv 2's layout.
+
+        Args:
+            ours: our name of the tensor.
+            tensor: the tensor.
+        """
+        if not self.rules:
+            return tensor
+        if _is_window_index(ours):
+            return tensor.unflatten(0, (round(tensor.numel() ** 0.5), -1))
+        if _is_merging(ours):
+            return tensor.unflatten(-1, (4, -1)).transpose(-1, -2)[..., [0, 2, 1, 3]].flatten(-2)
+        if self.old_boxes and _is_last_of("dim", ours):
+            return tensor[[1, 0, 2]]
+        if self.old_boxes and _is_last_of("rot", ours):
+            return -tensor[[1, 0]]
+        return tensor
 
 
 OURS = Release(origin="altermoma_ray", rules=(), old_boxes=False, height=None)
@@ -178,6 +197,14 @@ def is_optional(ours: str) -> bool:
 
 def _is_window_index(ours: str) -> bool:
     return ours.endswith(".relative_position_index")
+
+
+def _is_merging(ours: str) -> bool:
+    return re.search(r"\.features\.\d+\.(norm|reduction)\.", ours) is not None
+
+
+def _is_last_of(branch: str, ours: str) -> bool:
+    return re.search(rf"\.{branch}\.1\.(weight|bias)$", ours) is not None
 
 
 def _is_sparse_kernel(tensor: Tensor) -> bool:

@@ -61,7 +61,7 @@ class DepthLss(nn.Module):
         return int(self.downsample[-3].out_channels)
 
     def _make_lift(self, config: LiftConfig) -> None:
-        """Make the layers that :meth:`_lift` uses."""
+        """Make the layers that :meth:`lift` uses."""
         assert config.depth_net is not None
         first, second, third = config.depth_net
         self.depth_net = nn.Sequential(
@@ -82,7 +82,14 @@ class DepthLss(nn.Module):
             features: [M, neck, h, w] of the batch's pictures.
             batch: its points paint the depth pictures, its calibration places the frustum.
         """
-        with torch.autocast(features.device.type, enabled=False):  # half precision would move points by whole cells
+        cell = self.cells(batch)
+        depth, context = self.lift(features, self.painted(batch))
+        return self.downsample(splat(depth, context, cell, self.grid_shape))
+
+    def cells(self, batch: Batch) -> Tensor:
+        """BEV cell (x, y, z) of every frustum point, [N, C, D, h, w, 3] int64; see :func:`grid_cell`."""
+        # Half precision would move points by whole cells.
+        with torch.autocast(batch.camera_to_lidar.device.type, enabled=False):
             points = place_frustum(
                 self.frustum,
                 batch.camera_intrinsics,
@@ -90,21 +97,29 @@ class DepthLss(nn.Module):
                 batch.image_augmentation,
                 batch.lidar_augmentation,
             )
-            cell = grid_cell(points, self.grid_first_centre, self.grid_step)
-        # The published order of the channels: logits of the depth bins first, features second.
-        depth, context = self._lift(features, batch).split([self.bins, self.channels], dim=1)
-        return self.downsample(splat(depth.softmax(1), context, cell, self.grid_shape))
+            return grid_cell(points, self.grid_first_centre, self.grid_step)
 
-    def _lift(self, features: Tensor, batch: Batch) -> Tensor:
-        """Logits of the depth bins, then the features to splat: [M, D + F, h, w]."""
-        with torch.autocast(features.device.type, enabled=False):
+    def painted(self, batch: Batch) -> Tensor | None:
+        """Depth pictures of the batch's points, [M, 1, H, W] metres; None where no depth is read."""
+        with torch.autocast(batch.camera_to_lidar.device.type, enabled=False):
             lidar_to_pixel = batch.camera_intrinsics @ torch.linalg.inv(batch.camera_to_lidar)[..., :3, :]
             painted = paint_depth(
                 batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self.image_size
             )
-        depth_features = self.depth_net(painted.flatten(0, 1)[:, None])
-        lifted: Tensor = self.lift_net(torch.cat([depth_features, features], dim=1))
-        return lifted
+        return painted.flatten(0, 1)[:, None]
+
+    def lift(self, features: Tensor, depths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Probabilities of the depth bins [M, D, h, w], and the context to splat [M, F, h, w].
+
+        Args:
+            features: [M, neck, h, w].
+            depths: [M, 1, H, W] depth pictures, a result of :meth:`painted`.
+        """
+        if depths is not None:
+            features = torch.cat([self.depth_net(depths), features], dim=1)
+        # The published order of the channels: logits of the depth bins first, context second.
+        logits, context = self.lift_net(features).split([self.bins, self.channels], dim=1)
+        return logits.softmax(1), context
 
 
 def make_frustum(image_size: tuple[int, int], depth_bins: tuple[float, float, float]) -> Tensor:
