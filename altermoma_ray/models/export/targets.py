@@ -38,7 +38,7 @@ OPSET = 17
 """ONNX's operations of a general export: the first with one operation for a layer normalisation."""
 RUNTIME_OPSET = 13
 """Those of CUDA-BEVFusion."""
-MARGIN = 3e-5
+MARGIN = 1e-5
 """Least margin of the proposals of a sample to check on; see :meth:`BoxPart.margin`. Rounding moves heats by 1e-6."""
 TRIES = 6
 """Samples drawn until one has that margin."""
