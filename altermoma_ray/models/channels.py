@@ -157,18 +157,23 @@ class _Lift(nn.Module):
         return self.view_transform.lift_net(torch.cat(features, dim=1))
 
 
-def _lift(camera: CameraEncoder) -> list[Coupling]:
+def lift_part(camera: CameraEncoder) -> tuple[nn.Module, tuple[Tensor, Tensor | list[Tensor]]]:
+    """The traced part from pictures, or from a Swin transformer's maps, to depths and context; and small inputs."""
     # Both backbones and the depth net shrink their pictures eightfold.
     depths = torch.zeros(1, 1, 8 * SIDE, 8 * SIDE)
-    if isinstance(camera.backbone, SwinBackbone):
-        seen: Tensor | list[Tensor] = [
-            # Each level halves the map of the level before, as in the backbone.
-            torch.zeros(1, norm.normalized_shape[0], SIDE >> level, SIDE >> level)
-            for level, norm in enumerate(camera.backbone.output_norms)
-        ]
-    else:
-        seen = torch.zeros(1, 3, 8 * SIDE, 8 * SIDE)
-    return trace(_Lift(camera), lambda lift: lift(depths, seen), prefix=CAMERA)
+    if not isinstance(camera.backbone, SwinBackbone):
+        return _Lift(camera), (depths, torch.zeros(1, 3, 8 * SIDE, 8 * SIDE))
+    maps = [
+        # Each level halves the map of the level before, as in the backbone.
+        torch.zeros(1, norm.normalized_shape[0], SIDE >> level, SIDE >> level)
+        for level, norm in enumerate(camera.backbone.output_norms)
+    ]
+    return _Lift(camera), (depths, maps)
+
+
+def _lift(camera: CameraEncoder) -> list[Coupling]:
+    part, seen = lift_part(camera)
+    return trace(part, lambda lift: lift(*seen), prefix=CAMERA)
 
 
 def _after_splat(camera: CameraEncoder) -> list[Coupling]:
@@ -245,10 +250,15 @@ class _Fused(nn.Module):
         return self.head.classifier(bev)
 
 
+def map_part(model: FusionModel) -> tuple[nn.Module, list[Tensor]]:
+    """The traced part from both sensors' maps to the map of the head's convolutions; and small maps."""
+    return _Fused(model), [torch.zeros(1, one.out_channels, SIDE, SIDE) for one in model.encoders.values()]
+
+
 def _fused(model: FusionModel) -> list[Coupling]:
-    maps = [torch.zeros(1, encoder.out_channels, SIDE, SIDE) for encoder in model.encoders.values()]
+    part, maps = map_part(model)
     # The shared convolution's channels are the queries', keys' and values' too.
-    return trace(_Fused(model), lambda fused: fused(*maps), fixed=("head.shared_conv",))
+    return trace(part, lambda fused: fused(*maps), fixed=("head.shared_conv",))
 
 
 def _queries(head: TransFusionHead) -> list[Coupling]:
