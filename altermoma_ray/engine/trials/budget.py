@@ -167,7 +167,7 @@ def least_pruned(target: Target, budget: Budget, missed: Callable[[Target], str 
         else:
             high, reason = middle, short
     if found is None:
-        raise OutOfReach(f"the budget is out of reach of these scores: {reason}; raise the budget")
+        raise OutOfReach(f"the budget is out of reach of these scores and ratios: {reason}; raise the budget")
     return found
 
 
