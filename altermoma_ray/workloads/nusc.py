@@ -31,7 +31,7 @@ PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 TOY_RESNET = "bevfusion-mit-r101-second-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
-CHECKPOINTS = {name: _CHECKPOINTS / f"{name}.safetensors" for name in (TOY, TOY_MAP)}
+CHECKPOINTS = {name: _CHECKPOINTS / f"{name}.safetensors" for name in (TOY, TOY_RESNET, TOY_MAP)}
 """The checkpoints that come with the project, for the synthetic sets, by their models' names."""
 SHIPPED = CHECKPOINTS[TOY]
 
