@@ -34,7 +34,7 @@ from altermoma_ray.engine.search.comparison import (
 )
 from altermoma_ray.engine.search.logbook import OnlyInStorage
 from altermoma_ray.engine.search.plan import Ablation, SearchPlan
-from altermoma_ray.engine.search.planning import SearchRequest, plan_search
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search, prepare
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.search.sync import REPORT_FOLDER, log_report, stored_reference
@@ -64,7 +64,7 @@ def main() -> None:
             tracker.check_free(plan.name)
     # Asked before any data are made: a deleted experiment in MLflow takes no run of a comparison.
     tracker.check_open(plan.dataset, plan.model)
-    plan.workload.load().source().prepare()
+    prepare(plan)
     # Without MLflow the tables are written all the same, and the error comes last, with the exit code of a failure.
     unlogged: OnlyInStorage | None = None
     try:

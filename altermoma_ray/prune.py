@@ -116,7 +116,8 @@ def _check(options: argparse.Namespace) -> None:
     is_limited = options.max_latency_ms is not None or options.max_macs is not None
     if options.distil and not options.finetune:
         raise UserError(f"--distil {options.distil:g} teaches while fine-tuning; give --finetune EPOCHS too")
-    if options.granularity != CHANNELS and bounds_of(options) != Bounds():
+    bounds = bounds_of(options)  # first of all, since bounds may be out of range whatever the granularity is
+    if options.granularity != CHANNELS and bounds != Bounds():
         raise UserError(
             f"--least-share, --multiple and --target go with --granularity {CHANNELS} only, but got "
             f"{options.granularity}; leave them out"

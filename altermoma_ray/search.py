@@ -24,7 +24,7 @@ from altermoma_ray.console import console
 from altermoma_ray.data.sampling import ValidationPart
 from altermoma_ray.engine.ray.workers import check_cluster
 from altermoma_ray.engine.search.costs import check_priced, with_costs
-from altermoma_ray.engine.search.planning import SearchRequest, plan_search
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search, prepare
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.space.files import load_space
@@ -94,7 +94,7 @@ def main() -> None:
             )
     tracker.check_open(plan.dataset, plan.model)
     # After all checks of options, storage and MLflow: preparing may render a data set or read every nuScenes table.
-    plan.workload.load().source().prepare()
+    prepare(plan)
     plan = with_costs(plan)
     # The returned plan counts: a numbered search may have got another number than the one planned.
     plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)

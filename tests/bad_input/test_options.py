@@ -353,6 +353,21 @@ def test_bounds_of_no_layer(bench, check):
     assert not (bench.folder / "pruned" / "figures.json").exists()
 
 
+def test_bounds_of_no_layer_in_a_space(bench, check):
+    text = """
+from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.pruning.channels import Bounds
+
+SPACE = SearchSpace(granularities=("channel",), bounds=Bounds(multiple_of={"lift_net": 10}))
+"""
+    check(
+        "space with bounds of an unknown layer",
+        bench.search("--space", bench.file("mine.py", text)),
+        r"no layer whose channels can be removed has a name like 'lift_net'; there are encoders.camera.* and others$",
+        left=("checkpoints", "index", "mlflow.db"),
+    )
+
+
 def test_distillation_without_fine_tuning(bench, check):
     check(
         "distillation without fine-tuning",

@@ -10,6 +10,7 @@ from rich.markup import escape
 from torch import nn
 
 from altermoma_ray.console import console
+from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS, bound_units, units_of
 from altermoma_ray.engine.search.plan import Ablation, SearchPlan, is_taken
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.distinct import number_of_settings
@@ -131,6 +132,29 @@ def plan_search(request: SearchRequest) -> SearchPlan:
         trials=trials,
         tracking_uri=kept_uri(request.tracking_uri, storage),
     )
+
+
+def prepare(plan: SearchPlan) -> None:
+    """Prepare the data of a search, and find out whether its model has all units that its space may prune.
+
+    Example::
+
+        plan = plan_search(request)
+        prepare(plan)
+        run_search(plan, tracker, resume=False)
+
+    Raises:
+        UserError: the data cannot be prepared, the model cannot be traced, or a bound of widths names no layer.
+    """
+    workload = plan.workload.load()
+    data = workload.source()
+    data.prepare()
+    names = [name for name in plan.space.granularities if name != SINGLE_WEIGHTS]
+    if names:
+        model, _ = workload.load(Location.parse(plan.checkpoint))
+        # Before anything is scored: a trial would find the same mistake, when all scoring is paid for.
+        for name in names:
+            bound_units(units_of(name, plan.space.bounds), model, data)
 
 
 def _space_for(model: nn.Module, request: SearchRequest) -> SearchSpace:
