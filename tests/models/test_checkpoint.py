@@ -138,7 +138,7 @@ NO_MODEL = r"has a header that no model can be built from \(.*\); it was edited 
         (
             changed() | {"channel_plan": '{"granularity": "later", "channels": {}}', "version": "7.1"},
             r"a pruned model of version 7\.1 that this version, \S+, cannot rebuild \(no granularity 'later' is known, "
-            r"only weight, channel\); use altermoma_ray 7\.1, or give another checkpoint",
+            r"only weight, channel, n_of_m\); use altermoma_ray 7\.1, or give another checkpoint",
         ),
         (
             changed() | {"channel_plan": '{"granularity": "weight", "channels": {}}', "version": "7.1"},
@@ -177,7 +177,7 @@ def test_an_empty_plan_changes_nothing(model, location):
 class HalfOfTheNeck(Granularity):
     """Halves the width of one layer: a stand-in for granularities that change the architecture."""
 
-    def select(self, scores, target):
+    def select(self, scores, target, earlier=None):
         return target.masks(scores)
 
     def plan(self, masks):

@@ -15,6 +15,7 @@ from altermoma_ray import testing
 from altermoma_ray.pruning import Masks, ScoreCriterion
 from altermoma_ray.pruning.criteria import Magnitude
 from altermoma_ray.pruning.granularity import Granularity, Weight
+from altermoma_ray.pruning.granularity.granularity import below_all
 from altermoma_ray.testing import (
     CriterionContract,
     DataSourceContract,
@@ -200,12 +201,12 @@ def test_a_criterion_that_changes_the_model_or_hides_that_it_draws_is_found_out(
 class Rows(Granularity):
     """Whole rows of weights, by their mean score: a granularity that cannot meet a target exactly."""
 
-    def select(self, scores, target):
+    def select(self, scores, target, earlier=None):
         means = {
             name: score.flatten(1).mean(1).reshape(-1, *[1] * (score.dim() - 1)).expand_as(score)
             for name, score in scores.items()
         }
-        masks = target.masks(means)
+        masks = target.masks(below_all(means, earlier))
         return Masks({name: mask.flatten(1).any(1).reshape(-1, *[1] * (mask.dim() - 1)).expand_as(mask)
                       for name, mask in masks.items()})  # fmt: skip
 

@@ -82,5 +82,6 @@ class Attention(nn.Module):
         width = self.heads * self.width
         rows = slice(first * width, last * width)
         stacked = functional.linear(tokens, self.in_proj_weight[rows], self.in_proj_bias[rows])
-        parts = stacked.unflatten(-1, (last - first, width)).movedim(-2, 0).contiguous()
+        # Positive dimensions: ONNX knows no others.
+        parts = stacked.unflatten(2, (last - first, width)).movedim(2, 0).contiguous()
         return [part.view(len(tokens), -1, self.width).transpose(0, 1).unflatten(0, (-1, self.heads)) for part in parts]
