@@ -11,7 +11,7 @@ test: $(READY)  ## style, types and all tests but the slow ones
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(OPTIONS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(OPTIONS)
 
 slow: $(READY)  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow $(OPTIONS)

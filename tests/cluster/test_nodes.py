@@ -124,6 +124,7 @@ def finished(search, storage):
     return results(storage)
 
 
+@pytest.mark.slow
 def test_a_search_runs_on_all_nodes(cluster, workers, search_on, longer, tmp_path):
     ended = finished(search_on(cluster.address, tmp_path, *longer, "--trials", 2), tmp_path)
     assert {number: result["status"] for number, result in ended.items()} == {0: "finished", 1: "finished"}
