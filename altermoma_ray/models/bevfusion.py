@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.channels import channel_couplings
-from altermoma_ray.models.configurations.config import HeadConfig, ModelConfig
+from altermoma_ray.models.configurations.config import ModelConfig
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
+from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 from altermoma_ray.models.decoders.second import BevDecoder
 from altermoma_ray.models.depth_supervision import DepthSupervision
 from altermoma_ray.models.distillation import MapListener
@@ -144,7 +145,7 @@ class FusionModel(nn.Module):
         return rest.partition(".")[0] if part == "encoders" else "fusion"
 
 
-def _head(config: HeadConfig | SegmentationHeadConfig, in_channels: int) -> nn.Module:
+def _head(config: TransFusionHeadConfig | SegmentationHeadConfig, in_channels: int) -> nn.Module:
     if isinstance(config, SegmentationHeadConfig):
         return SegmentationHead(config, in_channels)
     return TransFusionHead(config, in_channels)

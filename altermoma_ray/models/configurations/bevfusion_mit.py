@@ -2,13 +2,10 @@
 
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.models.configurations.camera import SwinCameraConfig
-from altermoma_ray.models.configurations.config import (
-    DecoderConfig,
-    FuserConfig,
-    HeadConfig,
-    LidarConfig,
-    ModelConfig,
-)
+from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig
+from altermoma_ray.models.configurations.lidar import LidarConfig
+from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 
 CONFIGURATION = ModelConfig(
     name="bevfusion-mit",
@@ -17,5 +14,5 @@ CONFIGURATION = ModelConfig(
     lidar=LidarConfig(),
     fuser=FuserConfig(),
     decoder=DecoderConfig(),
-    head=HeadConfig(),
+    head=TransFusionHeadConfig(),
 )

@@ -3,12 +3,9 @@
 from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.models.configurations.camera import SwinCameraConfig
-from altermoma_ray.models.configurations.config import (
-    DecoderConfig,
-    FuserConfig,
-    LidarConfig,
-    ModelConfig,
-)
+from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig
+from altermoma_ray.models.configurations.lidar import LidarConfig
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 
 SIDE = (-51.2, 51.2, 0.4)

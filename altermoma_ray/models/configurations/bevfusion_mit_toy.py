@@ -4,13 +4,10 @@ import math
 
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.models.configurations.camera import SwinCameraConfig
-from altermoma_ray.models.configurations.config import (
-    DecoderConfig,
-    FuserConfig,
-    HeadConfig,
-    LidarConfig,
-    ModelConfig,
-)
+from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig
+from altermoma_ray.models.configurations.lidar import LidarConfig
+from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 
 CELL = 51.2 / 48
 """Side of a BEV cell (m)."""
@@ -54,7 +51,7 @@ CONFIGURATION = ModelConfig(
     ),
     fuser=FuserConfig(channels=48),
     decoder=DecoderConfig(channels=(32, 64), layers=(1, 1), neck=(32, 32), norm_momentum=0.1),
-    head=HeadConfig(
+    head=TransFusionHeadConfig(
         hidden=48,
         branch_hidden=32,
         proposals=60,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from altermoma_ray.models.configurations.config import DecoderConfig
+from altermoma_ray.models.configurations.fusion import DecoderConfig
 from altermoma_ray.models.layers.blocks import SECOND_EPS, NormSettings, convolution, initialise
 
 

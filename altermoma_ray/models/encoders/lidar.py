@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.config import LidarConfig
+from altermoma_ray.models.configurations.lidar import LidarConfig
 from altermoma_ray.models.layers.blocks import SECOND_EPS
 from altermoma_ray.models.layers.sparse import ConvAlgo, SparseConvolution, spconv
 from altermoma_ray.models.layers.voxelise import voxelise

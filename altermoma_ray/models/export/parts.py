@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import Height
+from altermoma_ray.models.configurations.transfusion import Height
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.heads.transfusion import TransFusionHead, local_maxima, one_hot
 from altermoma_ray.models.views.depth_lss import splat
@@ -87,7 +87,7 @@ class BoxPart(nn.Module):
     ``rot``     sine, cosine of the yaw
     ``dim``     log of length, width, height (log m)
     ``reg``     x, y of the centre, in cells of the map
-    ``height``  z, of the point that :attr:`HeadConfig.height` names (m)
+    ``height``  z, of the point that :attr:`TransFusionHeadConfig.height` names (m)
     ``vel``     vx, vy (m/s)
     """
 

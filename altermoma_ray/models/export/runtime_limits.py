@@ -14,7 +14,8 @@ from typing import Any
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.bevfusion_mit import CONFIGURATION as PUBLISHED
-from altermoma_ray.models.configurations.config import HeadConfig, ModelConfig
+from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 
 CONTEXT_STEP = 10
 """The context's width must be a multiple of this."""
@@ -29,7 +30,7 @@ def check_limits(model: FusionModel) -> None:
         UserError: the head, a figure or a width does not fit; the message has the reason.
     """
     config = model.config
-    if not isinstance(config.head, HeadConfig):
+    if not isinstance(config.head, TransFusionHeadConfig):
         raise UserError(
             f"{config.name} has a map segmentation head, but CUDA-BEVFusion reads boxes of a TransFusion head; take "
             "--target onnx"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from altermoma_ray.models.configurations.config import FuserConfig
+from altermoma_ray.models.configurations.fusion import FuserConfig
 from altermoma_ray.models.layers.blocks import convolution, initialise
 
 

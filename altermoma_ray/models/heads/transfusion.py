@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from altermoma_ray.models.configurations.config import HeadConfig
+from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 from altermoma_ray.models.layers.attention import Attention
 
 REGRESSIONS = {"center": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
@@ -76,7 +76,7 @@ class TransFusionHead(nn.Module):
     strongest: Callable[[Tensor, int], Tensor] = staticmethod(strongest)
     """Picks the proposals' cells; an exporter takes another operation for the same cells."""
 
-    def __init__(self, config: HeadConfig, in_channels: int) -> None:
+    def __init__(self, config: TransFusionHeadConfig, in_channels: int) -> None:
         super().__init__()
         channels, side = config.hidden, config.heatmap_kernel
         self.config = config

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 
 from torch import Size, Tensor
 
-from altermoma_ray.models.configurations.config import Height
+from altermoma_ray.models.configurations.transfusion import Height
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 """A regular expression and its replacement."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from altermoma_ray.models.configurations.config import HeadConfig
+from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 from altermoma_ray.tasks.detection.iou import iou_3d
 
 Array = NDArray[np.float64]
@@ -41,7 +41,7 @@ def match(
     object_labels: Indices,
     *,
     extent: tuple[float, float],
-    config: HeadConfig,
+    config: TransFusionHeadConfig,
 ) -> tuple[Indices, Indices]:
     """Assign objects to proposals, one to one, at the least total cost (Hungarian method).
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from altermoma_ray.data.batch import Batch, Detections
-from altermoma_ray.models.configurations.config import HeadConfig
+from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 from altermoma_ray.tasks.detection.boxes import BevGrid, decode_boxes, encode_boxes, output_codes
 from altermoma_ray.tasks.detection.heatmap import heatmap_target
 from altermoma_ray.tasks.detection.losses import focal_loss, gaussian_focal_loss
@@ -59,7 +59,7 @@ class DetectionTask:
 
     metrics = METRICS
 
-    def __init__(self, config: HeadConfig, *, max_detections: int | None = None) -> None:
+    def __init__(self, config: TransFusionHeadConfig, *, max_detections: int | None = None) -> None:
         """Set the task up.
 
         Args:

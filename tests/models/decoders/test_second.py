@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from altermoma_ray.models.configurations.config import DecoderConfig, FuserConfig
+from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig
 from altermoma_ray.models.decoders.second import BevDecoder
 from altermoma_ray.models.fusers.convolutional import ConvFuser
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from altermoma_ray.models.configurations.config import LidarConfig
+from altermoma_ray.models.configurations.lidar import LidarConfig
 from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.encoders.lidar import LidarEncoder, SparseEncoder
 from altermoma_ray.models.layers.voxelise import voxelise

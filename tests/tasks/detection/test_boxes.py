@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altermoma_ray.models.configurations.config import Height
+from altermoma_ray.models.configurations.transfusion import Height
 from altermoma_ray.tasks.detection.boxes import BevGrid, decode_boxes, encode_boxes
 
 GRID = BevGrid(origin=(-54.0, -27.0), cell=(0.6, 0.3), shape=(180, 180))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.config import HeadConfig
 from altermoma_ray.models.configurations.named import configuration
+from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.tasks.detection.boxes import encode_boxes
 from altermoma_ray.tasks.detection.iou import iou_3d
@@ -211,7 +211,7 @@ def test_decoding_drops_what_lies_too_far_out():
 
 def test_one_sample_can_be_learned_by_heart():
     torch.manual_seed(0)
-    head, task = TransFusionHead(CONFIG, CHANNELS), DetectionTask(HeadConfig(**CONFIG.model_dump()))
+    head, task = TransFusionHead(CONFIG, CHANNELS), DetectionTask(TransFusionHeadConfig(**CONFIG.model_dump()))
     boxes, labels = random_boxes(3, 1)
     batch, features = make_batch([boxes], [labels]), torch.randn(1, CHANNELS, *CONFIG.bev_size)
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)

@@ -1,0 +1,43 @@
+"""The sections of a configuration that describe the fuser and the decoder behind it.
+
+Published figures: Liu et al., *BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird's-Eye View
+Representation*, ICRA 2023.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from altermoma_ray.models.configurations.section import Section
+
+
+class FuserConfig(Section):
+    """Convolutional fuser."""
+
+    channels: int = 256
+    """Channels of the fused map."""
+
+
+class DecoderConfig(Section):
+    """SECOND backbone and its FPN on the fused map."""
+
+    channels: tuple[int, ...] = (128, 256)
+    """Channels of each block."""
+    layers: tuple[int, ...] = (5, 5)
+    """Convolutions of each block after its first."""
+    strides: tuple[int, ...] = (1, 2)
+    """Stride of each block's first convolution."""
+    neck: tuple[int, ...] = (256, 256)
+    """Channels that each block's output contributes to the map for the head."""
+    norm_momentum: float = Field(0.01, gt=0, le=1)
+    """Share of a batch in the running statistics of normalisation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DecoderConfig:
+        if len({len(self.channels), len(self.layers), len(self.strides), len(self.neck)}) != 1:
+            raise ValueError("`channels`, `layers`, `strides` and `neck` need one entry for each block")
+        if self.strides[0] != 1:
+            raise ValueError(
+                f"the first block keeps the map's size: `strides` must start with 1, but got {self.strides}"
+            )
+        return self
