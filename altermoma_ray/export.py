@@ -46,8 +46,8 @@ def load_model(checkpoint: Location) -> FusionModel:
         UserError: the file is missing, damaged, or of a model that is none of this project's.
     """
     from altermoma_ray.models.checkpoint import load_checkpoint, read_header
-    from altermoma_ray.models.weights.load import check_numbers
     from altermoma_ray.models.weights.plain import is_ours
+    from altermoma_ray.models.weights.state_files import check_numbers
 
     if is_ours(checkpoint):
         config = json.loads(read_header(checkpoint.read_bytes()).get("config", "{}"))

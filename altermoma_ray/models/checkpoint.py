@@ -25,8 +25,6 @@ from torch import Tensor, nn
 
 from altermoma_ray import __version__
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.configurations.config import parse_configuration
 from altermoma_ray.models.weights.state_files import shown
 from altermoma_ray.pruning.granularity import Plan, replay
 from altermoma_ray.storage import Location
@@ -100,7 +98,7 @@ def load_checkpoint(
             f"{location} was not written by altermoma_ray: its header holds no configuration; give a checkpoint that "
             "`train` wrote"
         )
-    make = build or (lambda config: FusionModel(parse_configuration(str(config), str(location))))
+    make = build or (lambda config: _bevfusion(str(config), str(location)))
     try:
         metadata = json.loads(header.get("metadata", "{}"))
         plan = dict(json.loads(header.get("channel_plan", "{}")))
@@ -115,6 +113,13 @@ def load_checkpoint(
     model = _replayed(model, plan, header, location)
     fill(model, tensors, str(location))  # after the plan, which gives the tensors' shapes
     return model.eval(), metadata
+
+
+def _bevfusion(config: str, origin: str) -> nn.Module:
+    # Imported here: a search of a user's own model needs no BEVFusion, whose parts take seconds to import.
+    from altermoma_ray.models.configurations.config import parse_configuration
+
+    return parse_configuration(config, origin).build()
 
 
 def _replayed(model: nn.Module, plan: Plan, header: Mapping[str, str], location: Location) -> nn.Module:
@@ -138,6 +143,14 @@ def read_header(data: bytes) -> dict[str, str]:
     # The format: 8 bytes with the header's length, the header as JSON, then the tensors' bytes.
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+
+
+def is_of_others(data: bytes) -> bool:
+    """Whether another program wrote a file of safetensors; a damaged file may be ours."""
+    try:
+        return not read_header(data).get("format", "").startswith(FORMAT.split("/")[0])
+    except (ValueError, AttributeError, RecursionError):  # no JSON, no dictionary, or a thousand brackets
+        return False
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, remedy: str = "check `--model`") -> None:

@@ -22,17 +22,22 @@ from torch import Tensor
 from altermoma_ray.console import console
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
-from altermoma_ray.models.checkpoint import FORMAT, load_checkpoint, read_header
+from altermoma_ray.models.checkpoint import is_of_others, load_checkpoint
 from altermoma_ray.models.configurations.config import ModelConfig
 from altermoma_ray.models.releases.bevfusion import RELEASES, Release, is_constant, is_optional
 from altermoma_ray.models.weights.recognition import WeightSet, find_weights
-from altermoma_ray.models.weights.state_files import is_safetensors, read_state, shown
+from altermoma_ray.models.weights.state_files import (
+    NAMED_MISFITS,
+    check_numbers,
+    is_safetensors,
+    read_state,
+    shown,
+    some,
+)
 from altermoma_ray.storage import Location
 
 logger = logging.getLogger(__name__)
 
-NAMED_MISFITS = 3
-"""Most tensors named in an error; the error counts all of them."""
 _ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".index.json")
 _SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
 """The end of a shard's name."""
@@ -86,7 +91,7 @@ def from_released(
     found = find_weights(tensors, ours, entries)
     if not found:
         raise UserError(
-            f"{origin} holds no BEVFusion weights (its tensors: {_some([name.split('/')[-1] for name in tensors])}); "
+            f"{origin} holds no BEVFusion weights (its tensors: {some([name.split('/')[-1] for name in tensors])}); "
             f"give a checkpoint released by {' or '.join(release.origin for release in RELEASES)}, or a .safetensors "
             "file of our own"
         )
@@ -98,7 +103,7 @@ def from_released(
         if _SHARD.search(origin):
             remedy = "it is one of several shards: give their index"
         raise UserError(
-            f"{origin} does not fit model {config.name!r}: {len(misfits)} tensors do not ({_some(misfits)}); {remedy}"
+            f"{origin} does not fit model {config.name!r}: {len(misfits)} tensors do not ({some(misfits)}); {remedy}"
         )
     converted = {
         name: _converted(name, ours[name], weights.tensors.get(theirs), release)
@@ -109,7 +114,7 @@ def from_released(
     # Other constants (a grid, the frustum) are loaded all the same: the weights were trained with them.
     differing = [name for name in converted if is_constant(name) and not ours[name].equal(converted[name])]
     if differing:
-        logger.warning("%s was made with other constants than model %r: %s", origin, config.name, _some(differing))
+        logger.warning("%s was made with other constants than model %r: %s", origin, config.name, some(differing))
     model.load_state_dict(converted)
     if release.height is not None:
         head = config.head.model_copy(update={"height": release.height})
@@ -127,7 +132,7 @@ def _no_file(location: Location) -> str:
             "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE"
         )
     files = sorted((name for name in names if name.endswith(_ENDINGS)), key=lambda name: not name.endswith("json"))
-    such = f", such as {_some(files)} in this folder" if files else ""
+    such = f", such as {some(files)} in this folder" if files else ""
     return f"no checkpoint at {location}; give the path of a .safetensors or .pth file{such}"
 
 
@@ -168,30 +173,6 @@ def _tell(found: list[WeightSet], origin: str) -> None:
     if weights.left_out:
         line += f"; {weights.left_out} other tensors beside them are left out"
     console.print(f"[bold]checkpoint[/] {escape(f'{origin}: {line}')}")
-
-
-def check_numbers(tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Make sure of finite weights.
-
-    Args:
-        tensors: by name; integers always pass.
-        origin: the tensors' file, for the message.
-
-    Raises:
-        UserError: some weights are NaN or infinite; the message counts them.
-    """
-    broken = []
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or tensor.isfinite().all():
-            continue
-        counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
-        parts = [f"{count:,} {what}" for what, count in counts.items() if count]
-        broken.append(f"{name} has {' and '.join(parts)} of {tensor.numel():,}")
-    if broken:
-        raise UserError(
-            f"{origin} holds weights that are no numbers, in {len(broken)} of {len(tensors)} tensors "
-            f"({_some(broken)}); its training had diverged: give a checkpoint from before that"
-        )
 
 
 def _misfits(
@@ -237,15 +218,3 @@ def _load_own(location: Location, config: ModelConfig) -> FusionModel:
             state[name].copy_(exact[name])
     check_numbers(state, str(location))
     return model
-
-
-def is_of_others(data: bytes) -> bool:
-    """Whether another program wrote a file of safetensors; a damaged file may be ours."""
-    try:
-        return not read_header(data).get("format", "").startswith(FORMAT.split("/")[0])
-    except (ValueError, AttributeError, RecursionError):  # no JSON, no dictionary, or a thousand brackets
-        return False
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(map(shown, items[:NAMED_MISFITS])) + (", …" if len(items) > NAMED_MISFITS else "")

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
-from altermoma_ray.models.checkpoint import fill
-from altermoma_ray.models.weights.load import check_numbers, is_of_others
-from altermoma_ray.models.weights.state_files import is_safetensors, read_state
+from altermoma_ray.models.checkpoint import fill, is_of_others
+from altermoma_ray.models.weights.state_files import check_numbers, is_safetensors, read_state
 from altermoma_ray.storage import Location
 
 

@@ -39,6 +39,8 @@ from altermoma_ray.storage import Location
 SAVE_WEIGHTS = "save the weights alone with torch.save(model.state_dict(), FILE) and give that file"
 _NAMED = 5
 """Most entries named in a message."""
+NAMED_MISFITS = 3
+"""Most tensors named in an error; the error counts all of them."""
 _MOST_LEVELS = 16
 """Levels of nested dictionaries to look into."""
 
@@ -95,6 +97,35 @@ def shown(name: str) -> str:
     # A file's name may hold control characters, which would write over the terminal's lines.
     text = name if name.isprintable() else repr(name)[1:-1]
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def some(items: list[str]) -> str:
+    """The first of many names from a user's file, for a message."""
+    return ", ".join(map(shown, items[:NAMED_MISFITS])) + (", …" if len(items) > NAMED_MISFITS else "")
+
+
+def check_numbers(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Make sure of finite weights.
+
+    Args:
+        tensors: by name; integers always pass.
+        origin: the tensors' file, for the message.
+
+    Raises:
+        UserError: some weights are NaN or infinite; the message counts them.
+    """
+    broken = []
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.isfinite().all():
+            continue
+        counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
+        parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+        broken.append(f"{name} has {' and '.join(parts)} of {tensor.numel():,}")
+    if broken:
+        raise UserError(
+            f"{origin} holds weights that are no numbers, in {len(broken)} of {len(tensors)} tensors "
+            f"({some(broken)}); its training had diverged: give a checkpoint from before that"
+        )
 
 
 def _read_safetensors(data: bytes, location: Location) -> dict[str, Tensor]:
