@@ -2,18 +2,21 @@
 
     python -m benchmarks.channels --dataroot DIR --version v1.0-mini --sparsity 0.5
 
-The weights are drawn at random and pruned by magnitude: what a layer costs depends on its width, not on its values. The
-ratio still depends on which layers become narrow, and so on the criterion.
+The weights are drawn at random: a layer's time depends on its width, not on its values. Which layers become narrow
+decides the ratio all the same. Random weights cannot tell, so that every layer loses the same share of its channels;
+``--by magnitude`` ranks the random weights, which leaves early layers nearly whole.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import tempfile
 
 import torch
+from torch import nn
 
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.nuscenes.source import NuScenes
@@ -21,7 +24,7 @@ from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.counting import count
 from altermoma_ray.models.latency import measure
 from altermoma_ray.pruning import Target, prunable_weights
-from altermoma_ray.pruning.channels import Bounds
+from altermoma_ray.pruning.channels import Bounds, cut, kept_entries, kept_shapes, kept_shares
 from altermoma_ray.pruning.granularity import Channel
 from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.workloads.workload import groups_of
@@ -34,6 +37,7 @@ def main() -> None:
     parser.add_argument("--version", default="v1.0-mini")
     parser.add_argument("--model", default="bevfusion-mit")
     parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--by", choices=("share", "magnitude"), default="share")
     parser.add_argument("--multiple", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
@@ -42,11 +46,13 @@ def main() -> None:
     torch.manual_seed(0)
     model = config.build().eval()
     channels = Channel(Bounds(multiple=options.multiple)).bound_to(model, model)
-    scores = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
-    masks = channels.select(scores, Target(groups=groups_of(model), sparsity=options.sparsity))
-    models = {
-        name: one.to(options.device) for name, one in (("unpruned", model), ("pruned", channels.finalise(model, masks)))
-    }
+    if options.by == "share":
+        pruned = by_share(channels, model, options.sparsity)
+    else:
+        scores = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
+        target = Target(groups=groups_of(model), sparsity=options.sparsity)
+        pruned = channels.finalise(model, channels.select(scores, target))
+    models = {name: one.to(options.device) for name, one in (("unpruned", model), ("pruned", pruned))}
     with tempfile.TemporaryDirectory() as storage:
         source = NuScenes(dataroot=options.dataroot, version=options.version, storage=storage)
         dataset = NuScenesDataset(source.index(), source.rows("train"), config.inputs, augment=False)
@@ -60,7 +66,8 @@ def main() -> None:
         json.dumps(
             {
                 "ratio": found["unpruned"].median_ms / found["pruned"].median_ms,
-                "sparsity": masks.sparsity(),
+                "by": options.by,
+                "sparsity": 1 - counted["pruned"].parameters / counted["unpruned"].parameters,
                 "median_ms": {name: latency.median_ms for name, latency in found.items()},
                 "stages_ms": {name: latency.stages_ms() for name, latency in found.items()},
                 "params": {name: counts.parameters for name, counts in counted.items()},
@@ -72,6 +79,22 @@ def main() -> None:
             indent=1,
         )
     )
+
+
+def by_share(channels: Channel, model: nn.Module, sparsity: float) -> nn.Module:
+    """The model whose layers all keep the same share of their channels, and which loses this share of its weights."""
+    names = [coupling.name for coupling in channels.couplings]
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    whole = sum(map(math.prod, shapes.values()))
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        share = (low + high) / 2
+        kept = kept_shares(channels.couplings, dict.fromkeys(names, share))
+        narrow = kept_shapes(channels.shapes, channels.couplings, kept)
+        left = sum(math.prod(narrow[name]) for name in shapes)
+        low, high = (share, high) if left < (1 - sparsity) * whole else (low, share)
+    kept = kept_shares(channels.couplings, dict.fromkeys(names, high))
+    return cut(model, kept_entries(channels.shapes, channels.couplings, kept))
 
 
 if __name__ == "__main__":
