@@ -38,7 +38,7 @@ from altermoma_ray.engine.space.setting import CHANNELS, OWN_FIELDS, PruningSett
 from altermoma_ray.engine.trials.alone import run_alone
 from altermoma_ray.engine.trials.answer import Answer, answer
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
-from altermoma_ray.engine.trials.trial import read_result
+from altermoma_ray.engine.trials.results import read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.counting import Counts, count
 from altermoma_ray.pruning.channels import Bounds

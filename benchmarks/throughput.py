@@ -34,7 +34,7 @@ from altermoma_ray.engine.search.run import run_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.engine.trials.job import TrialTask
-from altermoma_ray.engine.trials.trial import read_result
+from altermoma_ray.engine.trials.results import read_result
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 from altermoma_ray.tracking.result import TrialResult
 from benchmarks.recipe import pruning_trial, pruning_work, recipe_session, run_recipe

@@ -17,7 +17,7 @@ from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.space import PruningSetting
 from altermoma_ray.engine.trials.job import TrialTask
-from altermoma_ray.engine.trials.trial import record_failure
+from altermoma_ray.engine.trials.results import record_failure
 from altermoma_ray.errors import UserError
 from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location

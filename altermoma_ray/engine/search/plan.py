@@ -16,7 +16,7 @@ from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.files import SpaceReference
 from altermoma_ray.engine.trials.budget import Budget
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
-from altermoma_ray.engine.trials.trial import read_result
+from altermoma_ray.engine.trials.results import read_result
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import COSTS, LATENCY, MACS, Figures, without_of
 from altermoma_ray.places import Place, kept_in, read_from

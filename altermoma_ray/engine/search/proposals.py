@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from altermoma_ray.engine.space import PruningSetting, SearchSpace, distinct
 from altermoma_ray.engine.trials.job import TrialTask
-from altermoma_ray.engine.trials.trial import has_ended
+from altermoma_ray.engine.trials.results import has_ended
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
 

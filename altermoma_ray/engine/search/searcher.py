@@ -12,8 +12,8 @@ from altermoma_ray.console import console
 from altermoma_ray.engine.ray import private
 from altermoma_ray.engine.search.proposals import Proposer
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
+from altermoma_ray.engine.trials.results import has_ended, read_result, record_failure
 from altermoma_ray.engine.trials.trainable import MISTAKE
-from altermoma_ray.engine.trials.trial import has_ended, read_result, record_failure
 from altermoma_ray.tracking.result import TrialResult
 
 

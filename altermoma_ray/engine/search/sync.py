@@ -11,7 +11,7 @@ from altermoma_ray.engine.search.logbook import Logbook, OnlyInStorage
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.resuming import latest_name
 from altermoma_ray.engine.search.run import reference_file
-from altermoma_ray.engine.trials.trial import has_ended
+from altermoma_ray.engine.trials.results import has_ended
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.store import TrackingError

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
-from altermoma_ray.engine.trials.trial import TrialRunner, read_result
+from altermoma_ray.engine.trials.results import read_result
+from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.errors import UserError
 
 

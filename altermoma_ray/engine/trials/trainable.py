@@ -10,7 +10,8 @@ from ray import tune
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import has_died, rank_and_world, run_on_workers
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
-from altermoma_ray.engine.trials.trial import TrialRunner, record_failure
+from altermoma_ray.engine.trials.results import record_failure
+from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 

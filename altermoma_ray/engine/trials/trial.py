@@ -10,9 +10,8 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
@@ -42,9 +41,9 @@ from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.events import events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
+from altermoma_ray.engine.trials.results import configuration_of, has_ended, read_result, record_failure
 from altermoma_ray.engine.trials.saved_state import SavedState, all_agree, seeded
 from altermoma_ray.models.checkpoint import save_checkpoint
-from altermoma_ray.places import kept_in
 from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, coverage, prunable_weights
 from altermoma_ray.pruning.criteria import IndicatorCriterion
 from altermoma_ray.pruning.granularity import Granularity
@@ -272,7 +271,7 @@ class TrialRunner:
             return
         # `result.json` is written last of all: a trial which dies in here runs again, and overwrites the other files.
         folder = self._job.trial_folder(trial.number)
-        configuration = _configuration(self._job, trial) | {
+        configuration = configuration_of(self._job, trial) | {
             "fine_tune_steps": history[-1].step,  # the steps done, which early stopping cuts short
             "floored_layers": list(masks.floored),
             "process": f"{socket.gethostname()}:{os.getpid()}",
@@ -318,21 +317,6 @@ class TrialRunner:
         return SavedState(_state_file(self._job, trial.number), identity, every=self._job.save_every)
 
 
-def has_ended(result: TrialResult, until: int | None) -> bool:
-    """Whether a trial has run to a rung, or further.
-
-    >>> failed = TrialResult(number=3, status="failed", reason="the loss is nan at step 4", started=0, ended=9)
-    >>> has_ended(failed, until=None)
-    True
-
-    Args:
-        result: the trial's result.
-        until: the rung; None asks for the trial's end.
-    """
-    # A trial is evaluated once at each rung, so its evaluations count the rungs behind it.
-    return result.status != "stopped" or (until is not None and len(result.history) > until)
-
-
 def forget_state(job: TrialJob, number: int) -> None:
     """Delete the saved state of a trial.
 
@@ -345,56 +329,3 @@ def forget_state(job: TrialJob, number: int) -> None:
 
 def _state_file(job: TrialJob, number: int) -> Location:
     return job.trial_folder(number).join("halfway.safetensors")
-
-
-def record_failure(
-    job: TrialJob,
-    trial: TrialTask,
-    reason: str,
-    *,
-    history: Sequence[Evaluation] = (),
-    seconds: Mapping[str, float] | None = None,
-) -> TrialResult:
-    """Write the result of a trial without a model; the trial's earlier evaluations stay in its history.
-
-    Args:
-        job: the trial's job.
-        trial: the trial.
-        reason: of the failure, for people.
-        history: evaluations made; where empty, the evaluations of an earlier result.
-        seconds: time spent, by kind of work.
-    """
-    now = time.time()
-    spent = dict(seconds or {})
-    # A failure past a rung: early stopping has used the evaluation at the rung, so the evaluation stays on record.
-    earlier = read_result(job, trial.number)
-    if not history and earlier is not None:
-        history = earlier.history
-    result = TrialResult(
-        number=trial.number,
-        status="failed",
-        reason=reason,
-        params=job.params_of(trial),
-        history=list(history),
-        configuration=_configuration(job, trial),
-        seconds=spent,
-        started=now - sum(spent.values()),
-        ended=now,
-    )
-    job.trial_folder(trial.number).join("result.json").write_text(result.to_json())
-    return result
-
-
-def read_result(job: TrialJob, number: int) -> TrialResult | None:
-    """The result of a trial; None for a trial still to end."""
-    file = job.trial_folder(number).join("result.json")
-    return TrialResult.from_json(file.read_bytes()) if file.exists() else None
-
-
-def _configuration(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
-    return {
-        "setting": trial.setting.model_dump(mode="json"),
-        # Addresses inside the storage are written relative to it: the storage may move.
-        "job": job.model_dump(mode="json", context=kept_in(job.workload.storage_location)),
-        "recipe": job.workload.load().recipe.model_dump(mode="json"),
-    }

@@ -8,7 +8,7 @@ import pytest
 from altermoma_ray.engine.search.proposals import Objective, Proposals
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.distinct import number_of_settings
-from altermoma_ray.engine.trials.trial import has_ended
+from altermoma_ray.engine.trials.results import has_ended
 from altermoma_ray.errors import UserError
 from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.tracking.result import Evaluation, TrialResult

@@ -12,7 +12,8 @@ from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.trials import trial
 from altermoma_ray.engine.trials.job import TrialTask
-from altermoma_ray.engine.trials.trial import TrialRunner, read_result
+from altermoma_ray.engine.trials.results import read_result
+from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.pruning import prunable_weights
 from altermoma_ray.storage import Location
 from altermoma_ray.testing.values import copied, differences

@@ -11,7 +11,8 @@ from torch.nn import functional
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trials.job import TrialTask
-from altermoma_ray.engine.trials.trial import TrialRunner, read_result
+from altermoma_ray.engine.trials.results import read_result
+from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.reference import find_workload
 

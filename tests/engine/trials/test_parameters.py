@@ -8,7 +8,8 @@ from safetensors.torch import load
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import Choice, Fixed, PruningSetting, SearchSpace
 from altermoma_ray.engine.trials.job import TrialTask
-from altermoma_ray.engine.trials.trial import TrialRunner, read_result
+from altermoma_ray.engine.trials.results import read_result
+from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.pruning import Masks
 
 SPACE = SearchSpace(

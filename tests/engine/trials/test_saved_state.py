@@ -8,8 +8,9 @@ import torch
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.trials.job import TrialTask
+from altermoma_ray.engine.trials.results import has_ended, read_result
 from altermoma_ray.engine.trials.saved_state import SavedState, seeded
-from altermoma_ray.engine.trials.trial import TrialRunner, has_ended, read_result
+from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation
 
