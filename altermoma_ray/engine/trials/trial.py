@@ -35,7 +35,7 @@ from altermoma_ray.engine.training.loop import (
     synchronise_buffers,
     train_steps,
 )
-from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, retake_statistics
+from altermoma_ray.engine.training.norms import BATCHES, Statistics, exchange_statistics, retake_statistics
 from altermoma_ray.engine.trials.budget import costs_of, within_budget
 from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.events import events_of, step_of
@@ -70,6 +70,8 @@ class TrialRunner:
         # Cloned: state_dict() gives views of the parameters, which training would change.
         self._initial = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
         self._task = workload.task_for(self._model)
+        # Of the norms, at the last evaluation of the running trial; None where this process made none yet.
+        self._told: Statistics | None = None
         self._names = list(prunable_weights(self._model))
         self._groups = groups_of(self._model, self._names)
         self._coverage = coverage(self._model)
@@ -117,6 +119,7 @@ class TrialRunner:
         if all_agree(is_there) and is_there:
             return
         clock = Clock(earlier)
+        self._told = None
         history: list[Evaluation] = []
         steps = self._steps(trial)
         end = steps if trial.until is None else step_of(self._job.rungs[trial.until], steps)
@@ -132,7 +135,11 @@ class TrialRunner:
                 # `_fine_tune` shares this list, and keeps it with the state when asked for the next evaluation.
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
-            self._renew_statistics(trial)  # of the model to be kept, whose figures were told
+            # The model is kept with the statistics with which its figures were told.
+            if self._told is None:
+                self._renew_statistics(trial)
+            else:
+                exchange_statistics(self._model, self._told)
             self._write(trial, "finished" if end == steps else "stopped", history, scores, plan[-1][1], clock)
         except (FloatingPointError, OutOfReach) as error:
             # Raised on all workers alike, so none is left in a reduction, and one record is enough.
@@ -220,8 +227,10 @@ class TrialRunner:
         units = self._units(trial)
         held, weight = units.held(masks), trial.setting.distillation
         with self._distillation.loss(weight) as extra_loss, MaskHolder(self._model, held, optimizer) as holder:
-            if steps == 0:  # without fine-tuning, nothing else brings the norms' statistics up to date
-                retake_statistics(self._model, self._batches(BATCHES, seed))
+            if steps == 0:
+                # Nothing else brings the norms' statistics up to date; those of whole units are taken anew in any case.
+                if trial.setting.granularity == SINGLE_WEIGHTS:
+                    retake_statistics(self._model, self._batches(BATCHES, seed))
                 yield Evaluation(step=0, metrics=self._figures(trial, self._evaluator))
                 return
             trained, clip_norm = data_parallel(self._model), self._recipe.clip_norm
@@ -248,7 +257,7 @@ class TrialRunner:
         trained = exchange_statistics(self._model)
         self._renew_statistics(trial)
         metrics = self._evaluate(evaluator)
-        exchange_statistics(self._model, trained)
+        self._told = exchange_statistics(self._model, trained)
         return metrics
 
     def _renew_statistics(self, trial: TrialTask) -> None:
