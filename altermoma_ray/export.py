@@ -51,7 +51,7 @@ def load_model(checkpoint: Location) -> FusionModel:
 
     if is_ours(checkpoint):
         config = json.loads(read_header(checkpoint.read_bytes()).get("config", "{}"))
-        if not {"camera", "lidar", "fuser"} <= set(config):
+        if not {"inputs", "fuser", "head"} <= set(config):
             raise UserError(
                 f"{checkpoint} is of a model of your own, whose parts this command does not know; export the model "
                 "yourself with torch.export or torch.onnx"

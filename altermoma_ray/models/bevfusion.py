@@ -1,4 +1,4 @@
-"""A camera-LiDAR fusion model in bird's-eye view (BEV): encoders by sensor, fuser, decoder, head.
+"""A fusion model in bird's-eye view (BEV): an encoder for each sensor, fuser, decoder, head.
 
 Liu et al., *BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird's-Eye View Representation*, ICRA 2023.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.channels import channel_couplings
 from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.configurations.fusion import FuserConfig
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 from altermoma_ray.models.decoders.second import BevDecoder
@@ -26,8 +27,9 @@ from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.models.synaptic_flow import flow_of
 from altermoma_ray.pruning.channels import Coupling
 
-SENSORS = ("camera", "lidar")
-"""Names of the encoders, in the order in which the fuser sees their maps."""
+_FUSERS: dict[type, type[nn.Module]] = {FuserConfig: ConvFuser}
+_HEADS: dict[type, type[nn.Module]] = {TransFusionHeadConfig: TransFusionHead, SegmentationHeadConfig: SegmentationHead}
+"""By section: the kind of a section chooses the module."""
 
 
 class FusionModel(nn.Module):
@@ -39,24 +41,24 @@ class FusionModel(nn.Module):
         outputs = model(batch, masked=frozenset({"camera"}))
     """
 
-    modalities = ("lidar", "camera")
-    """The sensors, in the order in which Algorithm 1 of AlterMOMA masks them."""
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.modalities = config.modalities
+        """The sensors, in the order in which Algorithm 1 of AlterMOMA masks them."""
         # Keyed by sensor: `group_of` reads the group of a parameter off its name, and released weights are renamed to
         # match.
-        self.encoders = nn.ModuleDict(
-            {
-                "camera": CameraEncoder(config.camera, config.inputs.image_size),
-                "lidar": LidarEncoder(config.lidar, config.inputs.point_range[:3], config.voxel_grid),
-            }
-        )
-        self.fuser = ConvFuser(config.fuser, [self.encoders[sensor].out_channels for sensor in SENSORS])
+        self.encoders = nn.ModuleDict({sensor: _encoder(sensor, config) for sensor in config.sensors})
         # Widths are handed from part to part: a configuration states each width once.
-        self.decoder = BevDecoder(config.decoder, self.fuser.out_channels)
-        self.head = _head(config.head, self.decoder.out_channels)
+        widths = [encoder.out_channels for encoder in self.encoders.values()]
+        self.fuser = _FUSERS[type(config.fuser)](config.fuser, widths)
+        width = self.fuser.out_channels
+        if config.decoder is None:
+            self.decoder = nn.Identity()
+        else:
+            self.decoder = BevDecoder(config.decoder, width)
+            width = self.decoder.out_channels
+        self.head = _HEADS[type(config.head)](config.head, width)
 
     def forward(self, batch: Batch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
         """The head's outputs.
@@ -79,7 +81,7 @@ class FusionModel(nn.Module):
             camera, fused = (model.features(batch)[name] for name in ("camera", "fused"))
         """
         maps = self._encode(batch, masked)
-        return {**dict(zip(SENSORS, maps, strict=True)), "fused": self.fuser(maps)}
+        return {**dict(zip(self.encoders, maps, strict=True)), "fused": self.fuser(maps)}
 
     def channel_couplings(self) -> list[Coupling]:
         """Which channels can be removed, with all that goes with each: :mod:`altermoma_ray.models.channels`."""
@@ -93,12 +95,17 @@ class FusionModel(nn.Module):
     def auxiliary_loss(self) -> Iterator[Callable[[Batch], Tensor]]:
         """While the context is open, a function for the depth loss, [N], of the last forward pass.
 
+        Models without a camera have none: their loss is 0.
+
         Example::
 
             with model.auxiliary_loss() as auxiliary:
                 outputs = model(batch)
                 loss = task.loss(outputs, batch)["total"] + auxiliary(batch)
         """
+        if "camera" not in self.encoders:
+            yield lambda batch: batch.images.new_zeros(len(batch))
+            return
         # A context, since the loss listens by a hook: a hook left behind would keep every later graph alive.
         with DepthSupervision(self.encoders["camera"]) as supervision:
             yield supervision.loss
@@ -118,13 +125,12 @@ class FusionModel(nn.Module):
             yield lambda outputs: {**maps.take(), **self.head.distillable(outputs)}
 
     def _encode(self, batch: Batch, masked: frozenset[str]) -> list[Tensor]:
-        unknown = masked - set(SENSORS)
+        unknown = masked - set(self.encoders)
         if unknown:
-            raise ValueError(f"`masked` may hold {', '.join(SENSORS)}, but got {', '.join(sorted(unknown))}")
+            raise ValueError(f"`masked` may hold {', '.join(self.encoders)}, but got {', '.join(sorted(unknown))}")
         maps = []
-        for sensor in SENSORS:
+        for sensor, encoder in self.encoders.items():
             # A masked encoder is not run, instead of multiplied by 0: no time is spent, and no gradient flows back.
-            encoder = self.encoders[sensor]
             if sensor in masked:
                 bev = batch.images.new_zeros(len(batch), encoder.out_channels, *self.config.head.bev_size)
             else:
@@ -135,17 +141,20 @@ class FusionModel(nn.Module):
 
     @staticmethod
     def group_of(parameter_name: str) -> str:
-        """The group a parameter belongs to: ``camera``, ``lidar`` or ``fusion`` (fuser, decoder and head).
+        """The group a parameter belongs to: its sensor, or ``fusion`` (fuser, decoder and head).
 
         >>> FusionModel.group_of("encoders.camera.neck.weight"), FusionModel.group_of("head.shared_conv.bias")
         ('camera', 'fusion')
         """
-        # Everything behind the encoders counts as fusion: decoder and head read both sensors and belong to neither.
+        # Everything behind the encoders counts as fusion: decoder and head read all sensors and belong to none.
         part, _, rest = parameter_name.partition(".")
         return rest.partition(".")[0] if part == "encoders" else "fusion"
 
 
-def _head(config: TransFusionHeadConfig | SegmentationHeadConfig, in_channels: int) -> nn.Module:
-    if isinstance(config, SegmentationHeadConfig):
-        return SegmentationHead(config, in_channels)
-    return TransFusionHead(config, in_channels)
+def _encoder(sensor: str, config: ModelConfig) -> nn.Module:
+    """The encoder of a sensor, whose ``out_channels`` are the channels of its BEV map."""
+    if sensor == "camera":
+        assert config.camera is not None
+        return CameraEncoder(config.camera, config.inputs.image_size)
+    assert config.lidar is not None
+    return LidarEncoder(config.lidar, config.inputs.point_range[:3], config.voxel_grid)

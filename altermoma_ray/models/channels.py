@@ -15,9 +15,9 @@ Where two parts meet, the channels of the first go together with input channels 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ SIDE = 8
 
 
 def channel_couplings(model: FusionModel) -> list[Coupling]:
-    """The couplings of a model, in the order camera, LiDAR, fuser, decoder, head.
+    """The couplings of a model, in the order of its encoders, then fuser, decoder, head.
 
     >>> from altermoma_ray.models.configurations.named import configuration
     >>> model = configuration("bevfusion-mit-toy").build()
@@ -58,17 +58,16 @@ def channel_couplings(model: FusionModel) -> list[Coupling]:
     >>> next(one.channels for one in couplings if one.name == "encoders.lidar.backbone.output_conv.0")
     64
     """
-    camera, lidar = model.encoders["camera"], model.encoders["lidar"]
-    assert isinstance(camera, CameraEncoder)
-    assert isinstance(lidar, LidarEncoder)
-    return [
-        *_swin(camera),
-        *_lift(camera),
-        *_after_splat(camera),
-        *_lidar(lidar, first=camera.out_channels),
-        *_fused(model),
-        *(_queries(model.head) if isinstance(model.head, TransFusionHead) else []),
-    ]
+    found, first = [], 0
+    for encoder in model.encoders.values():
+        found += _BRANCHES[type(encoder)](encoder, first)
+        # The fuser stacks the maps of the encoders.
+        first += int(encoder.out_channels)
+    return [*found, *_fused(model), *(_queries(model.head) if isinstance(model.head, TransFusionHead) else [])]
+
+
+def _camera(camera: CameraEncoder, first: int) -> list[Coupling]:
+    return [*_swin(camera), *_lift(camera), *_after_splat(camera, first)]
 
 
 def _swin(camera: CameraEncoder) -> list[Coupling]:
@@ -176,7 +175,7 @@ def _lift(camera: CameraEncoder) -> list[Coupling]:
     return trace(part, lambda lift: lift(*seen), prefix=CAMERA)
 
 
-def _after_splat(camera: CameraEncoder) -> list[Coupling]:
+def _after_splat(camera: CameraEncoder, first: int) -> list[Coupling]:
     view = camera.view_transform
     name = f"{CAMERA}view_transform."
     last = f"{name}lift_net.{len(view.lift_net) - 1}"
@@ -196,7 +195,7 @@ def _after_splat(camera: CameraEncoder) -> list[Coupling]:
     # The reader stands for the fuser: without a layer behind, tracing would take the last channels for a fixed output.
     part = nn.ModuleDict({"downsample": view.downsample, "reader": nn.Conv2d(view.out_channels, 1, 1)})
     traced = trace(part, lambda one: one["reader"](one["downsample"](splatted)), prefix=name)
-    return [lifted, *(_joined(coupling, name + _READER, first=0) for coupling in traced)]
+    return [lifted, *(_joined(coupling, name + _READER, first) for coupling in traced)]
 
 
 def _lidar(lidar: LidarEncoder, first: int) -> list[Coupling]:
@@ -206,6 +205,10 @@ def _lidar(lidar: LidarEncoder, first: int) -> list[Coupling]:
     voxels = torch.zeros(1, encoder.input_conv[0].in_channels, 2 * SIDE, 2 * SIDE, encoder.spatial_shape[2])
     traced = trace(part, lambda one: one["reader"](one["twin"](voxels)))
     return [_sparse(_joined(coupling, _READER, first)) for coupling in traced]
+
+
+_BRANCHES: dict[type, Callable[[Any, int], list[Coupling]]] = {CameraEncoder: _camera, LidarEncoder: _lidar}
+"""By the kind of an encoder: its couplings, given the fuser's input channel at which its map begins."""
 
 
 def _sparse(coupling: Coupling) -> Coupling:
@@ -235,14 +238,14 @@ def _joined(coupling: Coupling, reader: str, first: int) -> Coupling:
 
 
 class _Fused(nn.Module):
-    """Both sensors' maps to the map of the head's convolutions."""
+    """The sensors' maps to the map of the head's convolutions."""
 
     def __init__(self, model: FusionModel) -> None:
         super().__init__()
         self.fuser, self.decoder, self.head = model.fuser, model.decoder, model.head
 
-    def forward(self, camera: Tensor, lidar: Tensor) -> Tensor:
-        bev = self.decoder(self.fuser([camera, lidar]))
+    def forward(self, *maps: Tensor) -> Tensor:
+        bev = self.decoder(self.fuser(maps))
         if isinstance(self.head, TransFusionHead):
             # Up to the heat map alone: behind it proposals are chosen, which tracing cannot follow. `_queries` takes
             # the rest.
@@ -251,7 +254,7 @@ class _Fused(nn.Module):
 
 
 def map_part(model: FusionModel) -> tuple[nn.Module, list[Tensor]]:
-    """The traced part from both sensors' maps to the map of the head's convolutions; and small maps."""
+    """The traced part from all sensors' maps to the map of the head's convolutions; and small maps."""
     return _Fused(model), [torch.zeros(1, one.out_channels, SIDE, SIDE) for one in model.encoders.values()]
 
 

@@ -60,10 +60,10 @@ def flow_of(model: FusionModel, batch: Batch) -> Callable[[nn.Module], Tensor]:
 def _ones_enter(model: FusionModel) -> Iterator[None]:
     """Ones in place of the inputs of the networks which see data."""
     # The geometry passes by these networks and stays real, or nothing would land on the BEV map.
-    camera, lidar = model.encoders["camera"], model.encoders["lidar"]
-    entrances = [camera.backbone, lidar.backbone]
-    if hasattr(camera.view_transform, "depth_net"):  # a plain view transform reads no LiDAR
-        entrances.append(camera.view_transform.depth_net)
+    entrances = [encoder.backbone for encoder in model.encoders.values()]
+    view = getattr(model.encoders["camera"], "view_transform", None) if "camera" in model.encoders else None
+    if hasattr(view, "depth_net"):  # a plain view transform reads no LiDAR
+        entrances.append(view.depth_net)
     handles = [entrance.register_forward_pre_hook(_first_of_ones) for entrance in entrances]
     try:
         yield

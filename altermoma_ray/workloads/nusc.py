@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +58,7 @@ class BevFusion(Workload):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return FusionModel.modalities
+        return cast(ModelConfig, self.model).modalities
 
     def build(self, configuration: str | None = None) -> nn.Module:
         """A new model, of a checkpoint's configuration where one is given."""
@@ -172,38 +173,34 @@ def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stages(
-    *, camera: float, lidar: float, fusion: float, learning_rate: float, fusion_learning_rate: float, depth: float
+    branches: Mapping[str, float], *, fusion: float, learning_rate: float, fusion_learning_rate: float, depth: float
 ) -> tuple[Stage, ...]:
-    """Each backbone alone with a decoder and a head of its own, then both together (Liu et al., ICRA 2023).
+    """Each branch alone with a decoder and a head of its own, then all together (Liu et al., ICRA 2023).
 
-    Fusion training starts from both backbones, and from the LiDAR model's fuser, decoder and head.
+    Fusion training starts from all branches, and from the fuser, decoder and head of the last branch.
 
     Args:
-        camera: epochs of the camera branch alone.
-        lidar: epochs of the LiDAR branch alone.
-        fusion: epochs of both together.
+        branches: epochs of each branch alone, by its sensor.
+        fusion: epochs of all together.
         learning_rate: peak of the branches.
         fusion_learning_rate: peak of fusion training.
         depth: weight of the camera branch's depth loss (Li et al., BEVDepth 2023).
     """
-    return (
+    alone = [
         Stage(
-            name="camera",
-            epochs=camera,
+            name=sensor,
+            epochs=epochs,
             learning_rate=learning_rate,
-            # A branch trains alone by masking the other one: the fuser sees zeros, and no layer changes its shape.
-            masked=frozenset({"lidar"}),
-            auxiliary_loss=depth,
-        ),
-        Stage(name="lidar", epochs=lidar, learning_rate=learning_rate, masked=frozenset({"camera"})),
-        Stage(
-            name="fusion",
-            epochs=fusion,
-            learning_rate=fusion_learning_rate,
-            # As the authors do, whose fusion training loads their LiDAR detector and the camera's backbone.
-            starts_from={"camera": "camera", "lidar": "lidar", "fusion": "lidar"},
-        ),
-    )
+            # A branch trains alone by masking the others: the fuser sees zeros, and no layer changes its shape.
+            masked=frozenset(branches) - {sensor},
+            auxiliary_loss=depth if sensor == "camera" else 0.0,
+        )
+        for sensor, epochs in branches.items()
+    ]
+    # As the authors do, whose fusion training loads their LiDAR detector and the camera's backbone.
+    starts_from = {**{sensor: sensor for sensor in branches}, "fusion": list(branches)[-1]}
+    together = Stage(name="fusion", epochs=fusion, learning_rate=fusion_learning_rate, starts_from=starts_from)
+    return (*alone, together)
 
 
 _TOY_DETECTOR = Recipe(
@@ -211,7 +208,7 @@ _TOY_DETECTOR = Recipe(
     micro_batch_size=2,
     weight_decay=0.01,
     clip_norm=10.0,
-    stages=_stages(camera=8, lidar=4, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
+    stages=_stages({"camera": 8, "lidar": 4}, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -223,7 +220,7 @@ RECIPES: dict[str, Recipe] = {
         class_balanced=True,
         loader_processes=4,
         augment=True,
-        stages=_stages(camera=20, lidar=20, fusion=6, learning_rate=2e-4, fusion_learning_rate=2e-4, depth=0.0),
+        stages=_stages({"camera": 20, "lidar": 20}, fusion=6, learning_rate=2e-4, fusion_learning_rate=2e-4, depth=0.0),
     ),
     TOY: _TOY_DETECTOR,
     TOY_RESNET: _TOY_DETECTOR,
@@ -243,7 +240,7 @@ RECIPES: dict[str, Recipe] = {
         micro_batch_size=2,
         weight_decay=0.01,
         clip_norm=10.0,
-        stages=_stages(camera=4, lidar=3, fusion=3, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
+        stages=_stages({"camera": 4, "lidar": 3}, fusion=3, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
     ),
 }
 """Training figures of the named models; a model that has none here trains as the published one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
 
 class Stage(BaseModel):
@@ -26,6 +26,11 @@ class Stage(BaseModel):
     """For each parameter group the earlier stage from whose weights the group starts; other groups start at random."""
     auxiliary_loss: float = Field(default=0.0, ge=0)
     """Weight of the loss from the model's ``auxiliary_loss()`` beside the task's loss; 0 goes without."""
+
+    @field_serializer("masked", when_used="json")
+    def _sorted(self, masked: frozenset[str]) -> list[str]:
+        # The order of a set differs from process to process, but the text of a recipe is part of hashes.
+        return sorted(masked)
 
 
 class Recipe(BaseModel):

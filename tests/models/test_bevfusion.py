@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 
-from altermoma_ray.models.bevfusion import SENSORS, FusionModel
+from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.named import configuration
 
+SENSORS = ("camera", "lidar")
+"""Of the toy, in the fuser's order."""
 PUBLISHED = {
     "encoders.camera.backbone": 27_520_506,
     "encoders.camera.neck": 1_591_296,

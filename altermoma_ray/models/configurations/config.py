@@ -9,20 +9,24 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Discriminator, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Tag, ValidationError, model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations.camera import AnyCamera
-from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig
-from altermoma_ray.models.configurations.lidar import LidarConfig
+from altermoma_ray.models.configurations.fusion import AnyFuser, DecoderConfig
+from altermoma_ray.models.configurations.lidar import AnyLidar
 from altermoma_ray.models.configurations.section import Section
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 
 if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
+
+SENSORS = ("camera", "lidar")
+"""Names of the sensors' sections, in the order in which the fuser sees the sensors' maps."""
 
 
 def _kind_of_head(head: Any) -> str:
@@ -43,36 +47,44 @@ AnyHead = Annotated[
 class ModelConfig(Section):
     """A whole fusion model. Its grids must agree; that is checked here and nowhere else.
 
+    A model has a section for each of its sensors, two or more. Absent sections are not written.
+
     >>> from altermoma_ray.models.configurations.named import configuration
-    >>> configuration("bevfusion-mit").head.bev_size
-    (180, 180)
+    >>> configuration("bevfusion-mit").head.bev_size, configuration("bevfusion-mit").modalities
+    ((180, 180), ('lidar', 'camera'))
     """
 
     name: str
     """Name of the configuration; part of registered names and of cache keys."""
     inputs: InputConfig
-    camera: AnyCamera
-    lidar: LidarConfig
-    fuser: FuserConfig
-    decoder: DecoderConfig
+    camera: AnyCamera | None = None
+    lidar: AnyLidar | None = None
+    fuser: AnyFuser
+    decoder: DecoderConfig | None = None
+    """None hands the fused map to the head as it is."""
     head: AnyHead
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """The model's sensors, in the order in which the fuser sees their maps."""
+        return tuple(sensor for sensor in SENSORS if getattr(self, sensor) is not None)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The model's sensors, in the order in which Algorithm 1 of AlterMOMA masks them: LiDAR before camera."""
+        return self.sensors[::-1]
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave absent sections out: checkpoints of two sensors have no others, and hashes are made of this text."""
+        return {name: value for name, value in dump(self).items() if value is not None}
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        low, high = self.inputs.point_range[:2], self.inputs.point_range[3:5]
-        cell = tuple(size * self.lidar.stride for size in self.lidar.voxel_size[:2])
-        size = tuple(round((upper - lower) / step) for lower, upper, step in zip(low, high, cell, strict=True))
-        for what, got, need in (
-            ("camera grid's `bev_size`", self.camera.bev_size, size),
-            ("`head.bev_size`", self.head.bev_size, size),
-            ("`head.cell_size`", self.head.cell_size, cell),
-            ("`head.origin`", self.head.origin, low),
-            ("lower edges of the camera grid", (self.camera.grid_x[0], self.camera.grid_y[0]), low),
-            ("upper edges of the camera grid", (self.camera.grid_x[1], self.camera.grid_y[1]), high),
-        ):
-            if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(got, need, strict=True)):
-                raise ValueError(f"{what} must be {need} to fit the voxels and the point range, but got {got}")
-        if self.lidar.output_height(self.voxel_grid[2]) < 1:
+        if len(self.sensors) < 2:
+            raise ValueError(f"fusion needs two of the sections {', '.join(SENSORS)}, but got {self.sensors}")
+        self._check_grids()
+        if self.lidar is not None and self.lidar.output_height(self.voxel_grid[2]) < 1:
             raise ValueError(f"{self.voxel_grid[2]} voxels along z are too few for the stages of the LiDAR encoder")
         if any(side % 8 for side in self.inputs.image_size):
             raise ValueError(f"`inputs.image_size` must divide by 8, but got {self.inputs.image_size}")
@@ -80,10 +92,30 @@ class ModelConfig(Section):
             raster = RasterConfig(**{field: getattr(self.head, field) for field in RasterConfig.model_fields})
             if self.inputs.raster != raster:
                 raise ValueError(f"`inputs.raster` must be the head's raster, {raster}, but got {self.inputs.raster}")
-        total = math.prod(self.decoder.strides)
-        if any(side % total for side in size):
-            raise ValueError(f"the BEV map {size} must divide by the decoder's total stride {total}")
+        total = math.prod(self.decoder.strides) if self.decoder is not None else 1
+        if any(side % total for side in self.head.bev_size):
+            raise ValueError(f"the BEV map {self.head.bev_size} must divide by the decoder's total stride {total}")
         return self
+
+    def _check_grids(self) -> None:
+        assert self.lidar is not None
+        low, high, cell = self.inputs.point_range[:2], self.inputs.point_range[3:5], self.lidar.cell_size
+        size = tuple(round((upper - lower) / step) for lower, upper, step in zip(low, high, cell, strict=True))
+        grids: list[tuple[str, Any, Any]] = [
+            ("`head.bev_size`", self.head.bev_size, size),
+            ("`head.cell_size`", self.head.cell_size, cell),
+            ("`head.origin`", self.head.origin, low),
+        ]
+        if self.camera is not None:
+            x, y = self.camera.grid_x, self.camera.grid_y
+            grids += [
+                ("camera grid's `bev_size`", self.camera.bev_size, size),
+                ("lower edges of the camera grid", (x[0], y[0]), low),
+                ("upper edges of the camera grid", (x[1], y[1]), high),
+            ]
+        for what, got, need in grids:
+            if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(got, need, strict=True)):
+                raise ValueError(f"{what} must be {need} to fit the voxels and the point range, but got {got}")
 
     def build(self) -> FusionModel:
         """A new model with random weights."""
@@ -93,7 +125,8 @@ class ModelConfig(Section):
 
     @property
     def voxel_grid(self) -> tuple[int, int, int]:
-        """Voxels along x, y and z."""
+        """The LiDAR's voxels along x, y and z."""
+        assert self.lidar is not None
         low, high = self.inputs.point_range[:3], self.inputs.point_range[3:]
         sides = zip(low, high, self.lidar.voxel_size, strict=True)
         return tuple(round((upper - lower) / step) for lower, upper, step in sides)  # type: ignore[return-value]

@@ -18,6 +18,10 @@ class FuserConfig(Section):
     """Channels of the fused map."""
 
 
+AnyFuser = FuserConfig
+"""The section of any fuser; ``channels`` is common to all."""
+
+
 class DecoderConfig(Section):
     """SECOND backbone and its FPN on the fused map."""
 

@@ -50,6 +50,11 @@ class LidarConfig(Section):
         """Voxels a BEV cell, along x and y."""
         return 2 ** (len(self.stages) - 1)
 
+    @property
+    def cell_size(self) -> tuple[float, float]:
+        """Cell of the BEV map (x, y), metres."""
+        return self.voxel_size[0] * self.stride, self.voxel_size[1] * self.stride
+
     def output_height(self, height: int) -> int:
         """Heights that the encoder leaves of so many voxels along z; 0 or less when there are too few."""
         height += 1  # the published encoder has one empty layer on top
@@ -60,3 +65,7 @@ class LidarConfig(Section):
     def height_padding(self, stage: int) -> int:
         """Padding along z of a stage's strided convolution; the last one has none."""
         return 0 if stage == len(self.stages) - 2 else 1
+
+
+AnyLidar = LidarConfig
+"""The section of any LiDAR branch; ``cell_size`` is common to all."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
+from altermoma_ray.models.export.sensors import camera_and_lidar
 from altermoma_ray.models.releases.bevfusion import MMDET3D
 from altermoma_ray.models.weights.state_files import read_state
 from altermoma_ray.storage import Location
@@ -35,7 +36,8 @@ def check_namable(model: FusionModel) -> None:
         UserError: it lacks a part, or reads the model's boxes in another way.
     """
     config = model.config
-    if not isinstance(config.head, TransFusionHeadConfig) or config.camera.depth_net is None:
+    camera, _ = camera_and_lidar(config)
+    if not isinstance(config.head, TransFusionHeadConfig) or camera.depth_net is None:
         raise UserError(
             f"{config.name} has a part that mmdetection3d's BEVFusion lacks (a map segmentation head, or a lift "
             "without LiDAR depth); take --target onnx"

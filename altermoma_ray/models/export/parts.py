@@ -24,6 +24,7 @@ from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.transfusion import Height
 from altermoma_ray.models.encoders.camera import CameraEncoder
+from altermoma_ray.models.export.sensors import camera_and_lidar
 from altermoma_ray.models.heads.transfusion import TransFusionHead, local_maxima, one_hot
 from altermoma_ray.models.views.depth_lss import splat
 
@@ -167,7 +168,11 @@ def dense_parts(model: FusionModel, sample: Batch, *, runtime_boxes: bool = Fals
         model: in evaluation mode, on the CPU.
         sample: a batch of one sample; its outputs become the examples.
         runtime_boxes: write boxes as CUDA-BEVFusion decodes them; see :class:`RuntimeBoxPart`.
+
+    Raises:
+        UserError: the model has other sensors than a camera and a LiDAR.
     """
+    camera_and_lidar(model.config)
     camera, lidar = model.encoders["camera"], model.encoders["lidar"]
     assert isinstance(camera, CameraEncoder)
     depths = camera.view_transform.painted(sample)

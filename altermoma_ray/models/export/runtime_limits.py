@@ -16,6 +16,7 @@ from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.bevfusion_mit import CONFIGURATION as PUBLISHED
 from altermoma_ray.models.configurations.config import ModelConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
+from altermoma_ray.models.export.sensors import camera_and_lidar
 
 CONTEXT_STEP = 10
 """The context's width must be a multiple of this."""
@@ -30,12 +31,13 @@ def check_limits(model: FusionModel) -> None:
         UserError: the head, a figure or a width does not fit; the message has the reason.
     """
     config = model.config
+    camera, _ = camera_and_lidar(config)
     if not isinstance(config.head, TransFusionHeadConfig):
         raise UserError(
             f"{config.name} has a map segmentation head, but CUDA-BEVFusion reads boxes of a TransFusion head; take "
             "--target onnx"
         )
-    if config.camera.depth_net is None:
+    if camera.depth_net is None:
         raise UserError(
             f"{config.name} lifts pictures without LiDAR depth, but CUDA-BEVFusion feeds depth pictures; take "
             "--target onnx"
@@ -66,7 +68,7 @@ def _figures(config: ModelConfig) -> Iterator[tuple[str, Any, Any]]:
     pairs: dict[str, tuple[Any, Any]] = {
         "number of cameras": (len(config.inputs.cameras), len(fixed.inputs.cameras)),
         "voxel grid": (config.voxel_grid, fixed.voxel_grid),
-        "stride of the LiDAR encoder": (config.lidar.stride, fixed.lidar.stride),
+        "stride of the LiDAR encoder": (camera_and_lidar(config)[1].stride, camera_and_lidar(fixed)[1].stride),
         "BEV map": (config.head.bev_size, fixed.head.bev_size),
     }
     for section, names in {

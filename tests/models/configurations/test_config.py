@@ -25,6 +25,26 @@ def test_published_figures_derive_the_published_grids():
     assert config.camera.bev_size == config.head.bev_size == (180, 180)
 
 
+def test_sensors_follow_the_sections():
+    config = configuration("bevfusion-mit-toy")
+    assert config.sensors == ("camera", "lidar")
+    assert config.modalities == config.build().modalities == ("lidar", "camera")
+    alone = {name: value for name, value in config.model_dump().items() if name != "camera"}
+    with pytest.raises(
+        ValidationError, match=r"fusion needs two of the sections camera, lidar.*, but got \('lidar',\)"
+    ):
+        ModelConfig.model_validate(alone)
+
+
+def test_a_head_may_read_the_fused_map_itself():
+    config = configuration("bevfusion-mit-toy").model_copy(update={"decoder": None})
+    assert '"decoder"' not in config.model_dump_json()
+    assert parse_configuration(config.model_dump_json(), "test") == config
+    model = config.build()
+    assert model.head.shared_conv.in_channels == config.fuser.channels
+    assert not list(model.decoder.parameters())
+
+
 def test_a_resnet_s_stages_have_the_widths_of_the_public_variant_with_a_resnet():
     config = configuration("bevfusion-mit-r101-second")
     assert config.camera.stage_channels == (512, 1024, 2048)
