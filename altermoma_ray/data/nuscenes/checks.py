@@ -22,46 +22,16 @@ from typing import Any
 
 import numpy as np
 
+from altermoma_ray.data.nuscenes.faults import COPY, LATEST, MISSING, Fault, Tables, token_of
+from altermoma_ray.data.nuscenes.relations import wrong_order
 from altermoma_ray.errors import UserError
-
-Record = dict[str, Any]
-Tables = dict[str, list[Record]]
-"""The records of each table, by its name."""
 
 FARTHEST = 1e8
 """Metres: coordinates of every map projection are nearer."""
 LARGEST = 1e3
 """Metres: no box is longer."""
-LATEST = 2**53
-"""Microseconds: the year 2255. Nanoseconds since 1970, another habit, are more."""
 UNIT_TOLERANCE = 1e-3
 """Greatest difference between 1 and the length of a rotation's quaternion."""
-_LEFT_OUT = ("ego_pose", "calibrated_sensor", "sample_data")
-# Stands for the value of a missing field: a JSON file may hold null, so None would not do.
-_MISSING = object()
-_COPY = "copy the tables again"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Records of one table with the same fault: one rule broken in one field.
-
-    >>> Fault("ego_pose", "rotation", "a unit quaternion", [3], numeric=True).can_be_left_out
-    True
-    """
-
-    table: str
-    field: str
-    rule: str
-    records: Sequence[int]
-    """Their places in the table."""
-    numeric: bool = False
-    """Whether the fault lies in a number, not in a token or a name, by which the tables hold together."""
-
-    @property
-    def can_be_left_out(self) -> bool:
-        """Whether the records can be left out: boxes always; poses, calibrations and frames for wrong numbers only."""
-        return self.table == "sample_annotation" or (self.numeric and self.table in _LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -203,14 +173,14 @@ def check_records(tables: Tables, place: str) -> None:
     """
     for name, records in tables.items():
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise UserError(f"table {name} in {place} is no list of records; {_COPY}")
+            raise UserError(f"table {name} in {place} is no list of records; {COPY}")
         seen: set[str] = set()
         for number, record in enumerate(records):
             token = record.get("token")
             if not isinstance(token, str) or not token:
-                raise UserError(f"record {number} of table {name} in {place} has no token; {_COPY}")
+                raise UserError(f"record {number} of table {name} in {place} has no token; {COPY}")
             if token in seen:
-                raise UserError(f"table {name} in {place} has two records with the token {token!r}; {_COPY}")
+                raise UserError(f"table {name} in {place} has two records with the token {token!r}; {COPY}")
             seen.add(token)
 
 
@@ -232,70 +202,14 @@ def find_faults(tables: Tables) -> list[Fault]:
         faults += [_reference(tables, tokens, table, field, table, optional=True) for field in ("prev", "next")]
     # The order of annotations follows from their samples' times, which must be sound first.
     if not any(fault.records for fault in faults if fault.table == "sample"):
-        faults += [_order(tables, table, way) for table in _CHAINED for way in ("next", "prev")]
+        faults += [wrong_order(tables, table, way) for table in _CHAINED for way in ("next", "prev")]
     return [fault for fault in faults if fault.records]
-
-
-def describe_fault(tables: Tables, fault: Fault) -> str:
-    """A fault in words: its first record is named, the others are counted."""
-    first = tables[fault.table][fault.records[0]]
-    value = first.get(fault.field, _MISSING)
-    found = "is missing" if value is _MISSING else f"is {_short(value)}"
-    more = len(fault.records) - 1
-    like = f" ({more} more record{'s' if more > 1 else ''} like it)" if more else ""
-    return f"{fault.field} of {fault.table} {first['token']} {found}, but must be {fault.rule}{like}"
-
-
-def check_chains(tables: Tables, place: str) -> None:
-    """Make sure of one chain of samples in each scene, from its first to its last, without samples outside of chains.
-
-    Args:
-        tables: after :func:`find_faults`.
-        place: the tables' folder, for the message.
-
-    Raises:
-        UserError: a chain comes back to a sample, goes into another scene, leaves samples out, or has another last
-            sample or length than its scene says.
-    """
-    samples = {record["token"]: record for record in tables["sample"]}
-    reached: set[str] = set()
-    ends: dict[str, tuple[str, int]] = {}
-    for scene in tables["scene"]:
-        token, last, length = scene["first_sample_token"], "", 0
-        while token:
-            sample = samples[token]
-            # Without this test, a chain which comes back to itself would be walked without end.
-            if token in reached:
-                raise UserError(
-                    f"the samples of scene {scene['token']} in {place} come back to sample {token}, which was there "
-                    f"before; {_COPY}"
-                )
-            if sample["scene_token"] != scene["token"]:
-                raise UserError(
-                    f"sample {token} in {place} follows in scene {scene['token']}, but names scene "
-                    f"{sample['scene_token']}; {_COPY}"
-                )
-            reached.add(token)
-            last, length, token = token, length + 1, sample["next"]
-        ends[scene["token"]] = last, length
-    if lost := [token for token in samples if token not in reached]:
-        raise UserError(
-            f"{len(lost)} of the {len(samples)} samples in {place}, {lost[0]} for one, follow after no sample of their "
-            f"scene; {_COPY}"
-        )
-    for scene in tables["scene"]:
-        last, length = ends[scene["token"]]
-        if (scene["last_sample_token"], scene["nbr_samples"]) != (last, length):
-            raise UserError(
-                f"scene {scene['token']} in {place} has {length} samples, the last one {last}, but names "
-                f"{scene['nbr_samples']} as nbr_samples and {scene['last_sample_token']} as last_sample_token; {_COPY}"
-            )
 
 
 def _numbers(tables: Tables, table: str, field: str, rule: _Rule, places: Sequence[int] | None = None) -> Fault:
     records = tables[table]
     where = range(len(records)) if places is None else places
-    broken = rule.broken([records[place].get(field, _MISSING) for place in where])
+    broken = rule.broken([records[place].get(field, MISSING) for place in where])
     return Fault(table, field, rule.text, [where[place] for place in broken], numeric=True)
 
 
@@ -342,55 +256,16 @@ def _keyframe_flags(tables: Tables) -> Fault:
     return Fault("sample_data", "is_key_frame", "true or false", broken)
 
 
-def _order(tables: Tables, table: str, way: str) -> Fault:
-    """Records whose neighbour is on the wrong side in time; two frames of a sensor may have the same time."""
-    if table == "sample_annotation":
-        times = {record["token"]: record["timestamp"] for record in tables["sample"]}
-        times = {record["token"]: times.get(_token(record, "sample_token")) for record in tables[table]}
-    else:
-        times = {record["token"]: record.get("timestamp") for record in tables[table]}
-    # Only sound times are compared; records at fault are told by another rule, once.
-    valid = {token: time for token, time in times.items() if type(time) in (int, float) and 0 < time < LATEST}
-    strict = table != "sample_data"
-    broken = []
-    for place, record in enumerate(tables[table]):
-        neighbour = record.get(way)
-        # Before the times: a record which names itself is valid as a token, and would be walked without end.
-        if neighbour == record["token"]:
-            broken.append(place)
-            continue
-        if not neighbour or not isinstance(neighbour, str) or neighbour not in valid or record["token"] not in valid:
-            continue  # told already, as a missing token or an impossible timestamp
-        own, other = valid[record["token"]], valid[neighbour]
-        if (own == other and strict) or (own > other if way == "next" else own < other):
-            broken.append(place)
-    return Fault(
-        table, way, f"the token of {'a later' if way == 'next' else 'an earlier'} record in table {table}", broken
-    )
-
-
 def _camera_records(tables: Tables) -> dict[str, list[int]]:
     """Places of the cameras' records in their tables."""
     sensors = {record["token"] for record in tables["sensor"] if record.get("modality") == "camera"}
     calibrated = [
-        place for place, record in enumerate(tables["calibrated_sensor"]) if _token(record, "sensor_token") in sensors
+        place for place, record in enumerate(tables["calibrated_sensor"]) if token_of(record, "sensor_token") in sensors
     ]
     tokens = {tables["calibrated_sensor"][place]["token"] for place in calibrated}
     frames = [
         place
         for place, record in enumerate(tables["sample_data"])
-        if _token(record, "calibrated_sensor_token") in tokens
+        if token_of(record, "calibrated_sensor_token") in tokens
     ]
     return {"calibrated_sensor": calibrated, "sample_data": frames}
-
-
-def _token(record: Record, field: str) -> str:
-    """A token of a record; empty where the field holds no text."""
-    # A list in the place of a token, looked up in a set, would raise a TypeError.
-    value = record.get(field)
-    return value if isinstance(value, str) else ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

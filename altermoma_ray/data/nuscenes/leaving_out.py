@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 
-from altermoma_ray.data.nuscenes.checks import Fault, Record, Tables
+from altermoma_ray.data.nuscenes.faults import Fault, Record, Tables
 
 USED = ("camera", "lidar")
 """Sensors needed by a keyframe: without their frame the keyframe is left out. A radar's frame is left out alone."""

@@ -26,11 +26,13 @@ import pyarrow as pa
 from rich.progress import Progress
 
 from altermoma_ray.console import console
-from altermoma_ray.data.nuscenes.checks import Fault, Tables, check_chains, check_records, describe_fault, find_faults
+from altermoma_ray.data.nuscenes.checks import check_records, find_faults
 from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.data.nuscenes.dataroot import check_dataroot, check_name, existing_files
+from altermoma_ray.data.nuscenes.faults import Fault, Tables, describe_fault
 from altermoma_ray.data.nuscenes.leaving_out import MISSING, LeftOut, leave_out_faulty, leave_out_missing, left_out_text
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
+from altermoma_ray.data.nuscenes.relations import check_chains
 from altermoma_ray.data.nuscenes.rig import Rig, channels_of, find_rig
 from altermoma_ray.data.nuscenes.splits import FILE as SPLITS_FILE
 from altermoma_ray.data.nuscenes.splits import scene_splits
