@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from altermoma_ray.data.nuscenes.faults import COPY, LATEST, MISSING, Fault, Tables, token_of
-from altermoma_ray.data.nuscenes.relations import wrong_order
+from altermoma_ray.data.nuscenes.relations import WAYS, doubled_files, strangers, wrong_order
 from altermoma_ray.errors import UserError
 
 FARTHEST = 1e8
@@ -199,10 +199,12 @@ def find_faults(tables: Tables) -> list[Fault]:
     faults += [_attributes(tables, tokens), _keyframe_flags(tables)]
     faults += [_reference(tables, tokens, "sample_annotation", "visibility_token", "visibility", optional=True)]
     for table in _CHAINED:
-        faults += [_reference(tables, tokens, table, field, table, optional=True) for field in ("prev", "next")]
+        faults += [_reference(tables, tokens, table, field, table, optional=True) for field in WAYS]
+    faults += [strangers(tables, table, way) for table in ("sample_annotation", "sample_data") for way in WAYS]
+    faults += [doubled_files(tables)]
     # The order of annotations follows from their samples' times, which must be sound first.
     if not any(fault.records for fault in faults if fault.table == "sample"):
-        faults += [wrong_order(tables, table, way) for table in _CHAINED for way in ("next", "prev")]
+        faults += [wrong_order(tables, table, way) for table in _CHAINED for way in WAYS]
     return [fault for fault in faults if fault.records]
 
 

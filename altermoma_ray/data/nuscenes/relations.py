@@ -5,6 +5,9 @@ from __future__ import annotations
 from altermoma_ray.data.nuscenes.faults import COPY, LATEST, Fault, Tables, token_of
 from altermoma_ray.errors import UserError
 
+WAYS = ("next", "prev")
+"""Fields that name a record's neighbours in time."""
+
 
 def wrong_order(tables: Tables, table: str, way: str) -> Fault:
     """Records whose neighbour is on the wrong side in time; two frames of a sensor may have the same time."""
@@ -31,6 +34,42 @@ def wrong_order(tables: Tables, table: str, way: str) -> Fault:
     return Fault(
         table, way, f"the token of {'a later' if way == 'next' else 'an earlier'} record in table {table}", broken
     )
+
+
+def strangers(tables: Tables, table: str, way: str) -> Fault:
+    """Annotations whose neighbour is of another instance, or files whose neighbour is of another sensor."""
+    if table == "sample_annotation":
+        kin, of = "instance", {record["token"]: token_of(record, "instance_token") for record in tables[table]}
+    else:
+        kin, of = "sensor", _sensors(tables)
+    broken = []
+    for place, record in enumerate(tables[table]):
+        own, other = of[record["token"]], of.get(token_of(record, way), "")
+        # Unknown tokens are told by another rule, once.
+        if own and other and own != other:
+            broken.append(place)
+    return Fault(table, way, f"the token of a record of the same {kin} in table {table}", broken)
+
+
+def doubled_files(tables: Tables) -> Fault:
+    """Keyframe files of a sensor whose sample has an earlier file of the sensor: nobody could say which one counts."""
+    sensors, seen, broken = _sensors(tables), set(), []
+    for place, record in enumerate(tables["sample_data"]):
+        pair = token_of(record, "sample_token"), sensors[record["token"]]
+        if record.get("is_key_frame") is True and all(pair):
+            if pair in seen:
+                broken.append(place)
+            seen.add(pair)
+    return Fault("sample_data", "sample_token", "a sample without another keyframe file of the same sensor", broken)
+
+
+def _sensors(tables: Tables) -> dict[str, str]:
+    """The sensor of each file by the file's token; empty where the calibration is unknown."""
+    calibrated = {record["token"]: token_of(record, "sensor_token") for record in tables["calibrated_sensor"]}
+    return {
+        record["token"]: calibrated.get(token_of(record, "calibrated_sensor_token"), "")
+        for record in tables["sample_data"]
+    }
 
 
 def check_chains(tables: Tables, place: str) -> None:

@@ -156,6 +156,34 @@ def test_a_record_that_follows_itself_is_told_and_ends(table, way, when, root):
         opened(root)
 
 
+@pytest.mark.parametrize(
+    ("table", "kin", "owner"),
+    [("sample_annotation", "instance", "instance_token"), ("sample_data", "sensor", "calibrated_sensor_token")],
+)
+def test_a_neighbour_of_another_instance_or_sensor_is_told(table, kin, owner, root):
+    def damage(rows: list[dict]) -> None:
+        followed = {row["token"]: row for row in rows if row["next"]}
+        one = next(iter(followed.values()))
+        other = next(row for row in followed.values() if row[owner] != one[owner])
+        one["next"] = other["next"]
+
+    edit(root, table, damage)
+    told = rf"^next of {table} \w+ is '\w+', but must be the token of a record of the same {kin} in table {table}"
+    with pytest.raises(UserError, match=told):
+        opened(root)
+
+
+def test_two_keyframe_files_of_one_sensor_are_told(root):
+    def double(rows: list[dict]) -> None:
+        one = next(row for row in rows if row["is_key_frame"])
+        rows.append(one | {"token": "twin", "prev": "", "next": ""})
+
+    edit(root, "sample_data", double)
+    told = r"^sample_token of sample_data twin is '\w+', but must be a sample without another keyframe file of the same"
+    with pytest.raises(UserError, match=told):
+        opened(root)
+
+
 def test_a_keyframe_that_comes_back_to_an_earlier_one_is_told(root):
     edit(root, "sample", lambda rows: rows[2].update(next=rows[0]["token"]))
     with pytest.raises(UserError, match=r"^next of sample \w+ is '\w+', but must be the token of a later record in"):
