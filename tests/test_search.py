@@ -18,7 +18,7 @@ from altermoma_ray.engine.space import SearchSpace
 
 SPACE = SearchSpace(
     scoring_batches=1, reactivation_steps=(1, 2), reactivation_learning_rates=(1e-3,), criteria=("altermoma", "taylor"),
-    fine_tune_epochs=2.0, iterative_rounds=2, pruning_phase=0.5, rungs=(0.5,), rung_samples=2,
+    fine_tune_epochs=1.0, iterative_rounds=2, pruning_phase=0.5, rungs=(0.5,), rung_samples=2,
 )
 """
 FIELDS = [
@@ -35,7 +35,7 @@ FIELDS = [
     "params_left",
     "delta_map",
 ]
-TRIALS = 4
+TRIALS = 3
 
 
 def command(module, *arguments, **options):
