@@ -42,9 +42,12 @@ class Batch:
     """[M, 9] float32 each, augmented lidar frame; see the module's text."""
     labels: list[Tensor]
     """[M] int64 each, indices into ``CLASSES``."""
-    # A default for the last field alone: callers without a map need not know of rasters.
+    # Defaults for the last fields alone: callers without a map or radars need not know of them.
     rasters: list[Tensor] = field(default_factory=list)
     """[class, x, y] bool each: the map's masks about the LiDAR; empty where the model's inputs ask for none."""
+    radar: list[Tensor] = field(default_factory=list)
+    """[P, 45] float32 each: encoded returns (:mod:`altermoma_ray.data.radar`) in the augmented lidar frame; empty where
+    the model's inputs ask for none."""
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -26,6 +26,7 @@ from pydantic.functional_serializers import SerializerFunctionWrapHandler
 from torch import Tensor
 
 from altermoma_ray.data.nuscenes.rig import CAMERAS
+from altermoma_ray.data.radar import RadarInputConfig
 from altermoma_ray.data.raster import RasterConfig
 
 Range = tuple[float, float]
@@ -77,14 +78,14 @@ class InputConfig(BaseModel):
     """Whether the scene is mirrored along x and along y at random in training."""
     raster: RasterConfig | None = None
     """Masks of the map that the model learns from; None reads no map."""
+    radar: RadarInputConfig | None = None
+    """The radar returns that the model reads; None reads no radar."""
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave an absent ``raster`` out: checkpoints of earlier releases lack it, and hashes are made of this text."""
+        """Leave out what is absent: checkpoints of earlier releases lack it, and hashes are made of this text."""
         fields: dict[str, Any] = dump(self)
-        if fields.get("raster") is None:
-            fields.pop("raster", None)
-        return fields
+        return {name: value for name, value in fields.items() if value is not None or name not in ("raster", "radar")}
 
     @model_validator(mode="after")
     def _check(self) -> InputConfig:

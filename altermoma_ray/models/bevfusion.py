@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.channels import channel_couplings
 from altermoma_ray.models.configurations.config import ModelConfig
-from altermoma_ray.models.configurations.fusion import FuserConfig
+from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig
+from altermoma_ray.models.configurations.residual import ResidualDecoderConfig
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
+from altermoma_ray.models.decoders.residual import ResidualDecoder
 from altermoma_ray.models.decoders.second import BevDecoder
 from altermoma_ray.models.depth_supervision import DepthSupervision
 from altermoma_ray.models.distillation import MapListener
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.lidar import LidarEncoder
+from altermoma_ray.models.encoders.radar import RadarEncoder
 from altermoma_ray.models.fusers.convolutional import ConvFuser
 from altermoma_ray.models.heads.segmentation import SegmentationHead
 from altermoma_ray.models.heads.transfusion import TransFusionHead
@@ -28,6 +31,7 @@ from altermoma_ray.models.synaptic_flow import flow_of
 from altermoma_ray.pruning.channels import Coupling
 
 _FUSERS: dict[type, type[nn.Module]] = {FuserConfig: ConvFuser}
+_DECODERS: dict[type, type[nn.Module]] = {DecoderConfig: BevDecoder, ResidualDecoderConfig: ResidualDecoder}
 _HEADS: dict[type, type[nn.Module]] = {TransFusionHeadConfig: TransFusionHead, SegmentationHeadConfig: SegmentationHead}
 """By section: the kind of a section chooses the module."""
 
@@ -56,7 +60,7 @@ class FusionModel(nn.Module):
         if config.decoder is None:
             self.decoder = nn.Identity()
         else:
-            self.decoder = BevDecoder(config.decoder, width)
+            self.decoder = _DECODERS[type(config.decoder)](config.decoder, width)
             width = self.decoder.out_channels
         self.head = _HEADS[type(config.head)](config.head, width)
 
@@ -156,5 +160,8 @@ def _encoder(sensor: str, config: ModelConfig) -> nn.Module:
     if sensor == "camera":
         assert config.camera is not None
         return CameraEncoder(config.camera, config.inputs.image_size)
+    if sensor == "radar":
+        assert config.radar is not None
+        return RadarEncoder(config.radar, config.inputs.point_range)
     assert config.lidar is not None
     return LidarEncoder(config.lidar, config.inputs.point_range[:3], config.voxel_grid)

@@ -7,7 +7,7 @@ product of depths and features in the view transform:
 - camera neck and lift: traced, up to the depth bins and context channels; a ResNet is traced with them, since the
   channels of its stages are the neck's inputs;
 - context channels and the convolutions after the splat: by a rule and traced; the depth bins are geometry and stay;
-- the LiDAR encoder: traced through its dense twin;
+- the LiDAR encoder: traced through its dense twin; the radar's layers: traced;
 - fuser, decoder and head: traced; a TransFusion head keeps the width of its queries and loses whole attention heads.
 
 Where two parts meet, the channels of the first go together with input channels of the second.
@@ -26,6 +26,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from altermoma_ray.models.dense_twin import DenseTwin
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.lidar import LidarEncoder
+from altermoma_ray.models.encoders.radar import RadarEncoder
 from altermoma_ray.models.encoders.resnet import ResNetBackbone
 from altermoma_ray.models.encoders.swin import SwinBackbone, WindowAttention
 from altermoma_ray.models.heads.transfusion import TransFusionHead
@@ -35,7 +36,7 @@ from altermoma_ray.pruning.channels import Bounds, Coupling, Slice, trace
 if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
 
-CAMERA, LIDAR = "encoders.camera.", "encoders.lidar.backbone."
+CAMERA, LIDAR, RADAR = "encoders.camera.", "encoders.lidar.backbone.", "encoders.radar.backbone."
 FUSER_INPUT = "fuser.0.weight"
 CUDA_BEVFUSION = Bounds(
     multiple=8, multiple_of={"encoders.camera.view_transform.lift_net.6": 10, "encoders.lidar.*": 16}
@@ -207,7 +208,19 @@ def _lidar(lidar: LidarEncoder, first: int) -> list[Coupling]:
     return [_sparse(_joined(coupling, _READER, first)) for coupling in traced]
 
 
-_BRANCHES: dict[type, Callable[[Any, int], list[Coupling]]] = {CameraEncoder: _camera, LidarEncoder: _lidar}
+def _radar(radar: RadarEncoder, first: int) -> list[Coupling]:
+    layers = radar.backbone.layers
+    part = nn.ModuleDict({"layers": layers, "reader": nn.Linear(radar.out_channels, 1)})
+    # Two returns: in evaluation mode any number would do.
+    traced = trace(part, lambda one: one["reader"](one["layers"](torch.zeros(2, layers[0].in_features))), prefix=RADAR)
+    return [_joined(coupling, RADAR + _READER, first) for coupling in traced]
+
+
+_BRANCHES: dict[type, Callable[[Any, int], list[Coupling]]] = {
+    CameraEncoder: _camera,
+    LidarEncoder: _lidar,
+    RadarEncoder: _radar,
+}
 """By the kind of an encoder: its couplings, given the fuser's input channel at which its map begins."""
 
 

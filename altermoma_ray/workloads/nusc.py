@@ -30,6 +30,7 @@ DEFAULT_VERSION = "v1.0-trainval"
 """The version of nuScenes by default, and the only version of the synthetic set."""
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 TOY_RESNET = "bevfusion-mit-r101-second-toy"
+TOY_RADAR, TOY_TRIO = "bevfusion-r-toy", "bevfusion-trio-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
 CHECKPOINTS = {name: _CHECKPOINTS / f"{name}.safetensors" for name in (TOY, TOY_RESNET, TOY_MAP)}
@@ -203,13 +204,17 @@ def _stages(
     return (*alone, together)
 
 
-_TOY_DETECTOR = Recipe(
-    batch_size=4,
-    micro_batch_size=2,
-    weight_decay=0.01,
-    clip_norm=10.0,
-    stages=_stages({"camera": 8, "lidar": 4}, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
-)
+def _toy_detector(branches: Mapping[str, float]) -> Recipe:
+    return Recipe(
+        batch_size=4,
+        micro_batch_size=2,
+        weight_decay=0.01,
+        clip_norm=10.0,
+        stages=_stages(branches, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
+    )
+
+
+_TOY_DETECTOR = _toy_detector({"camera": 8, "lidar": 4})
 
 RECIPES: dict[str, Recipe] = {
     PUBLISHED: Recipe(
@@ -224,6 +229,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     TOY: _TOY_DETECTOR,
     TOY_RESNET: _TOY_DETECTOR,
+    TOY_RADAR: _toy_detector({"camera": 8, "radar": 4}),
+    # The LiDAR last: fusion starts from the last branch's fuser, decoder and head.
+    TOY_TRIO: _toy_detector({"camera": 8, "radar": 4, "lidar": 4}),
     PUBLISHED_MAP: Recipe(
         batch_size=32,
         micro_batch_size=2,

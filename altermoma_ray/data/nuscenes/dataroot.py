@@ -117,10 +117,10 @@ def existing_files(dataroot: Location, names: Sequence[str]) -> set[str]:
     """
     for name in names:
         check_name(dataroot, name)
-    return set(_sizes(dataroot, names)) & set(names)
+    return set(sizes_of(dataroot, names)) & set(names)
 
 
-def _sizes(dataroot: Location, names: Sequence[str]) -> dict[str, int]:
+def sizes_of(dataroot: Location, names: Sequence[str]) -> dict[str, int]:
     """Sizes (bytes) of all files in the folders of the named ones."""
     # A listing tells a thousand sizes in one request; asking a bucket for each file would take hours.
     sizes: dict[str, int] = {}
@@ -151,7 +151,7 @@ def check_files(
     names = [*dict.fromkeys([*pictures, *clouds])]
     for name in names:
         check_name(dataroot, name)
-    sizes = _sizes(dataroot, names)
+    sizes = sizes_of(dataroot, names)
     if dataroot.is_local and not reading.follow_links:
         _check_links(dataroot, names)
     missing = [name for name in names if name not in sizes]
@@ -270,6 +270,21 @@ def read_points(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) 
     """
     file = sensor_file(dataroot, name, reading)
     return decode_points(file, _read(file), reading.lidar_columns)
+
+
+def read_bytes(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) -> tuple[Location, bytes]:
+    """The address of a sensor's file, and its content.
+
+    Args:
+        dataroot: folder of the data set.
+        name: the file's path below the dataroot.
+        reading: the user's way to read the data set.
+
+    Raises:
+        UserError: the file is missing, or its name leads out of the dataroot.
+    """
+    file = sensor_file(dataroot, name, reading)
+    return file, _read(file)
 
 
 def _read(file: Location) -> bytes:

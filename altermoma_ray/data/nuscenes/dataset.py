@@ -14,6 +14,7 @@ from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.nuscenes.dataroot import read_picture, read_points
 from altermoma_ray.data.nuscenes.index import Index
 from altermoma_ray.data.nuscenes.maps import draw_rasters
+from altermoma_ray.data.nuscenes.radars import read_returns
 from altermoma_ray.data.nuscenes.records import SampleRecord, camera_to_lidar, sweep_to_keyframe
 from altermoma_ray.data.nuscenes.rig import choose_cameras
 from altermoma_ray.data.transforms import (
@@ -54,6 +55,8 @@ class Sample:
     """[M] int64."""
     raster: Tensor | None = None
     """[class, x, y] bool masks of the map, where the model's inputs ask for them."""
+    radar: Tensor | None = None
+    """[P, 45] float32 radar returns, where the model's inputs ask for them."""
 
 
 class NuScenesDataset(Dataset[Sample]):
@@ -118,6 +121,7 @@ class NuScenesDataset(Dataset[Sample]):
             boxes=boxes,
             labels=labels,
             raster=self._raster(record, scene),
+            radar=self._radar(record, scene),
         )
 
     def _raster(self, record: SampleRecord, scene: np.ndarray) -> Tensor | None:
@@ -127,6 +131,20 @@ class NuScenesDataset(Dataset[Sample]):
         return torch.from_numpy(
             draw_rasters(self.index.dataroot, record.location, record.lidar_to_global, scene, config)
         )
+
+    def _radar(self, record: SampleRecord, scene: np.ndarray) -> Tensor | None:
+        config, point_range = self.inputs.radar, self.inputs.point_range
+        if config is None:
+            return None
+        returns = read_returns(
+            self.index.dataroot,
+            record,
+            config,
+            self.index.reading,
+            scene=scene,
+            within=lambda points: points_in_range(points, point_range),
+        )
+        return torch.from_numpy(returns)
 
     def _picture(self, record: SampleRecord, camera: str, rng: np.random.Generator | None) -> tuple[Tensor, np.ndarray]:
         frame = record.cameras[camera]
@@ -184,6 +202,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes=[sample.boxes for sample in samples],
         labels=[sample.labels for sample in samples],
         rasters=[sample.raster for sample in samples if sample.raster is not None],
+        radar=[sample.radar for sample in samples if sample.radar is not None],
     )
 
 

@@ -33,6 +33,8 @@ from altermoma_ray.storage import Location
 
 FORMAT = "1"
 """Version of the file's layout; a file of another version is built anew."""
+RADARS = "sweeps"
+"""What the file holds of radars; files of earlier releases hold keyframes alone, and do not say so."""
 
 
 class Index:
@@ -68,6 +70,9 @@ class Index:
             raise UserError(f"{file} has index format {facts.get('format')}, not {FORMAT}; build it with `index nusc`")
         if "rig" not in facts:  # an index older than rigs, which may lack cameras of the tables
             raise UserError(f"{file} does not say which sensors the data have; build it with `index nusc`")
+        # Told apart from the format: the format is part of the fingerprint, by which all stored results are named.
+        if facts.get("radars") != RADARS:
+            raise UserError(f"{file} does not hold the sweeps of radars; build it with `index nusc`")
         self.rig = Rig.model_validate_json(facts["rig"])
         """The data set's sensors."""
         self.version = facts["version"]
@@ -137,6 +142,18 @@ class Index:
         """Names of all pictures, and of all LiDAR files, earlier sweeps included; a name may occur twice."""
         return self._nested["cameras"].all("file"), self._nested["lidar"].all("file")
 
+    def radar_files(self, sweeps: int) -> list[str]:
+        """Names of the radar files of all rows, so many sweeps of each radar; a name may occur twice."""
+        found = []
+        for row in range(len(self)):
+            seen: dict[str, int] = {}
+            radars = self._nested["radars"]
+            for channel, file in zip(radars.get(row, "channel"), radars.get(row, "file"), strict=True):
+                seen[channel] = seen.get(channel, 0) + 1
+                if seen[channel] <= sweeps:
+                    found.append(file)
+        return found
+
     def labels(self, row: int) -> np.ndarray:
         """Labels of a keyframe's boxes to learn from (:attr:`BoxTable.learnable`), without decoding the rest."""
         boxes = self._nested["boxes"]
@@ -152,6 +169,9 @@ class Index:
         # The first entry is the keyframe's own turn of the LiDAR; see `SCHEMA`.
         keyframe, *sweeps = (_rename(frame, "lidar") for frame in self._nested["lidar"].records(row))
         boxes = self._nested["boxes"]
+        radars: dict[str, list[RadarFrame]] = {}
+        for frame in self._nested["radars"].records(row):
+            radars.setdefault(frame.pop("channel"), []).append(RadarFrame(**_rename(frame, "radar")))
         return SampleRecord(
             **text,
             cameras={
@@ -160,10 +180,8 @@ class Index:
             },
             lidar=LidarSweep(**keyframe),
             sweeps=[LidarSweep(**sweep) for sweep in sweeps],
-            radars={
-                frame.pop("channel"): RadarFrame(**_rename(frame, "radar"))
-                for frame in self._nested["radars"].records(row)
-            },
+            radars={channel: frames[0] for channel, frames in radars.items()},
+            radar_sweeps={channel: frames[1:] for channel, frames in radars.items()},
             boxes=BoxTable(
                 boxes=boxes.get(row, "box"),
                 global_boxes=boxes.get(row, "global_box"),
@@ -279,6 +297,7 @@ def build_index(
     facts = {
         "format": FORMAT,
         "rig": read.rig.model_dump_json(),
+        "radars": RADARS,
         "version": version,
         "fingerprint": _fingerprint(version, sources, reading, listing),
         "left_out": json.dumps(read.left_out),

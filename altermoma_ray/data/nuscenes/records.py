@@ -48,7 +48,7 @@ class LidarSweep:
 
 @dataclass(frozen=True, kw_only=True)
 class RadarFrame:
-    """One radar's returns at the keyframe."""
+    """One radar's returns, at the keyframe or before."""
 
     file: str
     timestamp: int
@@ -110,6 +110,8 @@ class SampleRecord:
     """Up to ten earlier turns of the LiDAR, newest first."""
     radars: Mapping[str, RadarFrame]
     """By channel, e.g. ``RADAR_FRONT``."""
+    radar_sweeps: Mapping[str, list[RadarFrame]]
+    """By channel, up to five earlier measurements, newest first."""
     boxes: BoxTable
 
     @property

@@ -15,6 +15,7 @@ from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, Sample, collate
 from altermoma_ray.data.nuscenes.index import Index, open_index
 from altermoma_ray.data.nuscenes.leaving_out import left_out_text
 from altermoma_ray.data.nuscenes.maps import check_maps
+from altermoma_ray.data.nuscenes.radars import check_radars
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.data.nuscenes.rig import check_rig
 from altermoma_ray.data.nuscenes.splits import split_names
@@ -95,6 +96,8 @@ class NuScenes(BaseModel):
         check_rig(index, self.inputs)
         if self.inputs is not None and self.inputs.raster is not None:
             check_maps(index.dataroot, index.locations())
+        if self.inputs is not None and self.inputs.radar is not None:
+            check_radars(index, self.inputs.radar)
         check_files(index.dataroot, *index.sensor_files(), index.reading)
 
     def _make_synthetic(self) -> None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 PREVIOUS_SWEEPS = 10
 """Earlier turns of the LiDAR kept for each keyframe; training uses up to ten."""
+PREVIOUS_RADAR_SWEEPS = 5
+"""Earlier measurements of each radar kept for each keyframe."""
 
 _CHUNK = 200  # keyframes turned into Arrow at a time, which bounds the memory of their Python objects
 _COPY = "copy the tables again"
@@ -77,6 +79,7 @@ SCHEMA = pa.schema(
             ),
         ),
         ("lidar", pa.list_(pa.struct(_FRAME))),  # the keyframe's turn, then the earlier ones, newest first
+        # Of each channel the keyframe's measurement, then the earlier ones, newest first.
         ("radars", pa.list_(pa.struct([("channel", pa.string()), *_FRAME]))),
         (
             "boxes",
@@ -265,6 +268,7 @@ class _Reader:
         from nuscenes.eval.detection.utils import category_to_detection_name
 
         self.nusc, self.splits, self.rig = nusc, splits, rig
+        self._to_ego: dict[str, np.ndarray] = {}
         self.labels = {
             category["name"]: CLASSES.index(name) if (name := category_to_detection_name(category["name"])) else -1
             for category in nusc.category
@@ -274,9 +278,7 @@ class _Reader:
         scene = self.nusc.get("scene", sample["scene_token"])
         data = {channel: self.nusc.get("sample_data", token) for channel, token in sample["data"].items()}
         # Missing sweeps count among the ten, so that leaving one out does not reach further back in time.
-        sweeps = [data[self.rig.lidar]]
-        while sweeps[-1]["prev"] and len(sweeps) <= PREVIOUS_SWEEPS:
-            sweeps.append(self.nusc.get("sample_data", sweeps[-1]["prev"]))
+        sweeps = self._chain(data[self.rig.lidar], PREVIOUS_SWEEPS)
         lidar = [self._frame(sweep) for sweep in sweeps if not sweep.get(MISSING)]
         return {
             "token": sample["token"],
@@ -288,20 +290,31 @@ class _Reader:
             "cameras": [self._camera(channel, data[channel]) for channel in self.rig.cameras if channel in data],
             "lidar": lidar,
             "radars": [
-                {"channel": channel, **self._frame(record)}
+                {"channel": channel, **self._frame(measured)}
                 for channel, record in sorted(data.items())
                 if record["sensor_modality"] == "radar"
+                for measured in self._chain(record, PREVIOUS_RADAR_SWEEPS)
             ],
             "boxes": list(self._boxes(sample["anns"], lidar[0])),
         }
 
+    def _chain(self, record: dict[str, Any], earlier: int) -> list[dict[str, Any]]:
+        """A keyframe's record and the records of the same sensor before, newest first, at most so many earlier ones."""
+        chain = [record]
+        while chain[-1]["prev"] and len(chain) <= earlier:
+            chain.append(self.nusc.get("sample_data", chain[-1]["prev"]))
+        return chain
+
     def _frame(self, record: dict[str, Any]) -> dict[str, Any]:
-        sensor = self.nusc.get("calibrated_sensor", record["calibrated_sensor_token"])
+        token = record["calibrated_sensor_token"]
+        # Calibrations are few, and each belongs to thousands of frames.
+        if token not in self._to_ego:
+            self._to_ego[token] = _matrix(self.nusc.get("calibrated_sensor", token)).ravel()
         pose = self.nusc.get("ego_pose", record["ego_pose_token"])
         return {
             "file": record["filename"],
             "timestamp": int(record["timestamp"]),
-            "sensor_to_ego": _matrix(sensor).ravel(),
+            "sensor_to_ego": self._to_ego[token],
             "ego_to_global": _matrix(pose).ravel(),
         }
 

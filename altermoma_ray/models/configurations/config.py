@@ -16,8 +16,9 @@ from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations.camera import AnyCamera
-from altermoma_ray.models.configurations.fusion import AnyFuser, DecoderConfig
+from altermoma_ray.models.configurations.fusion import AnyDecoder, AnyFuser
 from altermoma_ray.models.configurations.lidar import AnyLidar
+from altermoma_ray.models.configurations.radar import RadarConfig
 from altermoma_ray.models.configurations.section import Section
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
@@ -25,7 +26,7 @@ from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfi
 if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
 
-SENSORS = ("camera", "lidar")
+SENSORS = ("camera", "lidar", "radar")
 """Names of the sensors' sections, in the order in which the fuser sees the sensors' maps."""
 
 
@@ -35,7 +36,7 @@ def _kind_of_head(head: Any) -> str:
     return "segmentation" if is_segmentation else "transfusion"
 
 
-_TAGS = frozenset({"swin", "resnet", "transfusion", "segmentation"})
+_TAGS = frozenset({"swin", "resnet", "second", "residual", "transfusion", "segmentation"})
 
 AnyHead = Annotated[
     Annotated[TransFusionHeadConfig, Tag("transfusion")] | Annotated[SegmentationHeadConfig, Tag("segmentation")],
@@ -59,8 +60,9 @@ class ModelConfig(Section):
     inputs: InputConfig
     camera: AnyCamera | None = None
     lidar: AnyLidar | None = None
+    radar: RadarConfig | None = None
     fuser: AnyFuser
-    decoder: DecoderConfig | None = None
+    decoder: AnyDecoder | None = None
     """None hands the fused map to the head as it is."""
     head: AnyHead
 
@@ -71,7 +73,7 @@ class ModelConfig(Section):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The model's sensors, in the order in which Algorithm 1 of AlterMOMA masks them: LiDAR before camera."""
+        """The model's sensors, in the order in which Algorithm 1 of AlterMOMA masks them: the camera last."""
         return self.sensors[::-1]
 
     @model_serializer(mode="wrap")
@@ -83,6 +85,10 @@ class ModelConfig(Section):
     def _check(self) -> ModelConfig:
         if len(self.sensors) < 2:
             raise ValueError(f"fusion needs two of the sections {', '.join(SENSORS)}, but got {self.sensors}")
+        if (self.radar is None) != (self.inputs.radar is None):
+            raise ValueError("`radar` and `inputs.radar` must both be given or both be absent")
+        if self.lidar is None and self.camera is not None and self.camera.depth_net is not None:
+            raise ValueError("`camera.depth_net` reads LiDAR points: it must be None in a model without LiDAR")
         self._check_grids()
         if self.lidar is not None and self.lidar.output_height(self.voxel_grid[2]) < 1:
             raise ValueError(f"{self.voxel_grid[2]} voxels along z are too few for the stages of the LiDAR encoder")
@@ -98,8 +104,9 @@ class ModelConfig(Section):
         return self
 
     def _check_grids(self) -> None:
-        assert self.lidar is not None
-        low, high, cell = self.inputs.point_range[:2], self.inputs.point_range[3:5], self.lidar.cell_size
+        # A camera's grid is free: the sensor that measures places sets the cells.
+        cell = next(section.cell_size for section in (self.lidar, self.radar) if section is not None)
+        low, high = self.inputs.point_range[:2], self.inputs.point_range[3:5]
         size = tuple(round((upper - lower) / step) for lower, upper, step in zip(low, high, cell, strict=True))
         grids: list[tuple[str, Any, Any]] = [
             ("`head.bev_size`", self.head.bev_size, size),
@@ -113,6 +120,8 @@ class ModelConfig(Section):
                 ("lower edges of the camera grid", (x[0], y[0]), low),
                 ("upper edges of the camera grid", (x[1], y[1]), high),
             ]
+        if self.radar is not None:
+            grids.append(("`radar.pillar_size`", self.radar.pillar_size, cell))
         for what, got, need in grids:
             if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(got, need, strict=True)):
                 raise ValueError(f"{what} must be {need} to fit the voxels and the point range, but got {got}")

@@ -6,8 +6,11 @@ Representation*, ICRA 2023.
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any
 
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from altermoma_ray.models.configurations.residual import ResidualDecoderConfig
 from altermoma_ray.models.configurations.section import Section
 
 
@@ -45,3 +48,16 @@ class DecoderConfig(Section):
                 f"the first block keeps the map's size: `strides` must start with 1, but got {self.strides}"
             )
         return self
+
+
+def _kind_of_decoder(decoder: Any) -> str:
+    """The tag of a decoder's section: only the residual decoder has ``blocks``."""
+    is_residual = isinstance(decoder, ResidualDecoderConfig) or (isinstance(decoder, dict) and "blocks" in decoder)
+    return "residual" if is_residual else "second"
+
+
+AnyDecoder = Annotated[
+    Annotated[DecoderConfig, Tag("second")] | Annotated[ResidualDecoderConfig, Tag("residual")],
+    Discriminator(_kind_of_decoder),
+]
+"""The section of any decoder; ``strides`` are common to all."""

@@ -16,6 +16,8 @@ from altermoma_ray.models.configurations import (
     bevfusion_mit_seg,
     bevfusion_mit_seg_toy,
     bevfusion_mit_toy,
+    bevfusion_r_toy,
+    bevfusion_trio_toy,
 )
 from altermoma_ray.models.configurations.config import ModelConfig
 
@@ -29,6 +31,8 @@ CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType(
             bevfusion_mit_r101_second_toy,
             bevfusion_mit_seg,
             bevfusion_mit_seg_toy,
+            bevfusion_r_toy,
+            bevfusion_trio_toy,
         )
     }
 )
