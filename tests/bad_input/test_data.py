@@ -58,6 +58,49 @@ def test_map_expansion_of_another_version(map_search, check):
     )
 
 
+@pytest.fixture
+def radar_search(bench):
+    """A search with a model that reads radars."""
+    torch.manual_seed(0)
+    checkpoint = bench.folder / "radar.safetensors"
+    save_checkpoint(Location.parse(checkpoint), configuration("bevfusion-r-toy").build(), {})
+    return bench.search("--model", "bevfusion-r-toy", "--checkpoint", str(checkpoint))
+
+
+def test_radar_files_absent(bench, radar_search, check):
+    for file in (bench.dataroot / "samples").glob("RADAR_*/*"):
+        file.unlink()
+    check(
+        "radar files absent",
+        radar_search,
+        r"the model reads radars, but dataroot .* lacks 60 of the 60 radar files that its tables name, "
+        r"samples/RADAR_BACK_LEFT/.*\.pcd for one; copy them there, or choose a model without radars$",
+        (*TRACKED, "index"),
+    )
+
+
+def test_data_set_without_radars(bench, radar_search, check):
+    bench.edit("sensor", lambda records: [one.update(modality="sonar") for one in records if "RADAR" in one["channel"]])
+    check(
+        "data set without radars",
+        radar_search,
+        r"the model reads radars, but the tables of .* name none; give a data set with radars, or choose a model "
+        r"without$",
+        (*TRACKED, "index"),
+    )
+
+
+def test_broken_radar_file(bench, radar_search, check):
+    file = bench.first("samples/RADAR_FRONT/*")
+    os.truncate(file, file.stat().st_size - 60)
+    check(
+        "broken radar file",
+        radar_search,
+        r"radar file .*\.pcd is cut short: \d+ returns need \d+ bytes, but \d+ are left; copy it from nuScenes again$",
+        (*TRACKED, "index"),
+    )
+
+
 def test_table_cut_in_the_middle(bench, check):
     file = bench.dataroot / bench.version / "sample_data.json"
     os.truncate(file, file.stat().st_size // 2)

@@ -1,4 +1,4 @@
-"""A batch of random pictures and points with sound geometry, made for the toy model."""
+"""A batch of random pictures, points and radar returns with sound geometry, made for the toy model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from altermoma_ray.data.batch import Batch
+from altermoma_ray.data.radar import VALUES
 from altermoma_ray.models.configurations.named import configuration
 
 
@@ -47,4 +48,10 @@ def batch() -> Batch:
         lidar_augmentation=lidar_augmentation,
         boxes=[torch.tensor([[5.0, 3, 0, 4, 2, 1.5, 0.3, 1, 0]]), torch.zeros(0, 9)],
         labels=[torch.tensor([0]), torch.zeros(0, dtype=torch.int64)],
+        radar=[_returns(low, high, count, generator) for count in (120, 80)],
     )
+
+
+def _returns(low: torch.Tensor, high: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    position = low + (high - low) * torch.rand(count, 3, generator=generator)
+    return torch.cat([position, torch.randn(count, VALUES - 3, generator=generator)], dim=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,6 +108,34 @@ def test_both_sensors_masked_still_runs(model, batch):
 def test_unknown_sensor_is_refused(model, batch):
     with pytest.raises(ValueError, match="`masked` may hold camera, lidar, but got radar"):
         model(batch, masked=frozenset({"radar"}))
+
+
+def test_three_sensors_have_a_group_each_and_any_two_can_be_masked(batch):
+    torch.manual_seed(0)
+    model = FusionModel(configuration("bevfusion-trio-toy")).eval()
+    assert model.modalities == ("radar", "lidar", "camera")
+    groups = {model.group_of(name) for name, _ in model.named_parameters()}
+    assert groups == {*model.modalities, "fusion"}
+    with torch.no_grad():
+        maps = model.features(batch, masked=frozenset({"camera", "lidar"}))
+        assert list(maps) == ["camera", "lidar", "radar", "fused"]
+        assert [name for name, one in maps.items() if one.abs().sum() == 0] == ["camera", "lidar"]
+    with pytest.raises(ValueError, match="`masked` may hold camera, lidar, radar, but got sonar"):
+        model(batch, masked=frozenset({"sonar"}))
+
+
+def test_the_radar_branch_reads_the_radar_alone(batch):
+    torch.manual_seed(0)
+    model = FusionModel(configuration("bevfusion-r-toy")).eval()
+    other = replace(batch, images=torch.zeros_like(batch.images), points=[points[:1] for points in batch.points])
+    with torch.no_grad():
+        before, after = model.features(batch), model.features(other)
+    assert torch.equal(before["radar"], after["radar"])
+    assert not torch.equal(before["camera"], after["camera"])
+    # No part reads the LiDAR: its points may be gone.
+    without = replace(batch, points=[points[:0] for points in batch.points])
+    with torch.no_grad():
+        assert torch.equal(model.features(without)["fused"], before["fused"])
 
 
 def test_samples_do_not_see_each_other_in_evaluation(model, batch):

@@ -62,6 +62,7 @@ def random_masks(model, channels, share, seed):
         *((TOYS[0], 0.3, 0), (TOYS[0], 0.3, 1), (TOYS[0], 0.5, 2), (TOYS[0], 0.5, 3)),
         *((TOYS[1], 0.3, 0), (TOYS[1], 0.5, 1)),
         *((RESNET, 0.3, 0), (RESNET, 0.3, 1), (RESNET, 0.5, 2), (RESNET, 0.5, 3)),
+        *(("bevfusion-r-toy", 0.5, 0), ("bevfusion-trio-toy", 0.5, 1)),
     ],
 )
 def test_removed_channels_are_masked_channels(batch, name, share, seed):

@@ -24,3 +24,15 @@ class TestToy(ModelContract):
 class TestResNetToy(TestToy):
     def make_model(self):
         return FusionModel(configuration("bevfusion-mit-r101-second-toy"))
+
+
+class TestRadarToy(TestToy):
+    def make_model(self):
+        return FusionModel(configuration("bevfusion-r-toy"))
+
+
+class TestTrioToy(TestToy):
+    """Three modalities: each is masked alone."""
+
+    def make_model(self):
+        return FusionModel(configuration("bevfusion-trio-toy"))

@@ -61,6 +61,15 @@ def test_ones_leave_the_model_when_the_flow_is_taken(model, batch):
         assert torch.equal(model(batch)["dense_heatmap"], before)
 
 
+def test_every_layer_of_a_radar_carries_flow(batch):
+    model = built("bevfusion-trio-toy")
+    total, scores = flow_and_scores(model, flow_of(model, batch))
+    assert 0 < float(total) < 1e12
+    for name, score in scores.items():
+        assert bool((score >= 0).all()), name
+        assert float(score.sum()) > 0, name
+
+
 @pytest.mark.parametrize("name", ["bevfusion-mit-toy", "bevfusion-mit-r101-second-toy"])
 def test_every_layer_and_both_sensors_carry_flow(name, batch):
     model = built(name)

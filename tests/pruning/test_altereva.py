@@ -77,6 +77,33 @@ def test_beta_zero_needs_no_redundancy_and_ranks_by_contribution():
         assert torch.equal(score.flatten().argsort(), found.contribution[name].flatten().argsort())
 
 
+def test_with_three_modalities_each_pass_has_its_share_of_beta():
+    """Eq. 11 with two other modalities: β/2 each for a branch, and β/3 for the fusion, which all passes score."""
+    shapes = {**SHAPES, "radar.a": (4, 3)}
+    groups = {**GROUPS, "radar": ["radar.a"]}
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(without=None):
+        return {
+            name: torch.rand(shapes[name], generator=generator, dtype=torch.float64)
+            for group, names in groups.items()
+            if group != without
+            for name in names
+        }
+
+    found = Indicators(contribution=draw(), redundancy={group: draw(group) for group in ("radar", "lidar", "camera")})
+    scores = altereva(found, groups, alpha=0.5, beta=3.0)
+    for group, names in groups.items():
+        others = [masked for masked in found.redundancy if masked != group]
+        assert len(others) == (3 if group == "fusion" else 2)
+        for name in names:
+            expected = 0.5 * found.contribution[name] / sum(found.contribution[one].sum() for one in names)
+            for masked in others:
+                total = sum(found.redundancy[masked][one].sum() for one in names)
+                expected = expected - 3.0 / len(others) * found.redundancy[masked][name] / total
+            torch.testing.assert_close(scores[name], expected)
+
+
 def test_a_masked_group_is_not_scored_by_its_own_pass():
     found = make_indicators()
     zeros = {name: torch.zeros(SHAPES[name]) for name in GROUPS["lidar"]}

@@ -41,7 +41,7 @@ TABLES = (
     "sensor",
     "visibility",
 )
-_OPENED = 8  # LiDAR files of each folder to look into before anything costly begins
+OPENED = 8  # point clouds of each folder to look into before anything costly begins
 _PICTURE_FORMATS = ("JPEG", "PNG")  # Pillow starts Ghostscript for some others
 
 
@@ -169,7 +169,7 @@ def check_files(
     brightest: list[float] = []
     for folder in dict.fromkeys(map(posixpath.dirname, clouds)):
         inside = [name for name in dict.fromkeys(clouds) if posixpath.dirname(name) == folder]
-        for position in np.unique(np.linspace(0, len(inside) - 1, _OPENED).round().astype(int)):
+        for position in np.unique(np.linspace(0, len(inside) - 1, OPENED).round().astype(int)):
             brightest.append(read_points(dataroot, inside[position], reading)[:, 3].max(initial=0))
     if 0 < max(brightest, default=0) <= 1:
         console.print("  LiDAR intensities lie in 0..1; nuScenes has 0..255, on which released weights were trained")

@@ -10,12 +10,13 @@ Example: the returns of a keyframe, for a model of the published figures::
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from altermoma_ray.data.nuscenes.dataroot import read_bytes, sizes_of
+from altermoma_ray.data.nuscenes.dataroot import OPENED, read_bytes, sizes_of
 from altermoma_ray.data.nuscenes.index import Index
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.nuscenes.records import RadarFrame, SampleRecord
@@ -110,8 +111,10 @@ def _in_keyframe(
 def check_radars(index: Index, config: RadarInputConfig) -> None:
     """Make sure of radars in the tables, and of the files that a model of these figures reads.
 
+    Eight files of each folder, spread over it, are looked into.
+
     Raises:
-        UserError: the tables name no radar, or name files that are missing.
+        UserError: the tables name no radar or files that are missing, or a file is broken.
     """
     names = index.radar_files(config.sweeps)
     if not names:
@@ -125,6 +128,11 @@ def check_radars(index: Index, config: RadarInputConfig) -> None:
             f"the model reads radars, but dataroot {index.dataroot} lacks {len(missing)} of the {len(set(names))} "
             f"radar files that its tables name, {missing[0]} for one; copy them there, or choose a model without radars"
         )
+    # A wrong layout mostly holds for a whole folder; files spread over it also find a change in between.
+    for folder in dict.fromkeys(map(posixpath.dirname, names)):
+        inside = [name for name in dict.fromkeys(names) if posixpath.dirname(name) == folder]
+        for position in np.unique(np.linspace(0, len(inside) - 1, OPENED).round().astype(int)):
+            decode_returns(*read_bytes(index.dataroot, inside[position], index.reading))
 
 
 def _header(file: Location, data: bytes) -> tuple[dict[str, list[str]], int]:

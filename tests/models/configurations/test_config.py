@@ -103,6 +103,27 @@ def test_figures_that_do_not_fit_are_refused(section, fields, message):
         ModelConfig.model_validate(changed(section, **fields))
 
 
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("inputs", {"radar": None}, "`radar` and `inputs.radar` must both be given or both be absent"),
+        ("inputs", {"radar": {"sweeps": 7}}, "less than or equal to 6"),
+        ("radar", {"pillar_size": (0.8, 0.8)}, "`head.bev_size` must be .64, 64. to fit the voxels"),
+        ("radar", {"channels": ()}, "at least 1 item"),
+        ("camera", {"depth_net": (8, 16, 32)}, "`camera.depth_net` reads LiDAR points: it must be None"),
+        ("decoder", {"strides": (2, 2)}, "one entry for each stage"),
+    ],
+)
+def test_figures_of_a_radar_that_do_not_fit_are_refused(section, fields, message):
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig.model_validate(changed(section, of="bevfusion-r-toy", **fields))
+
+
+def test_a_radar_beside_a_lidar_keeps_to_its_cells():
+    with pytest.raises(ValidationError, match=r"`radar\.pillar_size` must be"):
+        ModelConfig.model_validate(changed("radar", of="bevfusion-trio-toy", pillar_size=(0.8, 0.8)))
+
+
 def test_broken_configuration_of_a_file_is_a_user_error():
     text = configuration("bevfusion-mit").model_dump_json().replace('"embed":96', '"embed":"wide"')
     with pytest.raises(UserError, match=r"model\.safetensors holds no valid model configuration: camera\.embed: "):
