@@ -25,6 +25,12 @@ def main() -> None:
     parser.add_argument(
         "--reflective-ground", action="store_true", help="the LiDAR tells road, walkway, grass and paint apart"
     )
+    parser.add_argument(
+        "--redundancy",
+        type=float,
+        metavar="0..1",
+        help="how much of class and place each sensor alone can tell; default: the usual set",
+    )
     options = parser.parse_args()
     # The names of the options are the names of the arguments, and `generate` itself checks their ranges.
     generate(**vars(options))

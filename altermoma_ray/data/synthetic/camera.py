@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from altermoma_ray.data.synthetic import rig, town
+from altermoma_ray.data.synthetic.cues import HAZE
 from altermoma_ray.data.synthetic.raycast import MISS, Placement, Window, cast
 from altermoma_ray.data.synthetic.world import Look
 
 NEAR = 0.2
 """Nothing nearer than this is drawn (m)."""
-HAZE = 120.0
-"""Distance over which haze takes all but 1/e of a colour (m)."""
 NOISE = 2.0
 """Standard deviation of the pixel noise, of 255."""
 QUALITY = 90
@@ -37,8 +36,8 @@ class Camera:
     (3, 36, 64)
     """
 
-    def __init__(self, mount: rig.Mount, width: int, height: int) -> None:
-        self.mount = mount
+    def __init__(self, mount: rig.Mount, width: int, height: int, haze: float = HAZE) -> None:
+        self.mount, self.haze = mount, haze
         self.width, self.height = width, height
         self.intrinsic = rig.camera_intrinsic(mount, width, height)
         focal = self.intrinsic[0, 0]
@@ -55,7 +54,7 @@ class Camera:
         self._ground_x = self.origin[0] + depth * self.rays[0, self.horizon :]
         self._ground_y = self.origin[1] + depth * self.rays[1, self.horizon :]
         # Computed once for each camera, as the car stays level: all pictures of a process share these arrays.
-        self._ground_clear = np.exp(-depth / HAZE)[..., None]
+        self._ground_clear = np.exp(-depth / haze)[..., None]
         climb = -down[: self.horizon, :1] / np.hypot(1.0, right[: self.horizon])
         self._sky_height = np.clip(climb * 2.5, 0, 1).astype(np.float32)[..., None]
 
@@ -135,7 +134,7 @@ def expose(
         height = camera.origin[2] + depth * camera.rays[2].ravel()[found]
         band = bands[surface]
         in_band = (height > band[:, 0]) & (height < band[:, 1])
-        clear = np.exp(-depth / HAZE)[:, None]
+        clear = np.exp(-depth / camera.haze)[:, None]
         picture.reshape(-1, 3)[found] = look.haze + clear * (colours[surface, in_band.astype(np.int8)] - look.haze)
         # Three surfaces a part, one for each axis: see the notation of `raycast`.
         owner = np.repeat(np.arange(len(placed)), [3 * len(item.body.centres) for item in placed])

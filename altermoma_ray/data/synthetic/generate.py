@@ -44,6 +44,7 @@ def generate(
     cameras: int = len(rig.CAMERAS),
     lidar_channel: str = rig.LIDAR.channel,
     reflective_ground: bool = False,
+    redundancy: float | None = None,
 ) -> None:
     """Write a synthetic nuScenes data set, version ``v1.0-trainval``.
 
@@ -60,12 +61,23 @@ def generate(
         cameras: 1 to 12; another number than nuScenes' six are spread around the car and named ``CAM_0`` and so on.
         lidar_channel: name of the LiDAR, which begins with ``LIDAR``.
         reflective_ground: whether the LiDAR's intensity tells road, walkway, grass and paint apart.
+        redundancy: how much each sensor alone can tell of class and place, 0 to 1; see
+            :mod:`altermoma_ray.data.synthetic.cues`. None gives the usual set.
 
     Raises:
         UserError: an argument is out of range, or the folder is taken or cannot be written.
     """
     parameters = _parameters(
-        scenes, seed, keyframes, sweeps, width, azimuths, cameras, lidar_channel, reflective_ground=reflective_ground
+        scenes,
+        seed,
+        keyframes,
+        sweeps,
+        width,
+        azimuths,
+        cameras,
+        lidar_channel,
+        reflective_ground=reflective_ground,
+        redundancy=redundancy,
     )
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
@@ -123,6 +135,7 @@ def _parameters(
     lidar_channel: str = rig.LIDAR.channel,
     *,
     reflective_ground: bool = False,
+    redundancy: float | None = None,
 ) -> Parameters:
     scenes = TOY_SCENES if scenes is None else scenes
     limits = {
@@ -140,6 +153,9 @@ def _parameters(
             raise UserError(f"{name} must be in {low}..{high}, but got {value}")
     if width % 16:
         raise UserError(f"width must be a multiple of 16 for 16:9 pictures, but got {width}")
+    # Not a row of the limits above: no dial at all is allowed too, and NaN is outside of every range.
+    if redundancy is not None and not 0 <= redundancy <= 1:
+        raise UserError(f"redundancy must be in 0..1, but got {redundancy:g}; leave it out for the usual set")
     if not re.fullmatch(r"LIDAR\w+", lidar_channel, re.ASCII):
         raise UserError(f"a LiDAR channel must be LIDAR and letters, digits or _, but got {lidar_channel!r}; rename it")
     return Parameters(
@@ -152,13 +168,14 @@ def _parameters(
         cameras=cameras,
         lidar_channel=lidar_channel,
         reflective_ground=reflective_ground,
+        redundancy=redundancy,
     )
 
 
 def _card(parameters: Parameters) -> dict[str, object]:
     figures = asdict(parameters)
     # Named only where they differ, because the cards of older sets lack them.
-    for name in ("cameras", "lidar_channel", "reflective_ground"):
+    for name in ("cameras", "lidar_channel", "reflective_ground", "redundancy"):
         if figures[name] == getattr(Parameters, name):
             del figures[name]
     return {"generator": "altermoma_ray.data.synthetic", "generator_version": GENERATOR_VERSION, **figures}

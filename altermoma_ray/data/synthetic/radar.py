@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altermoma_ray.data.synthetic import rig
+from altermoma_ray.data.synthetic.cues import Cues
 from altermoma_ray.data.synthetic.raycast import Placement
 
 RANGE = 70.0
@@ -15,6 +16,7 @@ POSITION_NOISE = 0.15
 VELOCITY_NOISE = 0.1
 CLUTTER = 6.0
 """Mean number of returns from nothing."""
+USUAL = Cues()
 
 FIELDS = np.dtype(
     [
@@ -50,6 +52,7 @@ def measure(
     speed: float,
     yaw_rate: float,
     random: np.random.Generator,
+    cues: Cues = USUAL,
 ) -> NDArray[np.void]:
     """The returns of one radar, of dtype ``FIELDS``; at least one, as the layout cannot hold none.
 
@@ -59,6 +62,7 @@ def measure(
         ego_yaw: heading of the car in the global frame (rad).
         speed, yaw_rate: of the car (m/s, rad/s).
         random: draws returns, noise and clutter.
+        cues: what the radar alone can tell of the bodies.
     """
     points: list[tuple[float, float, float, float, float]] = []  # x, y, global velocity in the radar's axes, strength
     cos, sin = math.cos(mount.yaw), math.sin(mount.yaw)
@@ -68,9 +72,12 @@ def measure(
         number = random.poisson(item.body.kind.radar) if item.body.kind.radar else 0
         if math.hypot(x, y) > RANGE or abs(math.atan2(y, x)) > mount.field_of_view / 2:
             continue
+        if item.body.kind.radar and not number and cues.radar_share and random.random() < cues.radar_share:
+            number = 1
         yaw = item.yaw - mount.yaw
         length, width, _ = item.body.size
         heading = item.body.yaw - ego_yaw - mount.yaw
+        strength = 5.0 + 3.0 * item.body.kind.radar + cues.radar_strength(item.body.kind)
         velocity = item.body.speed * math.cos(heading), item.body.speed * math.sin(heading)
         for _ in range(number):
             ahead, left = random.uniform(-0.5, 0.5, 2) * (length, width)
@@ -80,12 +87,12 @@ def measure(
             if offset @ (x, y) > 0:  # the near half of the body reflects
                 offset = -offset
             at_x, at_y = np.array([x, y]) + offset + random.normal(0, POSITION_NOISE, 2)
-            points.append((at_x, at_y, *velocity, 5.0 + 3.0 * item.body.kind.radar))
+            points.append((at_x, at_y, *velocity, strength))
     for _ in range(1 + random.poisson(CLUTTER)):  # at least one: the devkit reads the first return unasked
         distance, bearing = random.uniform(3, RANGE), random.uniform(-0.5, 0.5) * mount.field_of_view
         points.append((distance * math.cos(bearing), distance * math.sin(bearing), 0.0, 0.0, -5.0))
     returns = np.zeros(len(points), FIELDS)
-    x, y, velocity_x, velocity_y, strength = np.array(points).T
+    x, y, velocity_x, velocity_y, strengths = np.array(points).T
     distance = np.hypot(x, y)
     ahead, left = x / distance, y / distance
     radial = velocity_x * ahead + velocity_y * left + random.normal(0, VELOCITY_NOISE, len(points))
@@ -94,7 +101,7 @@ def measure(
     returns["x"], returns["y"] = x, y
     returns["vx_comp"], returns["vy_comp"] = radial * ahead, radial * left
     returns["vx"], returns["vy"] = (radial - own) * ahead, (radial - own) * left
-    returns["rcs"] = strength + random.normal(0, 2, len(points))
+    returns["rcs"] = strengths + random.normal(0, 2, len(points))
     returns["dyn_prop"] = np.where(np.hypot(velocity_x, velocity_y) > 0.5, MOVING, STATIONARY)
     returns["id"] = np.arange(len(points))
     returns["is_quality_valid"] = 1

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altermoma_ray.data.synthetic import camera, lidar, radar, rig
+from altermoma_ray.data.synthetic.cues import Cues, cues_at
 from altermoma_ray.data.synthetic.raycast import Placement, placements
 from altermoma_ray.data.synthetic.tables import Row, Tables, log_file, visibility_token
 from altermoma_ray.data.synthetic.tokens import token
@@ -51,17 +52,25 @@ class Parameters:
     lidar_channel: str = rig.LIDAR.channel
     reflective_ground: bool = False
     """Whether the LiDAR tells road, walkway, grass and paint apart by their reflectivity."""
+    redundancy: float | None = None
+    """How much each sensor alone can tell of class and place, 0..1; None is the usual set."""
 
     @property
     def height(self) -> int:
         return self.width * 9 // 16
+
+    @property
+    def cues(self) -> Cues:
+        """What each sensor alone can tell."""
+        return cues_at(self.redundancy)
 
 
 # A process writes many scenes of one data set: rays and ground points are the same for all of them.
 @lru_cache(maxsize=1)
 def _sensors(parameters: Parameters) -> tuple[list[camera.Camera], lidar.Lidar]:
     mounts = rig.cameras(parameters.cameras)
-    eyes = [camera.Camera(mount, parameters.width, parameters.height) for mount in mounts]
+    haze = parameters.cues.haze
+    eyes = [camera.Camera(mount, parameters.width, parameters.height, haze) for mount in mounts]
     return eyes, lidar.Lidar(parameters.azimuths)
 
 
@@ -86,7 +95,7 @@ def plan(parameters: Parameters, index: int) -> tuple[Scene, list[NDArray[np.flo
     earliest = -max(mount.early for mount in (*rig.cameras(parameters.cameras), *rig.RADARS))
     # Cameras and radars fire before their keyframe: the earliest exposure may come before the first LiDAR turn.
     times = np.array([earliest, *(time for _, time, _ in turns)])
-    scene = plan_scene(_random(parameters, index, "plan"), times, keyframes)
+    scene = plan_scene(_random(parameters, index, "plan"), times, keyframes, parameters.cues)
     counts = [
         _lidar_counts(_placed(scene, time), _scan(parameters, index, scene, number))
         # Keyframes only: boxes are annotated there, and a body hidden in a sweep does no harm.
@@ -179,7 +188,7 @@ class _Writer:
                 moment = float(time) - mount.early
                 yaw = ego.pose(moment)[2]
                 placed = _placed(self.scene, moment)
-                returns = radar.measure(mount, placed, yaw, ego.speed, ego.yaw_rate, random)
+                returns = radar.measure(mount, placed, yaw, ego.speed, ego.yaw_rate, random, self.parameters.cues)
                 # Boxes are annotated for the keyframe, points measured from the car at its pose a little earlier.
                 boxes = placements(self.scene.bodies, ego.pose(moment), float(time))
                 points = np.stack([returns["x"], returns["y"], returns["z"]], 1).astype(np.float64)

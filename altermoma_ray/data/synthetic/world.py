@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altermoma_ray.data.synthetic import rig, town
+from altermoma_ray.data.synthetic.cues import Cues
 from altermoma_ray.data.synthetic.kinds import (
     CLUTTER,
     KINDS,
-    REFLECTIVITY_SPREAD,
     RIDDEN_HEIGHT,
     RIDDEN_PARTS,
     Kind,
@@ -124,13 +124,16 @@ class Scene:
         return replace(self, bodies=tuple(bodies))
 
 
-def plan_scene(random: np.random.Generator, times: NDArray[np.float64], keyframes: NDArray[np.float64]) -> Scene:
+def plan_scene(
+    random: np.random.Generator, times: NDArray[np.float64], keyframes: NDArray[np.float64], cues: Cues
+) -> Scene:
     """Draw a scene.
 
     Args:
         random: the scene's own generator.
         times: [T] moments at which any sensor fires; nothing collides between the first and the last.
         keyframes: [K] moments at which objects must be within ``REACH``.
+        cues: what each sensor alone can tell of the bodies.
     """
     ego = _plan_ego(random, float(times.max()))
     span = (float(times.min()), float(times.max()))
@@ -144,7 +147,7 @@ def plan_scene(random: np.random.Generator, times: NDArray[np.float64], keyframe
     wanted = [kind for kind in (*KINDS, *CLUTTER) for _ in range(random.integers(kind.count[0], kind.count[1] + 1))]
     for kind in sorted(wanted, key=lambda kind: -kind.size[0][1]):
         for _ in range(ATTEMPTS):
-            body = _place(random, kind, ego, keyframes)
+            body = _place(random, kind, ego, keyframes, cues)
             # A refused place counts as an attempt: a crowded scene ends with fewer bodies instead of never.
             if body is None:
                 continue
@@ -187,7 +190,9 @@ def _plan_ego(random: np.random.Generator, duration: float) -> EgoMotion:
     return EgoMotion(centre_x + x, centre_y + y, yaw + quarter * math.pi / 2, speed, rate)
 
 
-def _place(random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: NDArray[np.float64]) -> Body | None:
+def _place(
+    random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: NDArray[np.float64], cues: Cues
+) -> Body | None:
     """A body of the kind somewhere around the car; None at a forbidden place, or if the body would leave the reach.
 
     Args:
@@ -195,6 +200,7 @@ def _place(random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: N
         kind: of the body.
         ego: the car's motion.
         keyframes: [K] moments at which the body must be within ``REACH``.
+        cues: what each sensor alone can tell of the body.
     """
     # Drawn about the middle of the scene, so that moving bodies leave the reach as rarely before as after.
     middle = float(keyframes.mean())
@@ -205,7 +211,7 @@ def _place(random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: N
     surface = town.surface_at(x, y)
     if surface not in kind.surfaces:
         return None
-    length, width, height = (random.uniform(*limits) for limits in kind.size)
+    length, width, height = (random.uniform(*cues.size(limits)) for limits in kind.size)
     walks = kind.name == "pedestrian"
     moves = random.random() < kind.moving and (surface == "road" or walks)
     speed = random.uniform(*kind.speed) if moves else 0.0
@@ -217,8 +223,8 @@ def _place(random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: N
     y -= speed * middle * math.sin(yaw)
     ridden = kind.riders and (moves or random.random() < 0.3)
     if ridden:
-        height = random.uniform(*RIDDEN_HEIGHT)
-    body = _build(random, kind, (length, width, height), (x, y), yaw, speed, ridden, surface)
+        height = random.uniform(*cues.size(RIDDEN_HEIGHT))
+    body = _build(random, kind, (length, width, height), (x, y), yaw, speed, ridden, surface, cues)
     for time in keyframes:
         ego_x, ego_y, ego_yaw = ego.pose(float(time))
         at_x, at_y = body.position(float(time))
@@ -257,6 +263,7 @@ def _build(
     speed: float,
     ridden: bool,
     surface: str,
+    cues: Cues,
 ) -> Body:
     parts = RIDDEN_PARTS if ridden else kind.parts
     paints = [_colour(random, paint) for paint in kind.paints]
@@ -273,7 +280,7 @@ def _build(
         yaw=math.remainder(yaw, 2 * math.pi),
         speed=speed,
         attribute=_attribute(kind, speed > 0, ridden, surface),
-        reflectivity=float(np.clip(random.normal(kind.reflectivity, REFLECTIVITY_SPREAD), 8.0, 120.0)),
+        reflectivity=float(np.clip(random.normal(cues.reflectivity(kind), cues.reflectivity_spread), 8.0, 120.0)),
         centres=((low + high) / 2).astype(np.float32),
         halves=((high - low) / 2).astype(np.float32),
         colours=np.array([[paints[part.paint], paints[part.band_paint]] for part in parts], np.float32),
