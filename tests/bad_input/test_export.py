@@ -92,6 +92,18 @@ def test_boxes_told_by_another_point(saved, check, line):
     check("boxes told by another point", line(saved(config), "mmdetection3d"), words)
 
 
+@pytest.mark.parametrize("name", ["bevfusion-r-toy", "bevfusion-trio-toy"])
+@pytest.mark.parametrize("target", ["onnx", "cuda-bevfusion", "mmdetection3d"])
+def test_sensors_that_an_export_does_not_take(saved, complaint, documented, line, name, target):
+    words = (
+        "but files are made for a camera and a LiDAR alone; export the model yourself with torch.export or torch.onnx"
+    )
+    found = complaint(line(saved(configuration(name)), target))
+    assert words in found
+    assert f"{name} has camera, " in found
+    assert words in documented["sensors that an export does not take"]
+
+
 def test_width_that_the_runtime_does_not_take(saved, check, line):
     config = configuration("bevfusion-mit")
     # As pruning leaves it; the other widths are small, as the model is built for the test.

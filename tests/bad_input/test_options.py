@@ -262,6 +262,14 @@ def test_no_synthetic_scenes(bench, check):
     )
 
 
+def test_redundancy_off_its_dial(bench, check):
+    check(
+        "redundancy off its dial",
+        ["data.synthetic", "--out", str(bench.storage), "--redundancy", "1.5"],
+        r"redundancy must be in 0\.\.1, but got 1\.5; leave it out for the usual set$",
+    )
+
+
 def test_a_list_without_a_value(bench, check):
     check(
         "list without a value",

@@ -11,7 +11,8 @@ LiDAR, class  look-alikes reflect alike                          twice the usual
 camera, place sizes spread as usual; haze of 120 m               one size for each class, so that the apparent size
                                                                  tells the distance; haze of 30 m, so that the fading
                                                                  of a known paint tells it too
-radar, class  look-alikes are equally strong                     look-alikes differ by 8 dB, with a noise of 2 dB
+radar, class  look-alikes are equally strong, and give equally   look-alikes differ by 8 dB, with a noise of 2 dB
+              many returns
 radar, place  small objects mostly give no return                every object gives a return
 ============  =================================================  ===================================================
 
@@ -51,8 +52,9 @@ class Cues:
     """Factor on the differences of reflectivity between look-alikes."""
     reflectivity_spread: float = REFLECTIVITY_SPREAD
     """Standard deviation within a kind."""
-    radar_step: float = 0.0
-    """Half the difference between look-alikes that reflect more and less than their mean (dB)."""
+    radar_step: float | None = None
+    """Half the difference between look-alikes that reflect more and less than their mean (dB); None for what their
+    usual numbers of returns make it."""
     radar_share: float = 0.0
     """Share of the objects without a radar return that are given one."""
 
@@ -74,10 +76,19 @@ class Cues:
         mean = _mean_of_look_alikes(kind)
         return mean + self.reflectivity_step * (kind.reflectivity - mean)
 
+    def radar_returns(self, kind: Kind) -> float:
+        """Mean number of a kind's radar returns."""
+        if self.radar_step is None:
+            return kind.radar
+        return statistics.mean(one.radar for one in _look_alikes(kind))
+
     def radar_strength(self, kind: Kind) -> float:
-        """What a kind's radar returns have more than usual (dB)."""
+        """Mean cross section of a kind's radar returns (dBsm)."""
+        strength = 5.0 + 3.0 * self.radar_returns(kind)
+        if self.radar_step is None:
+            return strength
         difference = kind.reflectivity - _mean_of_look_alikes(kind)
-        return self.radar_step * ((difference > 0) - (difference < 0))
+        return strength + self.radar_step * ((difference > 0) - (difference < 0))
 
 
 def cues_at(redundancy: float | None) -> Cues:
@@ -98,8 +109,14 @@ def cues_at(redundancy: float | None) -> Cues:
     )
 
 
-@lru_cache(maxsize=len(KINDS) + len(CLUTTER))
 def _mean_of_look_alikes(kind: Kind) -> float:
-    """Of the classes that look alike; clutter, which must be refused and not told, does not count."""
-    alike = [one.reflectivity for one in KINDS if (one.parts, one.size) == (kind.parts, kind.size)]
-    return statistics.mean(alike or [kind.reflectivity])
+    """Mean reflectivity."""
+    return statistics.mean(one.reflectivity for one in _look_alikes(kind))
+
+
+@lru_cache(maxsize=len(KINDS) + len(CLUTTER))
+def _look_alikes(kind: Kind) -> tuple[Kind, ...]:
+    """Classes of the shape and sizes of a kind; clutter, which must be refused and not told, has none but itself."""
+    if not kind.category:
+        return (kind,)
+    return tuple(one for one in KINDS if (one.parts, one.size) == (kind.parts, kind.size))

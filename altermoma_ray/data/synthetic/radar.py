@@ -69,15 +69,16 @@ def measure(
     for item in placed:
         x, y = item.x - mount.translation[0], item.y - mount.translation[1]
         x, y = cos * x + sin * y, cos * y - sin * x
-        number = random.poisson(item.body.kind.radar) if item.body.kind.radar else 0
+        expected = cues.radar_returns(item.body.kind)
+        number = random.poisson(expected) if expected else 0
         if math.hypot(x, y) > RANGE or abs(math.atan2(y, x)) > mount.field_of_view / 2:
             continue
-        if item.body.kind.radar and not number and cues.radar_share and random.random() < cues.radar_share:
+        if expected and not number and cues.radar_share and random.random() < cues.radar_share:
             number = 1
         yaw = item.yaw - mount.yaw
         length, width, _ = item.body.size
         heading = item.body.yaw - ego_yaw - mount.yaw
-        strength = 5.0 + 3.0 * item.body.kind.radar + cues.radar_strength(item.body.kind)
+        strength = cues.radar_strength(item.body.kind)
         velocity = item.body.speed * math.cos(heading), item.body.speed * math.sin(heading)
         for _ in range(number):
             ahead, left = random.uniform(-0.5, 0.5, 2) * (length, width)
