@@ -25,6 +25,9 @@ def main() -> None:
     parser.add_argument(
         "--reflective-ground", action="store_true", help="the LiDAR tells road, walkway, grass and paint apart"
     )
+    parser.add_argument(
+        "--occlusion", action="store_true", help="objects may be hidden from the LiDAR at some keyframes, for tracking"
+    )
     options = parser.parse_args()
     # The names of the options are the names of the arguments, and `generate` itself checks their ranges.
     generate(**vars(options))

@@ -44,6 +44,7 @@ def generate(
     cameras: int = len(rig.CAMERAS),
     lidar_channel: str = rig.LIDAR.channel,
     reflective_ground: bool = False,
+    occlusion: bool = False,
 ) -> None:
     """Write a synthetic nuScenes data set, version ``v1.0-trainval``.
 
@@ -60,12 +61,23 @@ def generate(
         cameras: 1 to 12; another number than nuScenes' six are spread around the car and named ``CAM_0`` and so on.
         lidar_channel: name of the LiDAR, which begins with ``LIDAR``.
         reflective_ground: whether the LiDAR's intensity tells road, walkway, grass and paint apart.
+        occlusion: whether objects may be hidden from the LiDAR at some keyframes, as tracking wants them; otherwise
+            every object has LiDAR points at every keyframe of its scene.
 
     Raises:
         UserError: an argument is out of range, or the folder is taken or cannot be written.
     """
     parameters = _parameters(
-        scenes, seed, keyframes, sweeps, width, azimuths, cameras, lidar_channel, reflective_ground=reflective_ground
+        scenes,
+        seed,
+        keyframes,
+        sweeps,
+        width,
+        azimuths,
+        cameras,
+        lidar_channel,
+        reflective_ground=reflective_ground,
+        occlusion=occlusion,
     )
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
@@ -92,14 +104,24 @@ def generate(
         shutil.rmtree(partial_folder, ignore_errors=True)
 
 
-def matches(out: Location | Path, scenes: int | None = None, seed: int = 0, *, reflective_ground: bool = False) -> bool:
+def matches(
+    out: Location | Path,
+    scenes: int | None = None,
+    seed: int = 0,
+    *,
+    keyframes: int = 2,
+    reflective_ground: bool = False,
+    occlusion: bool = False,
+) -> bool:
     """Whether the folder holds the data set of :func:`generate` with the same arguments.
 
     Args:
         out: the data set's folder.
         scenes: see :func:`generate`.
         seed: see :func:`generate`.
+        keyframes: see :func:`generate`.
         reflective_ground: see :func:`generate`.
+        occlusion: see :func:`generate`.
 
     Raises:
         UserError: the location cannot be read.
@@ -109,7 +131,8 @@ def matches(out: Location | Path, scenes: int | None = None, seed: int = 0, *, r
         found = json.loads(folder.join(CARD).read_bytes())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return False
-    return bool(found == _card(_parameters(scenes, seed, 2, 2, 400, 480, reflective_ground=reflective_ground)))
+    wanted = _parameters(scenes, seed, keyframes, 2, 400, 480, reflective_ground=reflective_ground, occlusion=occlusion)
+    return bool(found == _card(wanted))
 
 
 def _parameters(
@@ -123,6 +146,7 @@ def _parameters(
     lidar_channel: str = rig.LIDAR.channel,
     *,
     reflective_ground: bool = False,
+    occlusion: bool = False,
 ) -> Parameters:
     scenes = TOY_SCENES if scenes is None else scenes
     limits = {
@@ -152,13 +176,14 @@ def _parameters(
         cameras=cameras,
         lidar_channel=lidar_channel,
         reflective_ground=reflective_ground,
+        occlusion=occlusion,
     )
 
 
 def _card(parameters: Parameters) -> dict[str, object]:
     figures = asdict(parameters)
     # Named only where they differ, because the cards of older sets lack them.
-    for name in ("cameras", "lidar_channel", "reflective_ground"):
+    for name in ("cameras", "lidar_channel", "reflective_ground", "occlusion"):
         if figures[name] == getattr(Parameters, name):
             del figures[name]
     return {"generator": "altermoma_ray.data.synthetic", "generator_version": GENERATOR_VERSION, **figures}
