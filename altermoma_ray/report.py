@@ -116,6 +116,7 @@ def report_robustness(options: argparse.Namespace) -> None:
     for name in dict.fromkeys(options.pruned or ()):
         with open_model(name, storage, options.tracking_uri) as checkpoint:
             pruned[name], _ = workload.load(checkpoint)
+    robustness.check_subjects(workload, pruned)
     unpruned = workload.unpruned(options.checkpoint)
     tracker = ReportTracker.open(options.tracking_uri, storage)
     tracker.check_open(workload.dataset, workload.name)

@@ -11,7 +11,7 @@ from torch import nn
 
 from altermoma_ray.data.nuscenes.dataroot import check_dataroot
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
-from altermoma_ray.data.nuscenes.source import NuScenes, synthetic_folder
+from altermoma_ray.data.nuscenes.source import Kind, NuScenes, synthetic_folder
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.config import ModelConfig, parse_configuration
@@ -69,8 +69,10 @@ class BevFusion(Workload):
         """A new model, of a checkpoint's configuration where one is given."""
         # A checkpoint's header has the last word: released weights can differ from the named model in box heights.
         if configuration is None:
-            return self.model.build()
-        return adopted(parse_configuration(configuration, "the checkpoint"), self.model).build()
+            config = cast(ModelConfig, self.model)
+        else:
+            config = adopted(parse_configuration(configuration, "the checkpoint"), self.model)
+        return config.build()
 
     def task_for(self, model: nn.Module) -> Task:
         """The task of the model's own head: released weights may regress another height."""
@@ -157,7 +159,7 @@ def _synthetic_folder(config: ModelConfig, storage: Location) -> Location:
 
     To learn the map from, a LiDAR needs a ground whose surfaces differ; a tracker needs scenes of some length.
     """
-    kind = "map" if config.inputs.raster is not None else "tracks" if config.tracker is not None else "boxes"
+    kind: Kind = "map" if config.inputs.raster is not None else "tracks" if config.tracker is not None else "boxes"
     return synthetic_folder(storage, kind)
 
 

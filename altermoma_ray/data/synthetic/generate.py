@@ -68,40 +68,34 @@ def generate(
         UserError: an argument is out of range, or the folder is taken or cannot be written.
     """
     parameters = _parameters(
-        scenes,
-        seed,
-        keyframes,
-        sweeps,
-        width,
-        azimuths,
-        cameras,
-        lidar_channel,
-        reflective_ground=reflective_ground,
-        occlusion=occlusion,
+        scenes, seed, keyframes, sweeps, width, azimuths, cameras, lidar_channel, reflective_ground, occlusion
     )
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
-    names = _scene_names(parameters.scenes)
     out = Path(out).expanduser().absolute()
     # Beside the target, on the same file system, where a rename is atomic; the random part keeps two commands apart.
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} exists and is not an empty folder; choose another folder or remove it")
-        eyes, lidar = rig.cameras(parameters.cameras), rig.lidar(parameters.lidar_channel)
-        _make_folders(partial_folder, (lidar, *eyes, *rig.RADARS), lidar)
-        _write_map(partial_folder)
-        static = tables.static_tables(parameters.scenes, parameters.width, parameters.height, eyes, lidar)
-        rows = _write_scenes(parameters, names, partial_folder, processes or os.cpu_count() or 1, progress)
-        tables.write(tables.merge([static, *rows]), partial_folder / tables.VERSION)
-        # The card comes last of the files, so that a folder with a card is whole even after a copy by hand.
-        (partial_folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
+        _write(parameters, partial_folder, processes or os.cpu_count() or 1, progress)
         # A rename replaces an empty folder too; onto a folder filled in the meantime it fails, and nothing is lost.
         partial_folder.rename(out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; choose a folder that you may write") from error
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def _write(parameters: Parameters, folder: Path, processes: int, progress: bool) -> None:
+    eyes, lidar = rig.cameras(parameters.cameras), rig.lidar(parameters.lidar_channel)
+    _make_folders(folder, (lidar, *eyes, *rig.RADARS), lidar)
+    _write_map(folder)
+    static = tables.static_tables(parameters.scenes, parameters.width, parameters.height, eyes, lidar)
+    rows = _write_scenes(parameters, _scene_names(parameters.scenes), folder, processes, progress)
+    tables.write(tables.merge([static, *rows]), folder / tables.VERSION)
+    # The card comes last of the files, so that a folder with a card is whole even after a copy by hand.
+    (folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
 
 
 def matches(
@@ -144,7 +138,6 @@ def _parameters(
     azimuths: int,
     cameras: int = len(rig.CAMERAS),
     lidar_channel: str = rig.LIDAR.channel,
-    *,
     reflective_ground: bool = False,
     occlusion: bool = False,
 ) -> Parameters:

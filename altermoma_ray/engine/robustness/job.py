@@ -103,21 +103,16 @@ def conditions(workload: Workload) -> dict[str, Condition]:
     }
 
 
-def plan_report(
-    reference: WorkloadReference, unpruned: nn.Module, pruned: Mapping[str, nn.Module], part: ValidationPart
-) -> RobustnessJob:
-    """The job of a report, with its models in storage.
+def check_subjects(workload: Workload, pruned: Mapping[str, nn.Module]) -> None:
+    """Find out whether models have a workload's metrics.
 
     Args:
-        reference: the workload.
-        unpruned: its model before pruning.
-        pruned: other models by what the user calls them.
-        part: the validation samples.
+        workload: the workload.
+        pruned: the models, by what the user calls them.
 
     Raises:
-        UserError: a pruned model is for another task.
+        UserError: a model is for another task.
     """
-    workload = reference.load()
     expected = _names(workload.task)
     for name, model in pruned.items():
         if (found := _names(workload.task_for(model))) != expected:
@@ -125,6 +120,19 @@ def plan_report(
                 f"{name} is a model for another task: its metrics are {found[0]} and others, those of {workload.name} "
                 f"{expected[0]} and others; name its own --model"
             )
+
+
+def plan_report(
+    reference: WorkloadReference, unpruned: nn.Module, pruned: Mapping[str, nn.Module], part: ValidationPart
+) -> RobustnessJob:
+    """The job of a report, with its models in storage.
+
+    Args:
+        reference: the workload, with its data prepared.
+        unpruned: its model before pruning.
+        pruned: other models by what the user calls them.
+        part: the validation samples.
+    """
     models = [("", unpruned), *pruned.items()]
     labels = [UNPRUNED, *(f"pruned-{number}" for number in range(1, len(models)))]
     subjects = {}
