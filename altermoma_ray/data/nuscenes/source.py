@@ -95,7 +95,9 @@ class NuScenes(BaseModel):
 
     def fingerprint(self, split: Split) -> str:
         """Text which changes with the samples of a split."""
-        return f"{self.index().fingerprint}/{self.train_split if split == 'train' else self.validation_split}"
+        used = self.train_split if split == "train" else self.validation_split
+        parts = (self.index().fingerprint, used, self.disturbance)
+        return "/".join(part for part in parts if part is not None)
 
     def prepare(self) -> None:
         """Make the synthetic set if wanted and missing, build the index, and look at the files named in the index.
