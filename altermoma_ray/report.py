@@ -1,4 +1,7 @@
-"""``python -m altermoma_ray.report redundancy nusc``: the redundancy of a fusion model, as a page with pictures."""
+"""``python -m altermoma_ray.report redundancy nusc``: the redundancy of a fusion model, as a page with pictures.
+
+``python -m altermoma_ray.report robustness nusc``: what models lose when a sensor fails, in whole or in part.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,15 @@ from altermoma_ray.data.sampling import ValidationPart
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
 from altermoma_ray.engine.redundancy.job import check_reportable, plan_report
 from altermoma_ray.engine.redundancy.measure import measure_report, score_for_report
+from altermoma_ray.engine.robustness import job as robustness
+from altermoma_ray.engine.robustness.measure import measure as measure_robustness
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.engine.trials.alone import run_alone
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning.criteria import CRITERIA
 from altermoma_ray.storage import Location
+from altermoma_ray.tracking.mlflow.models import open_model
 from altermoma_ray.tracking.mlflow.reports import ReportTracker
 from altermoma_ray.tracking.redundancy.page import page
 from altermoma_ray.tracking.redundancy.summary import print_summary
@@ -35,9 +41,14 @@ SPARSITY = 0.85
 
 
 def main() -> None:
-    """Parse, plan, score, prune, measure, draw, log; mistakes are found before data are made and Ray starts."""
+    """Parse, and make the report that was asked for."""
     options = _parser().parse_args()
     check_cluster()
+    {"redundancy": report_redundancy, "robustness": report_robustness}[options.kind](options)
+
+
+def report_redundancy(options: argparse.Namespace) -> None:
+    """Plan, score, prune, measure, draw, log; mistakes are found before data are made and Ray starts."""
     # Before planning: a folder given as --out would be found only after hours of measuring.
     target = _target(options.out)
     request = SearchRequest(
@@ -96,6 +107,50 @@ def main() -> None:
     print(target or job.page)
 
 
+def report_robustness(options: argparse.Namespace) -> None:
+    """Load the models, evaluate each under each condition, print, log; mistakes are found before Ray starts."""
+    target = _target(options.out)
+    reference = workload_of(options)
+    workload, storage = reference.load(), reference.storage_location
+    pruned = {}
+    for name in dict.fromkeys(options.pruned or ()):
+        with open_model(name, storage, options.tracking_uri) as checkpoint:
+            pruned[name], _ = workload.load(checkpoint)
+    robustness.check_subjects(workload, pruned)
+    unpruned = workload.unpruned(options.checkpoint)
+    tracker = ReportTracker.open(options.tracking_uri, storage)
+    tracker.check_open(workload.dataset, workload.name)
+    workload.source().prepare()
+    # After `prepare`: the report's name holds the fingerprint of the prepared data.
+    job = robustness.plan_report(reference, unpruned, pruned, options.validation_part)
+    report = job.read()
+    if report is None:
+        with ray_session():
+            workers = options.workers or min(worker_slots(options.gpus_per_worker), 8)
+            check_room(workers, options.gpus_per_worker)
+            found = robustness.conditions(workload).values()
+            console.print(f"[bold]measuring[/] {', '.join(condition.title for condition in found)}")
+            measure_robustness(job, workers=workers, gpus_per_worker=options.gpus_per_worker)
+        report = job.read()
+        assert report is not None
+    else:
+        console.print(f"[bold]measured[/] earlier: {job.folder}")
+    if target is not None:
+        target.write_bytes(report.csv())
+    files = {"robustness.csv": report.csv(), "report.json": job.folder.join("report.json").read_bytes()}
+    run_id = tracker.log_report(
+        job.folder.name,
+        dataset=workload.dataset,
+        model=workload.name,
+        files=files,
+        params={"validation_part": report.validation_part, **{k: v for k, v in report.models.items() if v}},
+        metrics=report.metrics(),
+    )
+    report.print()
+    console.print(f"[bold]report[/] in run {run_id} of MLflow")
+    print(target or job.folder.join("robustness.csv"))
+
+
 def _target(out: str | None) -> Location | None:
     """Where ``--out`` says to write the page too."""
     if out is None:
@@ -110,7 +165,13 @@ def _target(out: str | None) -> Location | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="altermoma_ray.report", description=__doc__)
-    parser.add_argument("kind", choices=("redundancy",), help="which report")
+    kinds = parser.add_subparsers(dest="kind", required=True, help="which report")
+    _redundancy_options(kinds.add_parser("redundancy", help="which layers are redundant, and what criteria remove"))
+    _robustness_options(kinds.add_parser("robustness", help="what models lose when a sensor fails"))
+    return parser
+
+
+def _redundancy_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     add_model_options(parser)
     add_worker_options(
@@ -119,14 +180,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pruned", help="folder of a trial whose model is the pruned one (default: prune one)")
     parser.add_argument("--criterion", choices=tuple(CRITERIA), default="altermoma", help="prunes (default: altermoma)")
     parser.add_argument("--sparsity", type=ratio, help="share to remove (default: that of --pruned, else 0.85)")
+    _add_validation_part(parser)
+    parser.add_argument("--out", help="file to write the page to as well (it is in STORAGE/reports)")
+
+
+def _robustness_options(parser: argparse.ArgumentParser) -> None:
+    add_data_options(parser)
+    parser.add_argument("--model", help="named configuration (default: the toy on synthetic data, else bevfusion-mit)")
+    parser.add_argument("--checkpoint", help="the unpruned weights (default: those of the workload)")
+    parser.add_argument(
+        "--pruned",
+        action="append",
+        metavar="MODEL",
+        help="a pruned model beside the unpruned one, several by repeating the option: a file, a folder with "
+        "model.safetensors, a search, SEARCH/TRIAL, or a run id",
+    )
+    parser.add_argument("--tracking-uri", help="MLflow server (default: a SQLite file in the storage folder)")
+    add_worker_options(parser, workers_help="Ray Train workers (default: what the cluster holds, at most 8)")
+    _add_validation_part(parser)
+    parser.add_argument("--out", help="file to write the CSV to as well (it is in STORAGE/reports)")
+
+
+def _add_validation_part(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation-part",
         choices=get_args(ValidationPart),
         default="all",
         help="validation scenes to measure on (default: all)",
     )
-    parser.add_argument("--out", help="file to write the page to as well (it is in STORAGE/reports)")
-    return parser
 
 
 if __name__ == "__main__":

@@ -112,3 +112,43 @@ def test_a_bad_option_is_one_line(options, extra, line, monkeypatch, capsys):
 def test_a_workload_without_feature_maps_has_no_report(answer):
     told = answer("report", "redundancy", f"{Path(__file__).parent / 'workloads' / 'two_branch.py'}:WORKLOAD")
     assert "error: no redundancy report of two-branch: its model has no `features`; " in told
+
+
+@pytest.mark.slow
+def test_a_robustness_report_is_a_table_a_csv_and_a_run(options):
+    import mlflow
+
+    arguments, folder = options
+    weights = [value for value in arguments if value != "redundancy" and value not in arguments[-4:-2]]
+    done = command("robustness", *weights, "--pruned", SHIPPED, "--out", folder / "robustness.csv")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(",")[:2] for line in (folder / "robustness.csv").read_text().splitlines()[1:]]
+    conditions = ["as is", "lidar lost", "camera lost", "LiDAR limited to ±60°", "LiDAR limited to ±90°"]
+    conditions += ["half of the objects without LiDAR points"]
+    assert rows == [[model, condition] for model in ("unpruned", str(SHIPPED)) for condition in conditions]
+    assert all(condition in done.stdout for condition in conditions)
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/storage/mlflow.db")
+    experiment = client.get_experiment_by_name("altermoma-nuscenes-bevfusion-mit-toy")
+    (run,) = [
+        run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name.startswith("robustness-")
+    ]
+    assert run.data.metrics["unpruned/as-is/map"] == run.data.metrics["pruned-1/as-is/map"]
+    again = command("robustness", *weights, "--pruned", SHIPPED)
+    assert "measured earlier" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        (("--pruned", "/nowhere/pruned"), "no model at /nowhere/pruned; give the folder or file of a pruned model"),
+        (("--out", "/"), "--out / is a folder; give the name of a file"),
+        (("--criterion", "snip"), "unrecognized arguments: --criterion snip"),
+    ],
+)
+def test_a_bad_option_of_a_robustness_report_is_one_line(extra, line, answer):
+    workload = f"{Path(__file__).parent / 'workloads' / 'two_branch.py'}:WORKLOAD"
+    assert line in answer("report", "robustness", workload, *extra)
+
+
+def test_an_unknown_report_is_told_with_the_known_ones(answer):
+    assert "invalid choice: 'beauty' (choose from 'redundancy', 'robustness')" in answer("report", "beauty")

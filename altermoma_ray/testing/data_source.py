@@ -118,6 +118,25 @@ class DataSourceContract:
         dataset.set_epoch(1)
         assert not differences(dataset[0], first), "the samples of an epoch are others when it is set again"
 
+    def test_a_disturbance_changes_the_samples_and_nothing_else(self) -> None:
+        data = self._data()
+        names = getattr(data, "disturbances", None)
+        if not names:
+            raise SkipTest("the data source names no disturbances")
+        rows = data.rows("validation", limit=FEW)
+        whole = [data.dataset(rows, augment=False, seed=0)[position] for position in range(len(rows))]
+        for name in names:
+            disturbed = data.disturbed(name)  # type: ignore[attr-defined]
+            assert disturbed.rows("validation", limit=FEW) == rows, f"under {name} the rows are others"
+            same = disturbed.fingerprint("validation") == data.fingerprint("validation")
+            assert not same, f"under {name} the samples differ, but the fingerprint is the same"
+            first, again = (
+                [disturbed.dataset(rows, augment=False, seed=0)[position] for position in range(len(rows))]
+                for _ in range(2)
+            )
+            assert not differences(first, again), f"under {name} a sample that is read again is another one"
+            assert differences(first, whole), f"{name} changes no sample"
+
     def test_a_batch_has_its_samples_and_moves_to_a_device(self) -> None:
         data = self._data()
         rows = data.rows("train", limit=FEW)

@@ -11,17 +11,18 @@ from torch import nn
 
 from altermoma_ray.data.nuscenes.dataroot import check_dataroot
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
-from altermoma_ray.data.nuscenes.source import NuScenes, synthetic_folder
+from altermoma_ray.data.nuscenes.source import Kind, NuScenes, synthetic_folder
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.config import ModelConfig, parse_configuration
-from altermoma_ray.models.configurations.named import configuration
+from altermoma_ray.models.configurations.named import adopted, configuration
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.tasks.segmentation.task import SegmentationTask
+from altermoma_ray.tasks.tracking.task import TrackingTask
 from altermoma_ray.workloads.protocols import Task
 from altermoma_ray.workloads.recipe import Recipe, Stage
 from altermoma_ray.workloads.workload import Workload
@@ -32,8 +33,12 @@ PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 TOY_RESNET = "bevfusion-mit-r101-second-toy"
 TOY_RADAR, TOY_TRIO = "bevfusion-r-toy", "bevfusion-trio-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
+PUBLISHED_TRACKS, TOY_TRACKS = "bevfusion-mit-track", "bevfusion-mit-track-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
-CHECKPOINTS = {name: _CHECKPOINTS / f"{name}.safetensors" for name in (TOY, TOY_RESNET, TOY_MAP)}
+CHECKPOINTS = {
+    **{name: _CHECKPOINTS / f"{name}.safetensors" for name in (TOY, TOY_RESNET, TOY_MAP)},
+    TOY_TRACKS: _CHECKPOINTS / f"{TOY}.safetensors",  # a tracker has no weights
+}
 """The checkpoints that come with the project, for the synthetic sets, by their models' names."""
 SHIPPED = CHECKPOINTS[TOY]
 
@@ -55,7 +60,7 @@ class Options(BaseModel):
 
 # At the module's top level, since workers and MLflow unpickle objects by the names of their classes.
 class BevFusion(Workload):
-    """A BEVFusion detector or map segmentation model; its weights may be a released checkpoint."""
+    """A BEVFusion detector, tracker or map segmentation model; its weights may be a released checkpoint."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -64,7 +69,10 @@ class BevFusion(Workload):
     def build(self, configuration: str | None = None) -> nn.Module:
         """A new model, of a checkpoint's configuration where one is given."""
         # A checkpoint's header has the last word: released weights can differ from the named model in box heights.
-        config = self.model if configuration is None else parse_configuration(configuration, "the checkpoint")
+        if configuration is None:
+            config = cast(ModelConfig, self.model)
+        else:
+            config = adopted(parse_configuration(configuration, "the checkpoint"), self.model)
         return config.build()
 
     def task_for(self, model: nn.Module) -> Task:
@@ -138,6 +146,7 @@ def workload(options: Options, storage: Location) -> Workload:
             storage=str(storage),
             reading=options.reading,
             inputs=config.inputs,
+            whole_scenes=config.tracker is not None,
         ),
         # Variants of the published model, with other image sizes or backbones, need no entry of their own.
         recipe=RECIPES.get(config.name, RECIPES[PUBLISHED]),
@@ -147,14 +156,21 @@ def workload(options: Options, storage: Location) -> Workload:
 
 
 def _synthetic_folder(config: ModelConfig, storage: Location) -> Location:
-    """The synthetic set of a model: to learn the map from, a LiDAR needs a ground whose surfaces differ."""
-    return synthetic_folder(storage, reflective_ground=config.inputs.raster is not None)
+    """The synthetic set of a model.
+
+    To learn the map from, a LiDAR needs a ground whose surfaces differ; a tracker needs scenes of some length.
+    """
+    kind: Kind = "map" if config.inputs.raster is not None else "tracks" if config.tracker is not None else "boxes"
+    return synthetic_folder(storage, kind)
 
 
 def _task(config: ModelConfig) -> Task:
-    """The task of a configuration's head."""
+    """The task of a configuration's head, and of its tracker."""
     head = config.head
-    return SegmentationTask(head) if isinstance(head, SegmentationHeadConfig) else DetectionTask(head)
+    if isinstance(head, SegmentationHeadConfig):
+        return SegmentationTask(head)
+    task = DetectionTask(head)
+    return task if config.tracker is None else TrackingTask(task, config.tracker)
 
 
 def upgraded(plan: dict[str, Any]) -> dict[str, Any]:
@@ -232,6 +248,7 @@ RECIPES: dict[str, Recipe] = {
     TOY_RADAR: _toy_detector({"camera": 8, "radar": 4}),
     # The LiDAR last: fusion starts from the last branch's fuser, decoder and head.
     TOY_TRIO: _toy_detector({"camera": 8, "radar": 4, "lidar": 4}),
+    TOY_TRACKS: _TOY_DETECTOR,
     PUBLISHED_MAP: Recipe(
         batch_size=32,
         micro_batch_size=2,

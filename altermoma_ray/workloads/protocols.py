@@ -91,8 +91,12 @@ class Task(Protocol):
 class DataSource(Protocol):
     """Samples to train on and to evaluate on, each by a number (its row).
 
-    A data source may have ``balanced_rows(rows, seed)``, the rows of an epoch in which each class comes equally often,
-    and ``left_out()``, how many records of the user's data are not used, by kind.
+    A data source may offer more:
+
+    - ``balanced_rows(rows, seed)``: the rows of an epoch in which each class comes equally often;
+    - ``left_out()``: how many records of the user's data are not used, by kind;
+    - ``disturbances``, what may fail in its samples, titles by name, and ``disturbed(name)``, the same data source with
+      this failure, for the robustness report.
     """
 
     def fingerprint(self, split: Split) -> str:

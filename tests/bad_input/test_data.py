@@ -11,6 +11,7 @@ import torch
 
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.sampling import load_batches
+from altermoma_ray.data.synthetic import generate
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.configurations.named import configuration
@@ -43,6 +44,19 @@ def test_missing_map_expansion(map_search, check):
         line,
         r"the map expansion .*/maps/expansion/boston-seaport\.json is missing; download 'Map expansion v1\.3' of "
         r"nuScenes into .*/maps/expansion$",
+        (*TRACKED, "index"),
+    )
+
+
+def test_one_keyframe_a_scene_for_tracking(bench, check):
+    root = bench.folder / "stills"
+    small = {"width": 64, "cameras": 1, "azimuths": 90}
+    generate(root, scenes=2, keyframes=1, sweeps=0, processes=1, progress=False, **small)
+    check(
+        "one keyframe a scene for tracking",
+        bench.search("--model", "bevfusion-mit-track-toy", "--dataroot", str(root)),
+        r"has one keyframe a scene, but tracking follows objects from keyframe to keyframe; give a data set whose "
+        r"validation scenes have two or more$",
         (*TRACKED, "index"),
     )
 

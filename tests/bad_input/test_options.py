@@ -31,7 +31,8 @@ OPTIONS = [
         "unknown model",
         "--model resnet",
         r"unknown model 'resnet'; choose one of: bevfusion-mit, bevfusion-mit-toy, "
-        r"bevfusion-mit-r101-second, bevfusion-mit-r101-second-toy, bevfusion-mit-seg, bevfusion-mit-seg-toy$",
+        r"bevfusion-mit-r101-second, bevfusion-mit-r101-second-toy, bevfusion-mit-seg, bevfusion-mit-seg-toy, "
+        r"bevfusion-mit-track, bevfusion-mit-track-toy$",
     ),
     ("missing space file", "--space /nowhere/mine.py", r"no search space file /nowhere/mine.py; give the path of a Py"),
     ("sparsity of 1", "--sparsity 1", r"argument --sparsity: must be in \[0, 1\), but got 1; see --help$"),
@@ -50,6 +51,11 @@ OPTIONS = [
         "unknown metric",
         "--objective speed",
         r"objective 'speed' must be distinct metrics out of map, nds, map_present, sparsity",
+    ),
+    (
+        "objective of another task",
+        "--model bevfusion-mit-track-toy --objective map",
+        r"objective 'map' must be distinct metrics out of amota, amotp, mota, recall, switches, sparsity",
     ),
     ("unknown class", "--objective ap/unicorn", r"objective 'ap/unicorn' must be distinct metrics out of map, nds"),
     ("negative trials", "--trials -3", r"argument --trials: must be a whole number above 0, but got -3; see --help$"),

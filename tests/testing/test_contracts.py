@@ -113,6 +113,16 @@ class NoisyData(tiny.Data):
         return [self.sample(row, 0.1 * seed) for row in rows]
 
 
+class Undisturbed(tiny.Data):
+    disturbances = {"noise": "noise"}  # noqa: RUF012
+
+    def disturbed(self, name):
+        return Undisturbed()
+
+    def fingerprint(self, split):
+        return f"tiny-{id(self)}"
+
+
 def broken_model(kind):
     suite = TestTinyModel()
     suite.make_model = kind
@@ -153,6 +163,7 @@ def broken_data(kind):
         (broken_task(MoreMetrics), "exactly_the_listed_metrics_are_evaluated", "surprise"),
         (broken_data(OverlappingData), "rows_of_the_splits_are_apart", "a row to learn from is also"),
         (broken_data(NoisyData), "evaluation_draws_nothing", "samples depend on the seed"),
+        (broken_data(Undisturbed), "a_disturbance_changes_the_samples_and_nothing_else", "noise changes no sample"),
     ],
 )
 def test_a_broken_object_is_found_out(suite, test, message):

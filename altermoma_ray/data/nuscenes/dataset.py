@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.data.nuscenes.dataroot import read_picture, read_points
+from altermoma_ray.data.nuscenes.disturbances import Disturbance
 from altermoma_ray.data.nuscenes.index import Index
 from altermoma_ray.data.nuscenes.maps import draw_rasters
 from altermoma_ray.data.nuscenes.radars import read_returns
@@ -66,7 +67,16 @@ class NuScenesDataset(Dataset[Sample]):
     and a row which occurs twice in ``rows`` is augmented in two ways.
     """
 
-    def __init__(self, index: Index, rows: Sequence[int], inputs: InputConfig, *, augment: bool, seed: int = 0) -> None:
+    def __init__(
+        self,
+        index: Index,
+        rows: Sequence[int],
+        inputs: InputConfig,
+        *,
+        augment: bool,
+        seed: int = 0,
+        disturbance: Disturbance | None = None,
+    ) -> None:
         """Choose the keyframes.
 
         Args:
@@ -75,12 +85,14 @@ class NuScenesDataset(Dataset[Sample]):
             inputs: the figures of the transforms.
             augment: whether to draw random transforms; otherwise those of evaluation are used.
             seed: of the random transforms.
+            disturbance: takes points away; None leaves all.
 
         Raises:
             UserError: the data set lacks a camera that ``inputs`` name.
         """
         self.index, self.rows, self.inputs = index, list(rows), inputs
         self.augment, self.seed, self.epoch = augment, seed, 0
+        self.disturbance = disturbance
         self.cameras = choose_cameras(inputs, index)
 
     def __len__(self) -> int:
@@ -165,6 +177,8 @@ class NuScenesDataset(Dataset[Sample]):
         chosen = choose_sweeps(len(record.sweeps), self.inputs.sweeps - 1, rng)
         for sweep in [record.lidar, *(record.sweeps[position] for position in chosen)]:
             points = read_points(self.index.dataroot, sweep.file, self.index.reading)
+            if self.disturbance is not None:
+                points = points[self.disturbance.kept(points, sweep, record)]
             # The published loader drops close points (returns of the vehicle itself) from earlier sweeps only.
             if sweep is record.lidar:
                 cloud = transform_points(points, scene)

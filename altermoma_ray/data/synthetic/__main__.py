@@ -31,6 +31,9 @@ def main() -> None:
         metavar="0..1",
         help="how much of class and place each sensor alone can tell; default: the usual set",
     )
+    parser.add_argument(
+        "--occlusion", action="store_true", help="objects may be hidden from the LiDAR at some keyframes, for tracking"
+    )
     options = parser.parse_args()
     # The names of the options are the names of the arguments, and `generate` itself checks their ranges.
     generate(**vars(options))

@@ -45,6 +45,7 @@ def generate(
     lidar_channel: str = rig.LIDAR.channel,
     reflective_ground: bool = False,
     redundancy: float | None = None,
+    occlusion: bool = False,
 ) -> None:
     """Write a synthetic nuScenes data set, version ``v1.0-trainval``.
 
@@ -63,6 +64,8 @@ def generate(
         reflective_ground: whether the LiDAR's intensity tells road, walkway, grass and paint apart.
         redundancy: how much each sensor alone can tell of class and place, 0 to 1; see
             :mod:`altermoma_ray.data.synthetic.cues`. None gives the usual set.
+        occlusion: whether objects may be hidden from the LiDAR at some keyframes, as tracking wants them; otherwise
+            every object has LiDAR points at every keyframe of its scene.
 
     Raises:
         UserError: an argument is out of range, or the folder is taken or cannot be written.
@@ -78,24 +81,17 @@ def generate(
         lidar_channel,
         reflective_ground=reflective_ground,
         redundancy=redundancy,
+        occlusion=occlusion,
     )
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
-    names = _scene_names(parameters.scenes)
     out = Path(out).expanduser().absolute()
     # Beside the target, on the same file system, where a rename is atomic; the random part keeps two commands apart.
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} exists and is not an empty folder; choose another folder or remove it")
-        eyes, lidar = rig.cameras(parameters.cameras), rig.lidar(parameters.lidar_channel)
-        _make_folders(partial_folder, (lidar, *eyes, *rig.RADARS), lidar)
-        _write_map(partial_folder)
-        static = tables.static_tables(parameters.scenes, parameters.width, parameters.height, eyes, lidar)
-        rows = _write_scenes(parameters, names, partial_folder, processes or os.cpu_count() or 1, progress)
-        tables.write(tables.merge([static, *rows]), partial_folder / tables.VERSION)
-        # The card comes last of the files, so that a folder with a card is whole even after a copy by hand.
-        (partial_folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
+        _write(parameters, partial_folder, processes or os.cpu_count() or 1, progress)
         # A rename replaces an empty folder too; onto a folder filled in the meantime it fails, and nothing is lost.
         partial_folder.rename(out)
     except OSError as error:
@@ -104,14 +100,35 @@ def generate(
         shutil.rmtree(partial_folder, ignore_errors=True)
 
 
-def matches(out: Location | Path, scenes: int | None = None, seed: int = 0, *, reflective_ground: bool = False) -> bool:
+def _write(parameters: Parameters, folder: Path, processes: int, progress: bool) -> None:
+    eyes, lidar = rig.cameras(parameters.cameras), rig.lidar(parameters.lidar_channel)
+    _make_folders(folder, (lidar, *eyes, *rig.RADARS), lidar)
+    _write_map(folder)
+    static = tables.static_tables(parameters.scenes, parameters.width, parameters.height, eyes, lidar)
+    rows = _write_scenes(parameters, _scene_names(parameters.scenes), folder, processes, progress)
+    tables.write(tables.merge([static, *rows]), folder / tables.VERSION)
+    # The card comes last of the files, so that a folder with a card is whole even after a copy by hand.
+    (folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
+
+
+def matches(
+    out: Location | Path,
+    scenes: int | None = None,
+    seed: int = 0,
+    *,
+    keyframes: int = 2,
+    reflective_ground: bool = False,
+    occlusion: bool = False,
+) -> bool:
     """Whether the folder holds the data set of :func:`generate` with the same arguments.
 
     Args:
         out: the data set's folder.
         scenes: see :func:`generate`.
         seed: see :func:`generate`.
+        keyframes: see :func:`generate`.
         reflective_ground: see :func:`generate`.
+        occlusion: see :func:`generate`.
 
     Raises:
         UserError: the location cannot be read.
@@ -121,7 +138,8 @@ def matches(out: Location | Path, scenes: int | None = None, seed: int = 0, *, r
         found = json.loads(folder.join(CARD).read_bytes())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return False
-    return bool(found == _card(_parameters(scenes, seed, 2, 2, 400, 480, reflective_ground=reflective_ground)))
+    wanted = _parameters(scenes, seed, keyframes, 2, 400, 480, reflective_ground=reflective_ground, occlusion=occlusion)
+    return bool(found == _card(wanted))
 
 
 def _parameters(
@@ -136,6 +154,7 @@ def _parameters(
     *,
     reflective_ground: bool = False,
     redundancy: float | None = None,
+    occlusion: bool = False,
 ) -> Parameters:
     scenes = TOY_SCENES if scenes is None else scenes
     limits = {
@@ -169,13 +188,14 @@ def _parameters(
         lidar_channel=lidar_channel,
         reflective_ground=reflective_ground,
         redundancy=redundancy,
+        occlusion=occlusion,
     )
 
 
 def _card(parameters: Parameters) -> dict[str, object]:
     figures = asdict(parameters)
     # Named only where they differ, because the cards of older sets lack them.
-    for name in ("cameras", "lidar_channel", "reflective_ground", "redundancy"):
+    for name in ("cameras", "lidar_channel", "reflective_ground", "redundancy", "occlusion"):
         if figures[name] == getattr(Parameters, name):
             del figures[name]
     return {"generator": "altermoma_ray.data.synthetic", "generator_version": GENERATOR_VERSION, **figures}

@@ -22,7 +22,7 @@ KEYFRAME_INTERVAL = 0.5
 SWEEP_INTERVAL = 0.05
 MINIMUM_POINTS = 2
 """Objects with fewer LiDAR points at any keyframe are taken out of the world: annotated objects are exactly the ones
-reached by the sensors."""
+reached by the sensors. With :attr:`Parameters.occlusion` only those go that have fewer at every keyframe."""
 # August 2018, the month in the logs' names; the devkit takes any time.
 FIRST_TIMESTAMP = 1_533_150_000_000_000
 SCENE_SPACING = 30.0
@@ -54,6 +54,8 @@ class Parameters:
     """Whether the LiDAR tells road, walkway, grass and paint apart by their reflectivity."""
     redundancy: float | None = None
     """How much each sensor alone can tell of class and place, 0..1; None is the usual set."""
+    occlusion: bool = False
+    """Whether objects stay in the world which are hidden from the LiDAR at some keyframes, but not at all."""
 
     @property
     def height(self) -> int:
@@ -103,7 +105,7 @@ def plan(parameters: Parameters, index: int) -> tuple[Scene, list[NDArray[np.flo
         if keyframe
     ]
     # Taking a body away only adds points to the others: a ray's noise does not depend on what it meets.
-    enough = np.min(counts, 0) >= MINIMUM_POINTS
+    enough = (np.max if parameters.occlusion else np.min)(counts, 0) >= MINIMUM_POINTS
     # Clutter stays in any case: unlabelled bodies need no points.
     kept = [body for body, seen in zip(scene.bodies, enough, strict=True) if seen or not body.kind.category]
     scene = scene.keep(kept)

@@ -22,7 +22,9 @@ def generate_at(
     scenes: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    keyframes: int = 2,
     reflective_ground: bool = False,
+    occlusion: bool = False,
 ) -> None:
     """Make the data set of :func:`generate` at a location which every node of a cluster can read.
 
@@ -33,12 +35,22 @@ def generate_at(
         scenes: see :func:`generate`.
         seed: see :func:`generate`.
         progress: show bars on stderr.
+        keyframes: see :func:`generate`.
         reflective_ground: see :func:`generate`.
+        occlusion: see :func:`generate`.
 
     Raises:
         UserError: an argument is out of range, or the location cannot be written.
     """
-    make = partial(generate, scenes=scenes, seed=seed, progress=progress, reflective_ground=reflective_ground)
+    make = partial(
+        generate,
+        scenes=scenes,
+        seed=seed,
+        progress=progress,
+        keyframes=keyframes,
+        reflective_ground=reflective_ground,
+        occlusion=occlusion,
+    )
     # A disk needs no detour: `generate` writes beside the folder and renames in the end.
     if target.is_local:
         make(Path(target.path))

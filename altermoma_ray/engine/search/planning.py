@@ -116,7 +116,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     # Two trials of one setting and one seed would find the same.
     if not request.grid and not request.repeat:
         trials = number_of_settings(space, sizes, total, trials)
-    checkpoint, digest = _store(model, storage)
+    checkpoint, digest = keep_model(model, storage)
     decided = {"space", "name", "objective", "checkpoint", "trials", "tracking_uri"}
     same = SearchRequest.model_fields.keys() & SearchPlan.model_fields.keys() - decided
     kind = _kind_of(request.workload.name)
@@ -237,8 +237,16 @@ def _free_name(dataset: str, taken: Sequence[str]) -> str:
     return f"{dataset}-{number}"
 
 
-def _store(model: nn.Module, storage: Location) -> tuple[Location, str]:
-    """Keep the unpruned model in storage, where every worker finds the file, under the hash of its weights."""
+def keep_model(model: nn.Module, storage: Location) -> tuple[Location, str]:
+    """Keep a model in storage, where every worker finds the file, under the hash of its weights.
+
+    Example::
+
+        file, digest = keep_model(workload.unpruned(), storage)
+
+    Returns:
+        The file, and the hash.
+    """
     # Searches on the same weights share one file, and the scores stored under its hash.
     key = digest_of(model)
     file = storage.join("checkpoints", f"{key}.safetensors")

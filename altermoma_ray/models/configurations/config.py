@@ -21,6 +21,7 @@ from altermoma_ray.models.configurations.lidar import AnyLidar
 from altermoma_ray.models.configurations.radar import RadarConfig
 from altermoma_ray.models.configurations.section import Section
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
+from altermoma_ray.models.configurations.tracker import TrackerConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class ModelConfig(Section):
     decoder: AnyDecoder | None = None
     """None hands the fused map to the head as it is."""
     head: AnyHead
+    tracker: TrackerConfig | None = None
+    """Follows the detections of a scene; None leaves them as they are. A tracker has no weights."""
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -98,6 +101,8 @@ class ModelConfig(Section):
             raster = RasterConfig(**{field: getattr(self.head, field) for field in RasterConfig.model_fields})
             if self.inputs.raster != raster:
                 raise ValueError(f"`inputs.raster` must be the head's raster, {raster}, but got {self.inputs.raster}")
+            if self.tracker is not None:
+                raise ValueError("`tracker` follows detections, and a map segmentation head gives none; leave it out")
         total = math.prod(self.decoder.strides) if self.decoder is not None else 1
         if any(side % total for side in self.head.bev_size):
             raise ValueError(f"the BEV map {self.head.bev_size} must divide by the decoder's total stride {total}")
@@ -131,6 +136,15 @@ class ModelConfig(Section):
         from altermoma_ray.models.bevfusion import FusionModel  # whose parts import their sections from here
 
         return FusionModel(self)
+
+    def is_but_for_task(self, other: ModelConfig) -> bool:
+        """Whether another configuration has the same weights: all but the name and the tracker is equal.
+
+        >>> from altermoma_ray.models.configurations.named import configuration
+        >>> configuration("bevfusion-mit").is_but_for_task(configuration("bevfusion-mit-track"))
+        True
+        """
+        return other.model_copy(update={"name": self.name, "tracker": self.tracker}) == self
 
     @property
     def voxel_grid(self) -> tuple[int, int, int]:

@@ -16,6 +16,8 @@ from altermoma_ray.models.configurations import (
     bevfusion_mit_seg,
     bevfusion_mit_seg_toy,
     bevfusion_mit_toy,
+    bevfusion_mit_track,
+    bevfusion_mit_track_toy,
     bevfusion_r_toy,
     bevfusion_trio_toy,
 )
@@ -33,6 +35,8 @@ CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType(
             bevfusion_mit_seg_toy,
             bevfusion_r_toy,
             bevfusion_trio_toy,
+            bevfusion_mit_track,
+            bevfusion_mit_track_toy,
         )
     }
 )
@@ -48,3 +52,25 @@ def configuration(name: str) -> ModelConfig:
     if name not in CONFIGURATIONS:
         raise UserError(f"unknown model {name!r}; choose one of: {', '.join(CONFIGURATIONS)}")
     return CONFIGURATIONS[name]
+
+
+def adopted(found: ModelConfig, wanted: ModelConfig) -> ModelConfig:
+    """The configuration of a checkpoint, as a model of another name with the same weights has it.
+
+    >>> adopted(configuration("bevfusion-mit"), configuration("bevfusion-mit-track")).name
+    'bevfusion-mit-track'
+    >>> adopted(configuration("bevfusion-mit"), configuration("bevfusion-mit-seg")).name
+    'bevfusion-mit'
+
+    Args:
+        found: of the checkpoint.
+        wanted: of the named model that shall take the weights.
+
+    Returns:
+        ``found`` under the name and with the tracker of ``wanted``; ``found`` itself where the weights differ.
+    """
+    # The named configuration stands for the checkpoint's: released weights bring a box height of their own.
+    named = CONFIGURATIONS.get(found.name)
+    if found.name == wanted.name or named is None or not named.is_but_for_task(wanted):
+        return found
+    return found.model_copy(update={"name": wanted.name, "tracker": wanted.tracker})

@@ -24,6 +24,7 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import is_of_others, load_checkpoint
 from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.configurations.named import adopted
 from altermoma_ray.models.releases.bevfusion import RELEASES, Release, is_constant, is_optional
 from altermoma_ray.models.weights.recognition import WeightSet, find_weights
 from altermoma_ray.models.weights.state_files import (
@@ -210,6 +211,7 @@ def _is_convertible(theirs: torch.dtype, ours: torch.dtype, *, optional: bool) -
 
 def _load_own(location: Location, config: ModelConfig) -> FusionModel:
     model, _ = load_checkpoint(location)
+    model.config = adopted(model.config, config)
     if model.config.name != config.name:
         raise UserError(f"{location} is of model {model.config.name!r}, not {config.name!r}; choose that model")
     exact, state = FusionModel(model.config).state_dict(), model.state_dict()

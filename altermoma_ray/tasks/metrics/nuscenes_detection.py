@@ -52,7 +52,7 @@ def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[
         ValueError: a sample has no entry, or an entry is not finite.
     """
     records = [index.record(row) for row in rows]
-    official = IndexEval(_results(detections, records), records)
+    official = IndexEval(results_of(detections, records), records)
     metrics, _ = official.evaluate()
     precisions = {name: float(value) for name, value in metrics.mean_dist_aps.items()}
     # The ground truth after the devkit's filters: a class whose objects are all too far away is absent.
@@ -87,7 +87,7 @@ def submission(detections: Mapping[str, Detections], index: Index, rows: Sequenc
     used = {
         f"use_{source}": source in ("camera", "lidar") for source in ("camera", "lidar", "radar", "map", "external")
     }
-    return {"meta": used, "results": _results(detections, [index.record(row) for row in rows])}
+    return {"meta": used, "results": results_of(detections, [index.record(row) for row in rows])}
 
 
 class IndexEval(DetectionEval):
@@ -97,19 +97,25 @@ class IndexEval(DetectionEval):
         # DetectionEval.__init__ reads files; here are its later steps alone.
         self.verbose = False
         self.cfg = CONFIGURATION
-        tables = _Tables(records)
+        tables = Tables(records)
         self.pred_boxes = self._prepare(EvalBoxes.deserialize(results, DetectionBox), tables)
         self.gt_boxes = self._prepare(_ground_truth(records), tables)
         self.sample_tokens = self.gt_boxes.sample_tokens
 
-    def _prepare(self, boxes: EvalBoxes, tables: _Tables) -> EvalBoxes:
+    def _prepare(self, boxes: EvalBoxes, tables: Tables) -> EvalBoxes:
         if not boxes.all:  # The devkit's filter cannot tell the task of no boxes at all.
             return boxes
         return filter_eval_boxes(tables, add_center_dist(tables, boxes), self.cfg.class_range)
 
 
-class _Tables:
-    """Stands in for the devkit's ``NuScenes``: answers its filters' calls of ``get`` from records of the index."""
+class Tables:
+    """Stands in for the devkit's ``NuScenes``: answers its filters' calls of ``get`` from records of the index.
+
+    Example::
+
+        tables = Tables(records)
+        filter_eval_boxes(tables, add_center_dist(tables, boxes), class_range)
+    """
 
     def __init__(self, records: Sequence[SampleRecord]) -> None:
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -121,7 +127,7 @@ class _Tables:
             self._rows["ego_pose", key] = {"translation": record.lidar.ego_to_global[:3, 3]}
             boxes = record.boxes
             for token, category, box in zip(boxes.tokens, boxes.categories, boxes.global_boxes, strict=True):
-                self._rows["sample_annotation", token] = {"category_name": category, **_placement(box)}
+                self._rows["sample_annotation", token] = {"category_name": category, **placement(box)}
 
     def get(self, table: str, token: str) -> dict[str, Any]:
         return self._rows[table, token]
@@ -138,7 +144,7 @@ def _ground_truth(records: Sequence[SampleRecord]) -> EvalBoxes:
             [
                 DetectionBox(
                     sample_token=record.token,
-                    **_placement(table.global_boxes[row]),
+                    **placement(table.global_boxes[row]),
                     velocity=tuple(table.global_boxes[row, 7:].tolist()),
                     num_pts=int(points[row]),
                     detection_name=CLASSES[table.labels[row]],
@@ -151,8 +157,12 @@ def _ground_truth(records: Sequence[SampleRecord]) -> EvalBoxes:
     return boxes
 
 
-def _placement(box: Array) -> dict[str, tuple[float, ...]]:
-    """Translation, size (width, length, height) and rotation (w, x, y, z) of an upright box [9]."""
+def placement(box: Array) -> dict[str, tuple[float, ...]]:
+    """Translation, size (width, length, height) and rotation (w, x, y, z) of an upright box [9].
+
+    >>> placement(np.array([1.0, 2.0, 3.0, 4.5, 1.8, 1.5, 0.0, 0.0, 0.0]))["size"]
+    (1.8, 4.5, 1.5)
+    """
     x, y, z, length, width, height, yaw = box[:7].tolist()
     return {
         "translation": (x, y, z),
@@ -161,7 +171,22 @@ def _placement(box: Array) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _results(detections: Mapping[str, Detections], records: Sequence[SampleRecord]) -> dict[str, list[dict[str, Any]]]:
+def results_of(
+    detections: Mapping[str, Detections], records: Sequence[SampleRecord]
+) -> dict[str, list[dict[str, Any]]]:
+    """The ``results`` of an official results file: by sample token the 500 best boxes, best first.
+
+    Example::
+
+        results_of(detections, [index.record(row) for row in rows])[token][0]["detection_name"]
+
+    Args:
+        detections: by sample token, in the lidar frame; one entry for each record.
+        records: the samples.
+
+    Raises:
+        ValueError: a sample has no entry, or an entry is not finite.
+    """
     missing = [record.token for record in records if record.token not in detections]
     if missing:
         raise ValueError(f"every sample needs detections, if only none, but {len(missing)} have no entry: {missing[0]}")

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations.config import ModelConfig, parse_configuration
-from altermoma_ray.models.configurations.named import CONFIGURATIONS, configuration
+from altermoma_ray.models.configurations.named import CONFIGURATIONS, adopted, configuration
 
 
 def changed(section: str, *, of: str = "bevfusion-mit", **fields) -> dict:
@@ -157,3 +157,20 @@ def test_the_usual_height_is_not_written_so_that_hashes_of_checkpoints_stay():
     assert parse_configuration(other.model_dump_json(), "test") == other
     with pytest.raises(UserError, match=r"no valid model configuration: head\.height: Input should be 'bottom'"):
         parse_configuration(other.model_dump_json().replace('"top"', '"middle"'), "test")
+
+
+def test_a_tracker_follows_detections_alone():
+    fields = configuration("bevfusion-mit-seg").model_dump() | {"tracker": {}}
+    with pytest.raises(ValidationError, match="`tracker` follows detections, and a map segmentation head gives none"):
+        ModelConfig.model_validate(fields)
+
+
+def test_a_checkpoint_is_adopted_by_a_model_of_the_same_weights_alone():
+    detector, tracker = configuration("bevfusion-mit"), configuration("bevfusion-mit-track")
+    assert adopted(detector, tracker) == tracker
+    assert adopted(tracker, detector) == detector
+    # Released weights bring a height of their own, which stays.
+    released = detector.model_copy(update={"head": detector.head.model_copy(update={"height": "bottom"})})
+    assert adopted(released, tracker).head.height == "bottom"
+    for other in ("bevfusion-mit-track-toy", "bevfusion-mit-r101-second", "bevfusion-mit-seg"):
+        assert adopted(configuration(other), tracker) == configuration(other)

@@ -1,0 +1,1 @@
+"""The robustness report: what models lose when a sensor fails, in whole or in part."""
