@@ -9,6 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -85,13 +86,20 @@ def generate(
     )
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
+    with _whole_folder(out) as folder:
+        _write(parameters, folder, processes or os.cpu_count() or 1, progress)
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``out`` at the end; nothing is left after an error."""
     out = Path(out).expanduser().absolute()
     # Beside the target, on the same file system, where a rename is atomic; the random part keeps two commands apart.
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} exists and is not an empty folder; choose another folder or remove it")
-        _write(parameters, partial_folder, processes or os.cpu_count() or 1, progress)
+        yield partial_folder
         # A rename replaces an empty folder too; onto a folder filled in the meantime it fails, and nothing is lost.
         partial_folder.rename(out)
     except OSError as error:

@@ -67,28 +67,7 @@ def measure(
     points: list[tuple[float, float, float, float, float]] = []  # x, y, global velocity in the radar's axes, strength
     cos, sin = math.cos(mount.yaw), math.sin(mount.yaw)
     for item in placed:
-        x, y = item.x - mount.translation[0], item.y - mount.translation[1]
-        x, y = cos * x + sin * y, cos * y - sin * x
-        expected = cues.radar_returns(item.body.kind)
-        number = random.poisson(expected) if expected else 0
-        if math.hypot(x, y) > RANGE or abs(math.atan2(y, x)) > mount.field_of_view / 2:
-            continue
-        if expected and not number and cues.radar_share and random.random() < cues.radar_share:
-            number = 1
-        yaw = item.yaw - mount.yaw
-        length, width, _ = item.body.size
-        heading = item.body.yaw - ego_yaw - mount.yaw
-        strength = cues.radar_strength(item.body.kind)
-        velocity = item.body.speed * math.cos(heading), item.body.speed * math.sin(heading)
-        for _ in range(number):
-            ahead, left = random.uniform(-0.5, 0.5, 2) * (length, width)
-            offset = np.array(
-                [ahead * math.cos(yaw) - left * math.sin(yaw), ahead * math.sin(yaw) + left * math.cos(yaw)]
-            )
-            if offset @ (x, y) > 0:  # the near half of the body reflects
-                offset = -offset
-            at_x, at_y = np.array([x, y]) + offset + random.normal(0, POSITION_NOISE, 2)
-            points.append((at_x, at_y, *velocity, strength))
+        points += _of_body(item, mount, ego_yaw, random, cues)
     for _ in range(1 + random.poisson(CLUTTER)):  # at least one: the devkit reads the first return unasked
         distance, bearing = random.uniform(3, RANGE), random.uniform(-0.5, 0.5) * mount.field_of_view
         points.append((distance * math.cos(bearing), distance * math.sin(bearing), 0.0, 0.0, -5.0))
@@ -111,6 +90,35 @@ def measure(
     returns["pdh0"] = 1
     returns["vx_rms"] = returns["vy_rms"] = 16
     return returns
+
+
+def _of_body(
+    item: Placement, mount: rig.Mount, ego_yaw: float, random: np.random.Generator, cues: Cues
+) -> list[tuple[float, float, float, float, float]]:
+    """The returns of one body, as x, y, global velocity in the radar's axes, and strength; none out of view."""
+    cos, sin = math.cos(mount.yaw), math.sin(mount.yaw)
+    x, y = item.x - mount.translation[0], item.y - mount.translation[1]
+    x, y = cos * x + sin * y, cos * y - sin * x
+    expected = cues.radar_returns(item.body.kind)
+    number = random.poisson(expected) if expected else 0
+    if math.hypot(x, y) > RANGE or abs(math.atan2(y, x)) > mount.field_of_view / 2:
+        return []
+    if expected and not number and cues.radar_share and random.random() < cues.radar_share:
+        number = 1
+    yaw = item.yaw - mount.yaw
+    length, width, _ = item.body.size
+    heading = item.body.yaw - ego_yaw - mount.yaw
+    strength = cues.radar_strength(item.body.kind)
+    velocity = item.body.speed * math.cos(heading), item.body.speed * math.sin(heading)
+    points = []
+    for _ in range(number):
+        ahead, left = random.uniform(-0.5, 0.5, 2) * (length, width)
+        offset = np.array([ahead * math.cos(yaw) - left * math.sin(yaw), ahead * math.sin(yaw) + left * math.cos(yaw)])
+        if offset @ (x, y) > 0:  # the near half of the body reflects
+            offset = -offset
+        at_x, at_y = np.array([x, y]) + offset + random.normal(0, POSITION_NOISE, 2)
+        points.append((at_x, at_y, *velocity, strength))
+    return points
 
 
 def encode(returns: NDArray[np.void]) -> bytes:
