@@ -90,7 +90,7 @@ class ModelConfig(Section):
             raise ValueError(f"fusion needs two of the sections {', '.join(SENSORS)}, but got {self.sensors}")
         if (self.radar is None) != (self.inputs.radar is None):
             raise ValueError("`radar` and `inputs.radar` must both be given or both be absent")
-        if self.lidar is None and self.camera is not None and self.camera.depth_net is not None:
+        if self.lidar is None and getattr(self.camera, "depth_net", None) is not None:
             raise ValueError("`camera.depth_net` reads LiDAR points: it must be None in a model without LiDAR")
         self._check_grids()
         if self.lidar is not None and self.lidar.output_height(self.voxel_grid[2]) < 1:
