@@ -26,7 +26,6 @@ from altermoma_ray.models.configurations.transfusion import Height
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.export.sensors import camera_and_lidar
 from altermoma_ray.models.heads.transfusion import TransFusionHead, local_maxima, one_hot
-from altermoma_ray.models.views.depth_lss import splat
 
 CAMERA, VIEW, FUSER, BOXES, MAP = "camera.backbone", "camera.vtransform", "fuser", "head.bbox", "head.map"
 BOX_OUTPUTS = ("score", "rot", "dim", "reg", "height", "vel")
@@ -193,7 +192,7 @@ def splat_outputs(model: FusionModel, sample: Batch, outputs: Mapping[str, Tenso
     """The splatted map [1, channels, x, y] of the first part's outputs: the step between the first two files."""
     view = model.encoders["camera"].view_transform  # type: ignore[union-attr]
     context = outputs["camera_feature"].permute(0, 3, 1, 2)
-    return splat(outputs["camera_depth_weights"], context, view.cells(sample), view.grid_shape)
+    return view.pool(outputs["camera_depth_weights"], context, view.cells(sample))
 
 
 @torch.no_grad()
