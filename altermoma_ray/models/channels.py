@@ -16,6 +16,7 @@ Where two parts meet, the channels of the first go together with input channels 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from altermoma_ray.models.dense_twin import DenseTwin
+from altermoma_ray.models.encoders.adaptive_fpn import AdaptiveFpn
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.dual_swin import DualSwinBackbone
 from altermoma_ray.models.encoders.lidar import LidarEncoder
@@ -161,16 +163,19 @@ class _Lift(nn.Module):
 
 def lift_part(camera: CameraEncoder) -> tuple[nn.Module, tuple[Tensor, Tensor | list[Tensor]]]:
     """The traced part from pictures, or from a Swin transformer's maps, to depths and context; and small inputs."""
-    # Both backbones and the depth net shrink their pictures eightfold.
-    depths = torch.zeros(1, 1, 8 * SIDE, 8 * SIDE)
+    # The smallest pictures that all backbones and the depth net shrink to whole cells. An adaptive neck pools by fixed
+    # numbers of cells, so its pictures have their own size.
+    side = 8 * SIDE
+    height, width = camera.view_transform.image_size if isinstance(camera.neck, AdaptiveFpn) else (side, side)
+    depths = torch.zeros(1, 1, height, width)
     if isinstance(camera.backbone, ResNetBackbone):
-        return _Lift(camera), (depths, torch.zeros(1, 3, 8 * SIDE, 8 * SIDE))
+        return _Lift(camera), (depths, torch.zeros(1, 3, height, width))
     swin = camera.backbone.lead if isinstance(camera.backbone, DualSwinBackbone) else camera.backbone
     assert isinstance(swin, SwinBackbone)
     maps = [
         # Each level halves the map of the level before, as in the backbone.
-        torch.zeros(1, norm.normalized_shape[0], SIDE >> level, SIDE >> level)
-        for level, norm in enumerate(swin.output_norms)
+        torch.zeros(1, norm.normalized_shape[0], math.ceil(height / stride), math.ceil(width / stride))
+        for norm, stride in zip(swin.output_norms, swin.strides, strict=True)
     ]
     return _Lift(camera), (depths, maps)
 

@@ -2,7 +2,7 @@
 
 The published model has two Swin transformers in composite. AlterMOMA's table names one, which is the default here;
 ``dual`` has both. The authors freeze both branches while they train fusion; pruning needs gradients everywhere, so
-nothing is frozen here.
+nothing is frozen here. Deviation: the four columns of padding are black before normalisation, not after.
 """
 
 from altermoma_ray.data.transforms import InputConfig
@@ -20,6 +20,9 @@ CONFIGURATION = ModelConfig(
     inputs=InputConfig(
         image_size=(448, 800),
         resize_test=_SCALE,
+        # The published loader takes ten sweeps beside the keyframe, and keeps the ego vehicle's own points.
+        sweeps=11,
+        close_range=0.0,
         # The published training augments neither pictures nor scenes.
         resize_train=(_SCALE, _SCALE),
         image_rotation=0.0,

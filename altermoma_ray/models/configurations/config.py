@@ -143,9 +143,11 @@ class ModelConfig(Section):
 
     def _check_frustum(self, camera: HeightLiftConfig) -> None:
         size, cells = self.inputs.image_size, camera.feature_size
-        if any(side % number for side, number in zip(size, cells, strict=True)):
+        # The camera's finest maps have stride 4, and the neck pools them by whole cells.
+        if any(side % (4 * number) for side, number in zip(size, cells, strict=True)):
             raise ValueError(
-                f"`inputs.image_size` must be a multiple of the camera's feature cells {cells}, but got {size}"
+                f"`inputs.image_size` must have a multiple of 4 pixels for each of the camera's {cells} feature cells, "
+                f"but got {size}"
             )
         if any(shown > side for shown, side in zip(camera.shown_size, size, strict=True)):
             raise ValueError(f"`camera.shown_size` must fit into the picture {size}, but got {camera.shown_size}")

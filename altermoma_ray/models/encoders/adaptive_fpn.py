@@ -17,23 +17,29 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
 
+FINEST = 4
+"""Stride of the finest level."""
+
 
 class AdaptiveFpn(nn.Module):
-    """A backbone's maps, finest first, to [M, neck, h, w] with the feature cells of the view transform.
+    """A backbone's maps of strides 4, 8, ... to [M, neck, h, w] with the feature cells of the view transform.
 
-    >>> neck = AdaptiveFpn(HeightLiftConfig(neck=4, levels=3, original_size=(32, 64)), (8, 16))
+    >>> neck = AdaptiveFpn(HeightLiftConfig(neck=4, levels=3, original_size=(32, 64)), (8, 16), image_size=(32, 64))
     >>> neck([torch.zeros(1, 8, 8, 16), torch.zeros(1, 16, 4, 8)]).shape
     torch.Size([1, 4, 4, 8])
 
     Args:
         config: widths and number of levels.
         stage_channels: channels of the backbone's maps.
+        image_size: height and width of a picture, multiples of four times the feature cells.
     """
 
-    def __init__(self, config: HeightLiftConfig, stage_channels: Sequence[int]) -> None:
+    def __init__(self, config: HeightLiftConfig, stage_channels: Sequence[int], image_size: tuple[int, int]) -> None:
         super().__init__()
         self.size = config.feature_size
         """Rows and columns of the result."""
+        self.pool = tuple(side // (FINEST * cells) for side, cells in zip(image_size, self.size, strict=True))
+        """Rows and columns of the finest level a cell of the result."""
         self.levels = config.levels
         self.pyramid = FeaturePyramidNetwork(list(stage_channels), config.neck)
         self.adapters = nn.ModuleList(nn.Conv2d(config.neck, config.neck, 1) for _ in range(config.levels))
@@ -50,7 +56,8 @@ class AdaptiveFpn(nn.Module):
             # A pool of one cell with stride 2: every other cell of the coarsest level.
             levels.append(functional.max_pool2d(levels[-1], 1, stride=2))
         finest, *coarser = levels
-        resized = [functional.adaptive_avg_pool2d(finest, self.size)]
+        # The published adaptive pooling; known numbers of cells make one plain operation of it, for exported files too.
+        resized = [functional.avg_pool2d(finest, self.pool)]
         resized += [functional.interpolate(one, self.size, mode="bilinear", align_corners=True) for one in coarser]
         adapted = [adapter(one) for adapter, one in zip(self.adapters, resized, strict=True)]
         return self.reduce(torch.cat(adapted, dim=1))

@@ -68,7 +68,7 @@ class CameraEncoder(nn.Module):
         super().__init__()
         self.backbone = _backbone(config)
         if isinstance(config, HeightLiftConfig):
-            self.neck = AdaptiveFpn(config, config.stage_channels)
+            self.neck = AdaptiveFpn(config, config.stage_channels, image_size)
             self.view_transform = HeightLss(config, image_size)
         else:
             self.neck = LssFpn(config)

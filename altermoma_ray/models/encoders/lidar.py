@@ -175,6 +175,11 @@ class LidarEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """A BEV map [N, channels, x, y] of the batch's points."""
+        bev = self.encoded(batch)
+        return self.decoder(bev) if hasattr(self, "decoder") else bev
+
+    def encoded(self, batch: Batch) -> Tensor:
+        """The sparse encoder's BEV map of the batch's points, before the branch's own decoder."""
         voxels = voxelise(
             batch.points,
             lower=self.lower,
@@ -183,8 +188,7 @@ class LidarEncoder(nn.Module):
             max_points=self.config.max_points,
             max_voxels=self.config.max_voxels_train if self.training else self.config.max_voxels_test,
         )
-        bev = self.backbone(voxels.features * self.point_scale, voxels.coordinates, len(batch))
-        return self.decoder(bev) if hasattr(self, "decoder") else bev
+        return self.backbone(voxels.features * self.point_scale, voxels.coordinates, len(batch))
 
 
 def _activated(convolution: SparseConvolution, momentum: float) -> spconv.SparseSequential:

@@ -103,6 +103,11 @@ class SwinBackbone(nn.Module):
         """The first stage whose output is used."""
         self.output_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in config.stage_channels)
 
+    @property
+    def strides(self) -> list[int]:
+        """Pixels a cell of each map, finest first."""
+        return [4 << stage for stage in range(self.first_output, len(self.features) // 2)]
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Pictures [M, 3, H, W] to maps, finest first."""
         return self.stages(self.features[0](images))

@@ -10,7 +10,7 @@ from altermoma_ray.models.encoders.adaptive_fpn import AdaptiveFpn
 def test_levels_are_added_top_down_resized_projected_and_stacked():
     torch.manual_seed(0)
     config = HeightLiftConfig(neck=4, levels=4, original_size=(40, 64))
-    neck = AdaptiveFpn(config, (6, 8, 10))
+    neck = AdaptiveFpn(config, (6, 8, 10), (40, 64))
     for parameter in neck.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     maps = [torch.randn(2, 6, 10, 16), torch.randn(2, 8, 5, 8), torch.randn(2, 10, 3, 4)]
@@ -29,7 +29,7 @@ def test_levels_are_added_top_down_resized_projected_and_stacked():
 
 def test_the_published_levels_have_the_feature_cells_of_the_frustum():
     with torch.device("meta"):
-        neck = AdaptiveFpn(HeightLiftConfig(), (96, 192, 384, 768))
+        neck = AdaptiveFpn(HeightLiftConfig(), (96, 192, 384, 768), (448, 800))
         strides = (4, 8, 16, 32)
         maps = [torch.zeros(6, 96 << level, 448 // stride, 800 // stride) for level, stride in enumerate(strides)]
         assert neck(maps).shape == (6, 256, 112, 200)
