@@ -27,9 +27,10 @@ def with_statistics_of(batch, model):
 
 
 @pytest.mark.slow
-def test_one_scoring_pass_and_one_training_step_are_finite(real_nuscenes, tmp_path):
+@pytest.mark.parametrize("name", ["bevfusion-mit", "bevfusion-pku"])
+def test_one_scoring_pass_and_one_training_step_are_finite(name, real_nuscenes, tmp_path):
     source = NuScenes(dataroot=str(real_nuscenes), version="v1.0-mini", storage=str(tmp_path))
-    config = configuration("bevfusion-mit")
+    config = configuration(name)
     dataset = NuScenesDataset(source.index(), source.rows("train"), config.inputs, augment=False)
     batch = collate([dataset[0]])
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.channels import channel_couplings
 from altermoma_ray.models.configurations.config import ModelConfig
-from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig
+from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig, GatedFuserConfig
 from altermoma_ray.models.configurations.residual import ResidualDecoderConfig
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
@@ -25,12 +25,13 @@ from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.lidar import LidarEncoder
 from altermoma_ray.models.encoders.radar import RadarEncoder
 from altermoma_ray.models.fusers.convolutional import ConvFuser
+from altermoma_ray.models.fusers.gated import GatedFuser
 from altermoma_ray.models.heads.segmentation import SegmentationHead
 from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.models.synaptic_flow import flow_of
 from altermoma_ray.pruning.channels import Coupling
 
-_FUSERS: dict[type, type[nn.Module]] = {FuserConfig: ConvFuser}
+_FUSERS: dict[type, type[nn.Module]] = {FuserConfig: ConvFuser, GatedFuserConfig: GatedFuser}
 _DECODERS: dict[type, type[nn.Module]] = {DecoderConfig: BevDecoder, ResidualDecoderConfig: ResidualDecoder}
 _HEADS: dict[type, type[nn.Module]] = {TransFusionHeadConfig: TransFusionHead, SegmentationHeadConfig: SegmentationHead}
 """By section: the kind of a section chooses the module."""

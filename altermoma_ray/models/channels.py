@@ -5,9 +5,10 @@ product of depths and features in the view transform:
 
 - Swin blocks: whole attention heads and hidden units of the perceptrons, by a rule; the widths of the stages stay;
 - camera neck and lift: traced, up to the depth bins and context channels; a ResNet is traced with them, since the
-  channels of its stages are the neck's inputs;
+  channels of its stages are the neck's inputs; projections between two Swin transformers have stage widths and stay;
 - context channels and the convolutions after the splat: by a rule and traced; the depth bins are geometry and stay;
-- the LiDAR encoder: traced through its dense twin; the radar's layers: traced;
+- the LiDAR encoder: traced through its dense twin, together with the branch's own decoder where it has one;
+- the radar's layers: traced;
 - fuser, decoder and head: traced; a TransFusion head keeps the width of its queries and loses whole attention heads.
 
 Where two parts meet, the channels of the first go together with input channels of the second.
@@ -15,6 +16,7 @@ Where two parts meet, the channels of the first go together with input channels 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,9 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from altermoma_ray.models.dense_twin import DenseTwin
+from altermoma_ray.models.encoders.adaptive_fpn import AdaptiveFpn
 from altermoma_ray.models.encoders.camera import CameraEncoder
+from altermoma_ray.models.encoders.dual_swin import DualSwinBackbone
 from altermoma_ray.models.encoders.lidar import LidarEncoder
 from altermoma_ray.models.encoders.radar import RadarEncoder
 from altermoma_ray.models.encoders.resnet import ResNetBackbone
@@ -159,14 +163,19 @@ class _Lift(nn.Module):
 
 def lift_part(camera: CameraEncoder) -> tuple[nn.Module, tuple[Tensor, Tensor | list[Tensor]]]:
     """The traced part from pictures, or from a Swin transformer's maps, to depths and context; and small inputs."""
-    # Both backbones and the depth net shrink their pictures eightfold.
-    depths = torch.zeros(1, 1, 8 * SIDE, 8 * SIDE)
-    if not isinstance(camera.backbone, SwinBackbone):
-        return _Lift(camera), (depths, torch.zeros(1, 3, 8 * SIDE, 8 * SIDE))
+    # The smallest pictures that all backbones and the depth net shrink to whole cells. An adaptive neck pools by fixed
+    # numbers of cells, so its pictures have their own size.
+    side = 8 * SIDE
+    height, width = camera.view_transform.image_size if isinstance(camera.neck, AdaptiveFpn) else (side, side)
+    depths = torch.zeros(1, 1, height, width)
+    if isinstance(camera.backbone, ResNetBackbone):
+        return _Lift(camera), (depths, torch.zeros(1, 3, height, width))
+    swin = camera.backbone.lead if isinstance(camera.backbone, DualSwinBackbone) else camera.backbone
+    assert isinstance(swin, SwinBackbone)
     maps = [
         # Each level halves the map of the level before, as in the backbone.
-        torch.zeros(1, norm.normalized_shape[0], SIDE >> level, SIDE >> level)
-        for level, norm in enumerate(camera.backbone.output_norms)
+        torch.zeros(1, norm.normalized_shape[0], math.ceil(height / stride), math.ceil(width / stride))
+        for norm, stride in zip(swin.output_norms, swin.strides, strict=True)
     ]
     return _Lift(camera), (depths, maps)
 
@@ -181,15 +190,14 @@ def _after_splat(camera: CameraEncoder, first: int) -> list[Coupling]:
     name = f"{CAMERA}view_transform."
     last = f"{name}lift_net.{len(view.lift_net) - 1}"
     context = torch.arange(view.channels)[:, None]
-    # One context channel feeds a channel of every height slab of the splatted map: all slabs go together.
-    slabs = torch.arange(view.grid_shape[2])[None] * view.channels
     lifted = Coupling(
         last,
         (
-            # The depth bins come first; the lowest slab's channels come first on the splatted map.
+            # The depth bins come first.
             Slice(f"{last}.weight", 0, context + view.bins),
             Slice(f"{last}.bias", 0, context + view.bins),
-            Slice(f"{name}downsample.0.weight", 1, context + slabs),
+            # One context channel feeds a channel of every height of the pooled map: all heights go together.
+            Slice(f"{name}downsample.0.weight", 1, view.pooled_channels()),
         ),
     )
     splatted = torch.zeros(1, view.downsample[0].in_channels, SIDE, SIDE)
@@ -201,10 +209,12 @@ def _after_splat(camera: CameraEncoder, first: int) -> list[Coupling]:
 
 def _lidar(lidar: LidarEncoder, first: int) -> list[Coupling]:
     encoder = lidar.backbone
-    part = nn.ModuleDict({"twin": DenseTwin(encoder), "reader": nn.Conv2d(encoder.out_channels, 1, 1)})
+    part = nn.ModuleDict({"twin": DenseTwin(encoder), "reader": nn.Conv2d(lidar.out_channels, 1, 1)})
+    # The decoder itself, not a copy: the traced couplings then name the model's own parameters.
+    part["decoder"] = lidar.decoder if hasattr(lidar, "decoder") else nn.Identity()
     # The smallest grid that no layer shrinks to nothing: the encoder's own height, few cells along x and y.
     voxels = torch.zeros(1, encoder.input_conv[0].in_channels, 2 * SIDE, 2 * SIDE, encoder.spatial_shape[2])
-    traced = trace(part, lambda one: one["reader"](one["twin"](voxels)))
+    traced = trace(part, lambda one: one["reader"](one["decoder"](one["twin"](voxels))))
     return [_sparse(_joined(coupling, _READER, first)) for coupling in traced]
 
 
@@ -231,9 +241,16 @@ def _sparse(coupling: Coupling) -> Coupling:
         if part.tensor.startswith("twin."):
             # Dimension 1 of a dense kernel is the input channel, which spconv keeps last.
             is_kernel = part.dim == 1
-            part = replace(part, tensor=LIDAR + part.tensor.removeprefix("twin."), dim=4 if is_kernel else part.dim)
-        slices.append(part)
-    return Coupling(LIDAR + coupling.name.removeprefix("twin."), tuple(slices))
+            part = replace(part, tensor=_in_lidar(part.tensor), dim=4 if is_kernel else part.dim)
+        slices.append(replace(part, tensor=_in_lidar(part.tensor)))
+    return Coupling(_in_lidar(coupling.name), tuple(slices))
+
+
+def _in_lidar(name: str) -> str:
+    """The model's name of a parameter or layer of the traced LiDAR branch; other names stay."""
+    if name.startswith("twin."):
+        return LIDAR + name.removeprefix("twin.")
+    return f"encoders.lidar.{name}" if name.startswith("decoder.") else name
 
 
 def _joined(coupling: Coupling, reader: str, first: int) -> Coupling:

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.encoders.camera import CameraEncoder
-from altermoma_ray.models.views.depth_lss import STRIDE, paint_depth
+from altermoma_ray.models.views.depth_lss import paint_depth
 
 
 class DepthSupervision:
@@ -65,7 +65,7 @@ class DepthSupervision:
             batch.points, lidar_to_pixel, batch.image_augmentation, batch.lidar_augmentation, self._view.image_size
         )
         # The least depth by a maximum over negated depths; empty pixels (painted 0) must never win.
-        nearest = -functional.max_pool2d(-painted.masked_fill(painted == 0, torch.inf), STRIDE)
+        nearest = -functional.max_pool2d(-painted.masked_fill(painted == 0, torch.inf), self._view.stride)
         depths = self._view.frustum[:, 0, 0, 2]
         step = depths[1] - depths[0]
         # Each depth of the frustum is the centre of its bin: half a step belongs to the bin on either side.

@@ -32,6 +32,7 @@ DEFAULT_VERSION = "v1.0-trainval"
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 TOY_RESNET = "bevfusion-mit-r101-second-toy"
 TOY_RADAR, TOY_TRIO = "bevfusion-r-toy", "bevfusion-trio-toy"
+PUBLISHED_PKU, DUAL_PKU, TOY_PKU = "bevfusion-pku", "bevfusion-pku-dual", "bevfusion-pku-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 PUBLISHED_TRACKS, TOY_TRACKS = "bevfusion-mit-track", "bevfusion-mit-track-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
@@ -232,6 +233,18 @@ def _toy_detector(branches: Mapping[str, float]) -> Recipe:
 
 _TOY_DETECTOR = _toy_detector({"camera": 8, "lidar": 4})
 
+# Liang et al., NeurIPS 2022. The authors train fusion with 1e-3 and both branches frozen. Nothing is frozen here, as
+# pruning needs, so fusion has the learning rate of BEVFusion-mit, whose branches are trained along.
+_PKU = Recipe(
+    batch_size=32,
+    micro_batch_size=2,
+    weight_decay=0.05,
+    clip_norm=10.0,
+    class_balanced=True,
+    loader_processes=4,
+    stages=_stages({"camera": 20, "lidar": 20}, fusion=6, learning_rate=1e-3, fusion_learning_rate=2e-4, depth=0.0),
+)
+
 RECIPES: dict[str, Recipe] = {
     PUBLISHED: Recipe(
         batch_size=32,
@@ -249,6 +262,9 @@ RECIPES: dict[str, Recipe] = {
     # The LiDAR last: fusion starts from the last branch's fuser, decoder and head.
     TOY_TRIO: _toy_detector({"camera": 8, "radar": 4, "lidar": 4}),
     TOY_TRACKS: _TOY_DETECTOR,
+    PUBLISHED_PKU: _PKU,
+    DUAL_PKU: _PKU,
+    TOY_PKU: _TOY_DETECTOR,
     PUBLISHED_MAP: Recipe(
         batch_size=32,
         micro_batch_size=2,

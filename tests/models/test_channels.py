@@ -19,7 +19,8 @@ from altermoma_ray.workloads.workload import groups_of
 from examples import own_model as own
 
 RESNET = "bevfusion-mit-r101-second-toy"
-TOYS = ("bevfusion-mit-toy", "bevfusion-mit-seg-toy", RESNET)
+PKU = "bevfusion-pku-toy"
+TOYS = ("bevfusion-mit-toy", "bevfusion-mit-seg-toy", RESNET, PKU)
 CHOICES = ("query_labels",)
 
 
@@ -63,6 +64,7 @@ def random_masks(model, channels, share, seed):
         *((TOYS[1], 0.3, 0), (TOYS[1], 0.5, 1)),
         *((RESNET, 0.3, 0), (RESNET, 0.3, 1), (RESNET, 0.5, 2), (RESNET, 0.5, 3)),
         *(("bevfusion-r-toy", 0.5, 0), ("bevfusion-trio-toy", 0.5, 1)),
+        *((PKU, 0.3, 0), (PKU, 0.5, 1)),
     ],
 )
 def test_removed_channels_are_masked_channels(batch, name, share, seed):
@@ -95,7 +97,7 @@ def by_place(outputs):
     }
 
 
-@pytest.mark.parametrize("name", ["bevfusion-mit-toy", RESNET])
+@pytest.mark.parametrize("name", ["bevfusion-mit-toy", RESNET, PKU])
 def test_a_smaller_model_answers_as_the_masked_one_and_learns(batch, name):
     model = model_of(name)
     channels = bound(model)
@@ -194,7 +196,7 @@ def test_no_entry_belongs_to_two_couplings():
             assert all(int(line.max()) == 1 for line in lines.values())
 
 
-@pytest.mark.parametrize("name", ["bevfusion-mit-toy", RESNET])
+@pytest.mark.parametrize("name", ["bevfusion-mit-toy", RESNET, PKU])
 def test_a_checkpoint_rebuilds_the_smaller_model(batch, name, tmp_path):
     model = model_of(name)
     channels = bound(model)

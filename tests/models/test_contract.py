@@ -21,6 +21,11 @@ class TestToy(ModelContract):
         return self._batch
 
 
+class TestPkuToy(TestToy):
+    def make_model(self):
+        return FusionModel(configuration("bevfusion-pku-toy"))
+
+
 class TestResNetToy(TestToy):
     def make_model(self):
         return FusionModel(configuration("bevfusion-mit-r101-second-toy"))

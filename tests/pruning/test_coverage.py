@@ -162,6 +162,7 @@ def test_tied_weights_count_once_and_a_model_frozen_as_a_whole_has_its_weights()
         ("bevfusion-mit", 127, 39_696_248),
         ("bevfusion-mit-toy", 81, 1_120_576),
         ("bevfusion-mit-r101-second", 179, 55_233_080),
+        ("bevfusion-pku", 134, 59_160_176),
     ],
 )
 def test_of_the_project_s_models_only_biases_norms_and_position_tables_are_left_out(name, layers, weights):

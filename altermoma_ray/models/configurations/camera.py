@@ -1,29 +1,31 @@
 """The sections of a configuration that describe a camera branch: a backbone, the neck and the view transform.
 
 A camera branch is one section, with the fields of its backbone beside the others. The name of a field tells the
-backbone: only a Swin transformer has ``embed``, and only a ResNet has ``blocks``.
+backbone: only a Swin transformer has ``embed``, and only a ResNet has ``blocks``. Only a view transform that folds
+heights has ``shown_size``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from altermoma_ray.models.configurations.section import Section
-
-Interval = tuple[float, float, float]
-"""Lower edge, upper edge, step."""
+from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
+from altermoma_ray.models.configurations.section import Interval, Section, cells
 
 
 class SwinConfig(Section):
     """Swin transformer (Liu et al., ICCV 2021); the usual figures are Swin-T's."""
 
+    first_output: ClassVar[int] = 1
+    """The first stage whose output is used."""
+
     embed: int = 96
     """Channels of the first stage; every later stage has twice as many."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
-    """Blocks of each stage; the outputs of all stages but the first are used."""
+    """Blocks of each stage."""
     heads: tuple[int, ...] = (3, 6, 12, 24)
     """Attention heads of each stage."""
     window: int = 7
@@ -45,7 +47,7 @@ class SwinConfig(Section):
     @property
     def stage_channels(self) -> tuple[int, ...]:
         """Channels of the backbone's outputs, finest first."""
-        return tuple(self.embed << stage for stage in range(1, len(self.depths)))
+        return tuple(self.embed << stage for stage in range(self.first_output, len(self.depths)))
 
 
 class ResNetConfig(Section):
@@ -55,8 +57,11 @@ class ResNetConfig(Section):
     (512, 1024, 2048)
     """
 
+    first_output: ClassVar[int] = 1
+    """The first stage whose output is used."""
+
     blocks: tuple[Annotated[int, Field(ge=1)], ...] = Field((3, 4, 23, 3), min_length=3)
-    """Bottleneck blocks of each stage; the outputs of all stages but the first are used."""
+    """Bottleneck blocks of each stage."""
     width: int = Field(64, ge=1)
     """Channels of the first convolution, and inside each block of the first stage; every later stage has twice as many
     inside, and every block four times as many at its output."""
@@ -64,7 +69,7 @@ class ResNetConfig(Section):
     @property
     def stage_channels(self) -> tuple[int, ...]:
         """Channels of the backbone's outputs, finest first."""
-        return tuple(4 * self.width << stage for stage in range(1, len(self.blocks)))
+        return tuple(4 * self.width << stage for stage in range(self.first_output, len(self.blocks)))
 
 
 class LiftConfig(Section):
@@ -101,20 +106,37 @@ class ResNetCameraConfig(LiftConfig, ResNetConfig):
     """A camera branch with a ResNet."""
 
 
+class HeightSwinCameraConfig(HeightLiftConfig, SwinConfig):
+    """A camera branch with folded heights and one Swin transformer, or two in composite.
+
+    >>> HeightSwinCameraConfig().stage_channels
+    (96, 192, 384, 768)
+    """
+
+    first_output: ClassVar[int] = 0
+    dual: bool = False
+    """Whether a second Swin transformer reads the pictures together with all maps of the first one (Liang et al.,
+    *CBNet*, IEEE TIP 2022)."""
+
+
+class HeightResNetCameraConfig(HeightLiftConfig, ResNetConfig):
+    """A camera branch with folded heights and a ResNet."""
+
+    first_output: ClassVar[int] = 0
+
+
 def _kind_of_camera(camera: Any) -> str:
-    """The tag of a camera's section: only a ResNet tells its ``blocks``."""
-    is_resnet = isinstance(camera, ResNetConfig) or (isinstance(camera, dict) and "blocks" in camera)
-    return "resnet" if is_resnet else "swin"
+    """The tag of a camera's section: its backbone, and whether its view transform folds heights."""
+    fields = camera if isinstance(camera, dict) else type(camera).model_fields if isinstance(camera, Section) else {}
+    backbone = "resnet" if "blocks" in fields else "swin"
+    return f"height-{backbone}" if "shown_size" in fields else backbone
 
 
 AnyCamera = Annotated[
-    Annotated[SwinCameraConfig, Tag("swin")] | Annotated[ResNetCameraConfig, Tag("resnet")],
+    Annotated[SwinCameraConfig, Tag("swin")]
+    | Annotated[ResNetCameraConfig, Tag("resnet")]
+    | Annotated[HeightSwinCameraConfig, Tag("height-swin")]
+    | Annotated[HeightResNetCameraConfig, Tag("height-resnet")],
     Discriminator(_kind_of_camera),
 ]
 """The section of any camera branch."""
-
-
-def cells(interval: Interval) -> int:
-    """Number of steps between the edges of an interval."""
-    lower, upper, step = interval
-    return round((upper - lower) / step)

@@ -16,7 +16,8 @@ from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations.camera import AnyCamera
-from altermoma_ray.models.configurations.fusion import AnyDecoder, AnyFuser
+from altermoma_ray.models.configurations.fusion import AnyDecoder, AnyFuser, GatedFuserConfig
+from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
 from altermoma_ray.models.configurations.lidar import AnyLidar
 from altermoma_ray.models.configurations.radar import RadarConfig
 from altermoma_ray.models.configurations.section import Section
@@ -37,7 +38,12 @@ def _kind_of_head(head: Any) -> str:
     return "segmentation" if is_segmentation else "transfusion"
 
 
-_TAGS = frozenset({"swin", "resnet", "second", "residual", "transfusion", "segmentation"})
+_TAGS = frozenset(
+    {"swin", "resnet", "height-swin", "height-resnet", "convolutional", "gated", "second", "residual"}
+) | {
+    "transfusion",
+    "segmentation",
+}
 
 AnyHead = Annotated[
     Annotated[TransFusionHeadConfig, Tag("transfusion")] | Annotated[SegmentationHeadConfig, Tag("segmentation")],
@@ -97,15 +103,18 @@ class ModelConfig(Section):
             raise ValueError(f"{self.voxel_grid[2]} voxels along z are too few for the stages of the LiDAR encoder")
         if any(side % 8 for side in self.inputs.image_size):
             raise ValueError(f"`inputs.image_size` must divide by 8, but got {self.inputs.image_size}")
+        if isinstance(self.camera, HeightLiftConfig):
+            self._check_frustum(self.camera)
         if isinstance(self.head, SegmentationHeadConfig):
             raster = RasterConfig(**{field: getattr(self.head, field) for field in RasterConfig.model_fields})
             if self.inputs.raster != raster:
                 raise ValueError(f"`inputs.raster` must be the head's raster, {raster}, but got {self.inputs.raster}")
             if self.tracker is not None:
                 raise ValueError("`tracker` follows detections, and a map segmentation head gives none; leave it out")
-        total = math.prod(self.decoder.strides) if self.decoder is not None else 1
-        if any(side % total for side in self.head.bev_size):
-            raise ValueError(f"the BEV map {self.head.bev_size} must divide by the decoder's total stride {total}")
+        for where, decoder in (("decoder", self.decoder), ("LiDAR decoder", getattr(self.lidar, "decoder", None))):
+            total = math.prod(decoder.strides) if decoder is not None else 1
+            if any(side % total for side in self.head.bev_size):
+                raise ValueError(f"the BEV map {self.head.bev_size} must divide by the {where}'s total stride {total}")
         return self
 
     def _check_grids(self) -> None:
@@ -121,15 +130,27 @@ class ModelConfig(Section):
         if self.camera is not None:
             x, y = self.camera.grid_x, self.camera.grid_y
             grids += [
-                ("camera grid's `bev_size`", self.camera.bev_size, size),
                 ("lower edges of the camera grid", (x[0], y[0]), low),
                 ("upper edges of the camera grid", (x[1], y[1]), high),
             ]
+            if not isinstance(self.fuser, GatedFuserConfig):  # which resizes maps
+                grids.append(("camera grid's `bev_size`", self.camera.bev_size, size))
         if self.radar is not None:
             grids.append(("`radar.pillar_size`", self.radar.pillar_size, cell))
         for what, got, need in grids:
             if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(got, need, strict=True)):
                 raise ValueError(f"{what} must be {need} to fit the voxels and the point range, but got {got}")
+
+    def _check_frustum(self, camera: HeightLiftConfig) -> None:
+        size, cells = self.inputs.image_size, camera.feature_size
+        # The camera's finest maps have stride 4, and the neck pools them by whole cells.
+        if any(side % (4 * number) for side, number in zip(size, cells, strict=True)):
+            raise ValueError(
+                f"`inputs.image_size` must have a multiple of 4 pixels for each of the camera's {cells} feature cells, "
+                f"but got {size}"
+            )
+        if any(shown > side for shown, side in zip(camera.shown_size, size, strict=True)):
+            raise ValueError(f"`camera.shown_size` must fit into the picture {size}, but got {camera.shown_size}")
 
     def build(self) -> FusionModel:
         """A new model with random weights."""

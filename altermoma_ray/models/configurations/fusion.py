@@ -1,12 +1,13 @@
 """The sections of a configuration that describe the fuser and the decoder behind it.
 
 Published figures: Liu et al., *BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird's-Eye View
-Representation*, ICRA 2023.
+Representation*, ICRA 2023; of the gated fuser Liang et al., *BEVFusion: A Simple and Robust LiDAR-Camera Fusion
+Framework*, NeurIPS 2022.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -21,7 +22,27 @@ class FuserConfig(Section):
     """Channels of the fused map."""
 
 
-AnyFuser = FuserConfig
+class GatedFuserConfig(Section):
+    """Convolutional fuser whose channels are weighed by a gate."""
+
+    channels: int = 512
+    """Channels of the fused map."""
+    gate: Literal["channel"] = "channel"
+    """The parts of the fused map that the gate weighs."""
+    norm_momentum: float = Field(0.01, gt=0, le=1)
+    """Share of a batch in the running statistics of normalisation."""
+
+
+def _kind_of_fuser(fuser: Any) -> str:
+    """The tag of a fuser's section: only the gated fuser has a ``gate``."""
+    is_gated = isinstance(fuser, GatedFuserConfig) or (isinstance(fuser, dict) and "gate" in fuser)
+    return "gated" if is_gated else "convolutional"
+
+
+AnyFuser = Annotated[
+    Annotated[FuserConfig, Tag("convolutional")] | Annotated[GatedFuserConfig, Tag("gated")],
+    Discriminator(_kind_of_fuser),
+]
 """The section of any fuser; ``channels`` is common to all."""
 
 

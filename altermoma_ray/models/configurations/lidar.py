@@ -6,8 +6,12 @@ Representation*, ICRA 2023.
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Any
 
+from pydantic import Field, model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
+
+from altermoma_ray.models.configurations.fusion import DecoderConfig
 from altermoma_ray.models.configurations.section import Section
 
 
@@ -32,6 +36,16 @@ class LidarConfig(Section):
     """Channels of the output convolution, before the height is folded into them."""
     norm_momentum: float = Field(0.01, gt=0, le=1)
     """Share of a batch in the running statistics of normalisation."""
+    decoder: DecoderConfig | None = None
+    """The branch's own SECOND backbone and FPN before the fuser; None hands the encoder's map to the fuser."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave an absent ``decoder`` out: checkpoints without the field have none, and hashes are of this text."""
+        fields: dict[str, Any] = dump(self)
+        if fields.get("decoder") is None:
+            fields.pop("decoder", None)
+        return fields
 
     @model_validator(mode="after")
     def _check(self) -> LidarConfig:

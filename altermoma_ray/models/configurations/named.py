@@ -18,6 +18,9 @@ from altermoma_ray.models.configurations import (
     bevfusion_mit_toy,
     bevfusion_mit_track,
     bevfusion_mit_track_toy,
+    bevfusion_pku,
+    bevfusion_pku_dual,
+    bevfusion_pku_toy,
     bevfusion_r_toy,
     bevfusion_trio_toy,
 )
@@ -37,6 +40,9 @@ CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType(
             bevfusion_trio_toy,
             bevfusion_mit_track,
             bevfusion_mit_track_toy,
+            bevfusion_pku,
+            bevfusion_pku_dual,
+            bevfusion_pku_toy,
         )
     }
 )

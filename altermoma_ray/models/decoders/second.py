@@ -65,8 +65,13 @@ class BevDecoder(nn.Module):
         super().__init__()
         self.backbone = SecondBackbone(config, in_channels)
         self.neck = SecondFpn(config)
-        self.out_channels = sum(config.neck)
         initialise(self)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the head's map."""
+        # Of the layers, not of the configuration: pruning may have removed channels.
+        return sum(int(norm.num_features) for _, norm, _ in self.neck.deblocks)
 
     def forward(self, bev: Tensor) -> Tensor:
         """The fused map [N, C, x, y] to the head's map [N, sum of ``neck``, x, y]."""

@@ -1,7 +1,8 @@
-"""The camera encoder: backbone, LSS feature pyramid, view transform.
+"""The camera encoder: backbone, feature pyramid, view transform.
 
-Notation: M pictures (samples × cameras), H × W their size; maps are [M, channel, height, width]. Source: Liu et al.,
-*BEVFusion*, ICRA 2023. A backbone gives maps of strides 8, 16, ..., finest first.
+Notation: M pictures (samples × cameras), H × W their size; maps are [M, channel, height, width]. Sources: Liu et al.,
+*BEVFusion*, ICRA 2023; Liang et al., *BEVFusion*, NeurIPS 2022, of the view transform that folds heights and its neck.
+A backbone gives maps of strides 8, 16, ... or 4, 8, ..., finest first.
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.camera import AnyCamera, ResNetConfig
+from altermoma_ray.models.configurations.camera import (
+    AnyCamera,
+    HeightSwinCameraConfig,
+    ResNetCameraConfig,
+    ResNetConfig,
+    SwinCameraConfig,
+)
+from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
+from altermoma_ray.models.encoders.adaptive_fpn import AdaptiveFpn
+from altermoma_ray.models.encoders.dual_swin import DualSwinBackbone
 from altermoma_ray.models.encoders.resnet import ResNetBackbone
 from altermoma_ray.models.encoders.swin import SwinBackbone
 from altermoma_ray.models.layers.blocks import convolution, initialise
 from altermoma_ray.models.views.depth_lss import DepthLss
+from altermoma_ray.models.views.height_lss import HeightLss
 from altermoma_ray.models.views.lss import PlainLss
 
 
@@ -29,7 +40,7 @@ class LssFpn(nn.Module):
         features = LssFpn(config)([map_of_stride_8, map_of_stride_16])  # [M, neck, H/8, W/8]
     """
 
-    def __init__(self, config: AnyCamera) -> None:
+    def __init__(self, config: SwinCameraConfig | ResNetCameraConfig) -> None:
         super().__init__()
         self.lateral_convs = nn.ModuleList()
         self.output_convs = nn.ModuleList()
@@ -55,9 +66,13 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, config: AnyCamera, image_size: tuple[int, int]) -> None:
         super().__init__()
-        self.backbone = ResNetBackbone(config) if isinstance(config, ResNetConfig) else SwinBackbone(config)
-        self.neck = LssFpn(config)
-        self.view_transform = (PlainLss if config.depth_net is None else DepthLss)(config, image_size)
+        self.backbone = _backbone(config)
+        if isinstance(config, HeightLiftConfig):
+            self.neck = AdaptiveFpn(config, config.stage_channels, image_size)
+            self.view_transform = HeightLss(config, image_size)
+        else:
+            self.neck = LssFpn(config)
+            self.view_transform = (PlainLss if config.depth_net is None else DepthLss)(config, image_size)
 
     @property
     def out_channels(self) -> int:
@@ -68,3 +83,11 @@ class CameraEncoder(nn.Module):
         """A BEV map [N, channels, x, y] of the batch's pictures."""
         # The backbone sees pictures one by one; which camera took them matters to the view transform only.
         return self.view_transform(self.neck(self.backbone(batch.images.flatten(0, 1))), batch)
+
+
+def _backbone(config: AnyCamera) -> nn.Module:
+    if isinstance(config, ResNetConfig):
+        return ResNetBackbone(config)
+    if isinstance(config, HeightSwinCameraConfig) and config.dual:
+        return DualSwinBackbone(config)
+    return SwinBackbone(config)

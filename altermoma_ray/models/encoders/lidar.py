@@ -1,4 +1,4 @@
-"""The LiDAR encoder: hard voxels and a sparse 3D encoder on spconv.
+"""The LiDAR encoder: hard voxels, a sparse 3D encoder on spconv and, in some models, a 2D backbone of the branch's own.
 
 Notation: V occupied voxels; sparse coordinates are (sample, x, y, z). Sources: Yan et al., *SECOND*, 2018 (sparse
 encoder); Liu et al., *BEVFusion*, ICRA 2023 (figures). spconv's implicit GEMM runs on GPUs only, its native
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.lidar import LidarConfig
+from altermoma_ray.models.decoders.second import BevDecoder
 from altermoma_ray.models.layers.blocks import SECOND_EPS
 from altermoma_ray.models.layers.sparse import ConvAlgo, SparseConvolution, spconv
 from altermoma_ray.models.layers.voxelise import voxelise
@@ -164,14 +165,21 @@ class LidarEncoder(nn.Module):
         self.grid = grid
         self.register_buffer("point_scale", torch.tensor(config.point_scale), persistent=False)
         self.backbone = SparseEncoder(config, grid)
+        if config.decoder is not None:
+            self.decoder = BevDecoder(config.decoder, self.backbone.out_channels)
 
     @property
     def out_channels(self) -> int:
         """Channels of the BEV map."""
-        return self.backbone.out_channels
+        return self.decoder.out_channels if hasattr(self, "decoder") else self.backbone.out_channels
 
     def forward(self, batch: Batch) -> Tensor:
         """A BEV map [N, channels, x, y] of the batch's points."""
+        bev = self.encoded(batch)
+        return self.decoder(bev) if hasattr(self, "decoder") else bev
+
+    def encoded(self, batch: Batch) -> Tensor:
+        """The sparse encoder's BEV map of the batch's points, before the branch's own decoder."""
         voxels = voxelise(
             batch.points,
             lower=self.lower,

@@ -15,7 +15,9 @@ from altermoma_ray.models.layers.blocks import initialise
 
 
 class ResNetBackbone(nn.Module):
-    """Pictures [M, 3, H, W] to maps of strides 8, 16, ... ([M, 8·width, H/8, W/8], [M, 16·width, H/16, W/16], ...).
+    """Pictures [M, 3, H, W] to maps of the used stages, finest first.
+
+    Stage s has the stride 4·2ˢ and 4·width·2ˢ channels: [M, 8·width, H/8, W/8], ... where all but the first are used.
 
     >>> import torch
     >>> backbone = ResNetBackbone(ResNetConfig(blocks=(1, 1, 1), width=2))
@@ -31,6 +33,8 @@ class ResNetBackbone(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = len(config.blocks)
         """Number of stages: the modules ``layer1``, ``layer2``, ..."""
+        self.first_output = config.first_output
+        """The first stage whose output is used, counted from 0."""
         channels = config.width
         for stage, blocks in enumerate(config.blocks):
             layers = _stage(channels, config.width << stage, blocks, stride=1 if stage == 0 else 2)
@@ -41,11 +45,12 @@ class ResNetBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Pictures [M, 3, H, W] to maps, finest first."""
-        features = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+        features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         maps = []
-        for stage in range(1, self.stages):
+        for stage in range(self.stages):
             features = self.get_submodule(f"layer{stage + 1}")(features)
-            maps.append(features)
+            if stage >= self.first_output:
+                maps.append(features)
         return maps
 
 

@@ -9,6 +9,7 @@ through a LayerNorm of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -79,7 +80,10 @@ def shift_mask(rows: int, columns: int, side: int, shift: int, device: torch.dev
 
 
 class SwinBackbone(nn.Module):
-    """Pictures [M, 3, H, W] to maps of strides 8, 16, ... ([M, 2·embed, H/8, W/8], ...)."""
+    """Pictures [M, 3, H, W] to maps of the used stages, finest first.
+
+    Stage s has the stride 4·2ˢ and embed·2ˢ channels: [M, 2·embed, H/8, W/8], ... where all but the first are used.
+    """
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -95,13 +99,33 @@ class SwinBackbone(nn.Module):
         )
         self.features = classifier.features
         """Patch embedding, stage 0, patch merging, stage 1, ..."""
+        self.first_output = config.first_output
+        """The first stage whose output is used."""
         self.output_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in config.stage_channels)
+
+    @property
+    def strides(self) -> list[int]:
+        """Pixels a cell of each map, finest first."""
+        return [4 << stage for stage in range(self.first_output, len(self.features) // 2)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Pictures [M, 3, H, W] to maps, finest first."""
-        tokens = self.features[1](self.features[0](images))
+        return self.stages(self.features[0](images))
+
+    def stages(self, tokens: Tensor, added: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Embedded pictures [M, H/4, W/4, embed] to maps, finest first.
+
+        Args:
+            tokens: the output of the patch embedding.
+            added: token maps that are added to the input of each stage; none, or one for each stage.
+        """
         maps = []
-        for stage, norm in enumerate(self.output_norms, start=1):
-            tokens = self.features[2 * stage + 1](self.features[2 * stage](tokens))
-            maps.append(norm(tokens).permute(0, 3, 1, 2))
+        for stage in range(len(self.features) // 2):
+            if stage:
+                tokens = self.features[2 * stage](tokens)
+            if added:
+                tokens = tokens + added[stage]
+            tokens = self.features[2 * stage + 1](tokens)
+            if stage >= self.first_output:
+                maps.append(self.output_norms[stage - self.first_output](tokens).permute(0, 3, 1, 2))
         return maps

@@ -37,7 +37,7 @@ def check_namable(model: FusionModel) -> None:
     """
     config = model.config
     camera, _ = camera_and_lidar(config)
-    if not isinstance(config.head, TransFusionHeadConfig) or camera.depth_net is None:
+    if not isinstance(config.head, TransFusionHeadConfig) or getattr(camera, "depth_net", None) is None:
         raise UserError(
             f"{config.name} has a part that mmdetection3d's BEVFusion lacks (a map segmentation head, or a lift "
             "without LiDAR depth); take --target onnx"

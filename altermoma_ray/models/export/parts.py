@@ -26,7 +26,6 @@ from altermoma_ray.models.configurations.transfusion import Height
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.export.sensors import camera_and_lidar
 from altermoma_ray.models.heads.transfusion import TransFusionHead, local_maxima, one_hot
-from altermoma_ray.models.views.depth_lss import splat
 
 CAMERA, VIEW, FUSER, BOXES, MAP = "camera.backbone", "camera.vtransform", "fuser", "head.bbox", "head.map"
 BOX_OUTPUTS = ("score", "rot", "dim", "reg", "height", "vel")
@@ -70,15 +69,18 @@ class CameraPart(nn.Module):
 
 
 class FuserPart(nn.Module):
-    """The camera's and the LiDAR's BEV map to the head's map: fuser and decoder."""
+    """The camera's and the LiDAR's BEV map to the head's map: fuser and decoder, and the LiDAR's own decoder."""
 
     def __init__(self, model: FusionModel) -> None:
         super().__init__()
         self.fuser, self.decoder = model.fuser, model.decoder
+        lidar = model.encoders["lidar"]
+        # The file of the sparse encoder holds no dense layers: a decoder of the branch goes with the fuser.
+        self.lidar_decoder = lidar.decoder if hasattr(lidar, "decoder") else nn.Identity()
 
     def forward(self, camera: Tensor, lidar: Tensor) -> Tensor:
         """[1, A, x, y] and [1, B, x, y] to [1, C, x, y]."""
-        return self.decoder(self.fuser([camera, lidar]))
+        return self.decoder(self.fuser([camera, self.lidar_decoder(lidar)]))
 
 
 class BoxPart(nn.Module):
@@ -180,7 +182,7 @@ def dense_parts(model: FusionModel, sample: Batch, *, runtime_boxes: bool = Fals
     parts = [_part(CAMERA, CameraPart(camera), inputs, ("camera_feature", "camera_depth_weights"))]
     splatted = splat_outputs(model, sample, parts[0].outputs)
     parts.append(_part(VIEW, camera.view_transform.downsample, {"feat_in": splatted}, ("feat_out",)))
-    maps = {"camera": parts[1].outputs["feat_out"], "lidar": lidar(sample).contiguous()}
+    maps = {"camera": parts[1].outputs["feat_out"], "lidar": lidar.encoded(sample).contiguous()}
     parts.append(_part(FUSER, FuserPart(model), maps, ("middle",)))
     middle = {"middle": parts[2].outputs["middle"]}
     if isinstance(model.head, TransFusionHead):
@@ -193,7 +195,7 @@ def splat_outputs(model: FusionModel, sample: Batch, outputs: Mapping[str, Tenso
     """The splatted map [1, channels, x, y] of the first part's outputs: the step between the first two files."""
     view = model.encoders["camera"].view_transform  # type: ignore[union-attr]
     context = outputs["camera_feature"].permute(0, 3, 1, 2)
-    return splat(outputs["camera_depth_weights"], context, view.cells(sample), view.grid_shape)
+    return view.pool(outputs["camera_depth_weights"], context, view.cells(sample))
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def check_limits(model: FusionModel) -> None:
             f"{config.name} has a map segmentation head, but CUDA-BEVFusion reads boxes of a TransFusion head; take "
             "--target onnx"
         )
-    if camera.depth_net is None:
+    if getattr(camera, "depth_net", None) is None:
         raise UserError(
             f"{config.name} lifts pictures without LiDAR depth, but CUDA-BEVFusion feeds depth pictures; take "
             "--target onnx"

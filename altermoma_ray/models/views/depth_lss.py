@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.camera import LiftConfig, cells
+from altermoma_ray.models.configurations.camera import LiftConfig
+from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
+from altermoma_ray.models.configurations.section import cells
 from altermoma_ray.models.layers.blocks import convolution, initialise
 
 STRIDE = 8
@@ -31,23 +33,21 @@ class DepthLss(nn.Module):
     grid_cells: Tensor
     frustum: Tensor
 
-    def __init__(self, config: LiftConfig, image_size: tuple[int, int]) -> None:
+    def __init__(self, config: LiftConfig | HeightLiftConfig, image_size: tuple[int, int]) -> None:
         super().__init__()
         self.image_size = image_size
+        self.stride: tuple[int, int] = (STRIDE, STRIDE)
+        """Pixels a feature cell, along the height and the width of a picture."""
         axes = (config.grid_x, config.grid_y, config.grid_z)
         self.grid_shape = tuple(cells(axis) for axis in axes)
         self.register_buffer("grid_step", torch.tensor([step for _, _, step in axes]))
         self.register_buffer("grid_first_centre", torch.tensor([lower + step / 2 for lower, _, step in axes]))
         self.register_buffer("grid_cells", torch.tensor(self.grid_shape))
-        self.register_buffer("frustum", make_frustum(image_size, config.depth_bins))
+        self.register_buffer("frustum", make_frustum(self._frustum_size(config), config.depth_bins))
         self.bins = len(self.frustum)
 
         self._make_lift(config)
-        self.downsample = nn.Sequential(
-            *convolution(config.channels * self.grid_shape[2], config.channels),
-            *convolution(config.channels, config.channels, stride=config.downsample),
-            *convolution(config.channels, config.channels),
-        )
+        self.downsample = nn.Sequential(*self._bev_layers(config))
         initialise(self)
 
     @property
@@ -60,8 +60,22 @@ class DepthLss(nn.Module):
         """Channels of the BEV map."""
         return int(self.downsample[-3].out_channels)
 
-    def _make_lift(self, config: LiftConfig) -> None:
+    def _frustum_size(self, config: LiftConfig | HeightLiftConfig) -> tuple[int, int]:
+        """Height and width of the picture on which the frustum lies."""
+        return self.image_size
+
+    def _bev_layers(self, config: LiftConfig | HeightLiftConfig) -> list[nn.Module]:
+        """The convolutions on the pooled map."""
+        assert isinstance(config, LiftConfig)
+        return [
+            *convolution(config.channels * self.grid_shape[2], config.channels),
+            *convolution(config.channels, config.channels, stride=config.downsample),
+            *convolution(config.channels, config.channels),
+        ]
+
+    def _make_lift(self, config: LiftConfig | HeightLiftConfig) -> None:
         """Make the layers that :meth:`lift` uses."""
+        assert isinstance(config, LiftConfig)
         assert config.depth_net is not None
         first, second, third = config.depth_net
         self.depth_net = nn.Sequential(
@@ -84,7 +98,16 @@ class DepthLss(nn.Module):
         """
         cell = self.cells(batch)
         depth, context = self.lift(features, self.painted(batch))
-        return self.downsample(splat(depth, context, cell, self.grid_shape))
+        return self.downsample(self.pool(depth, context, cell))
+
+    def pool(self, depth: Tensor, context: Tensor, cell: Tensor) -> Tensor:
+        """The lifted features in their BEV cells, [N, Z·F, x, y]; arguments as of :func:`splat`."""
+        return splat(depth, context, cell, self.grid_shape)
+
+    def pooled_channels(self) -> Tensor:
+        """The channels of the pooled map that each context channel feeds, [F, Z] int64."""
+        # The lowest slab's channels come first.
+        return torch.arange(self.channels)[:, None] + torch.arange(self.grid_shape[2])[None] * self.channels
 
     def cells(self, batch: Batch) -> Tensor:
         """BEV cell (x, y, z) of every frustum point, [N, C, D, h, w, 3] int64; see :func:`grid_cell`."""

@@ -2,7 +2,8 @@
 
 A file's kind is told by its content, not by its name. Released checkpoints come from mit-han-lab/bevfusion
 (``bevfusion-det.pth``, which fits the code before July 2023) and from mmdetection3d's projects/BEVFusion
-(``bevfusion_lidar-cam_….pth``, ``bevfusion_converted.pth``). Three modules share the work:
+(``bevfusion_lidar-cam_….pth``, ``bevfusion_converted.pth``), and for the BEVFusion of Liang et al. from
+ADLab-AutoDrive/BEVFusion. Three modules share the work:
 :mod:`altermoma_ray.models.weights.state_files` reads the tensors of a file without running anything,
 :mod:`altermoma_ray.models.weights.recognition` finds the model's tensors among them, and
 :mod:`altermoma_ray.models.releases.bevfusion` turns released tensors into ours.
@@ -25,7 +26,7 @@ from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import is_of_others, load_checkpoint
 from altermoma_ray.models.configurations.config import ModelConfig
 from altermoma_ray.models.configurations.named import adopted
-from altermoma_ray.models.releases.bevfusion import RELEASES, Release, is_constant, is_optional
+from altermoma_ray.models.releases.bevfusion import NAMINGS, OURS, Release, is_constant, is_optional
 from altermoma_ray.models.weights.recognition import WeightSet, find_weights
 from altermoma_ray.models.weights.state_files import (
     NAMED_MISFITS,
@@ -91,10 +92,10 @@ def from_released(
     ours = model.state_dict()
     found = find_weights(tensors, ours, entries)
     if not found:
+        *others, last = (release.origin for release in NAMINGS if release is not OURS)
         raise UserError(
             f"{origin} holds no BEVFusion weights (its tensors: {some([name.split('/')[-1] for name in tensors])}); "
-            f"give a checkpoint released by {' or '.join(release.origin for release in RELEASES)}, or a .safetensors "
-            "file of our own"
+            f"give a checkpoint released by {', '.join(others)} or {last}, or a .safetensors file of our own"
         )
     weights, release = found[0], found[0].release
     released_names = {release.name(name): name for name in ours}
