@@ -26,6 +26,8 @@ class Target:
         sparsity: fraction of all weights to prune, in [0, 1).
         ratios: fraction to prune of each group, in [0, 1), which together make the sparsity (:func:`solve_ratios`
             finds suitable ones); None for one global threshold.
+        within_reach: whether whole units that cannot meet the sparsity, or a group's ratio, go as far as they can; an
+            :class:`OutOfReach` otherwise.
 
     Raises:
         UserError: the sparsity or a ratio is out of range, or ratios and groups do not fit.
@@ -41,6 +43,7 @@ class Target:
     groups: Mapping[str, Sequence[str]]
     sparsity: float
     ratios: Mapping[str, float] | None = None
+    within_reach: bool = False
 
     def __post_init__(self) -> None:
         check_ratio("sparsity", self.sparsity)

@@ -156,7 +156,8 @@ def least_pruned(target: Target, budget: Budget, missed: Callable[[Target], str 
     low, high, found = _LEAST_KEPT, most, None
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        tried = along(target, middle)
+        # A group at its bounds goes no further; the others still do.
+        tried = replace(along(target, middle), within_reach=True)
         try:
             short = missed(tried)
         except OutOfReach:

@@ -153,7 +153,8 @@ def choose(
         By coupling name, [channels] bool: whether the channel stays.
 
     Raises:
-        OutOfReach: the bounds, or layers whose channels all stay, do not allow the target's sparsity.
+        OutOfReach: the bounds, or layers whose channels all stay, do not allow the target's sparsity, and the target
+            is not to be met within reach.
     """
     frozen = {name for name, score in scores.items() if is_frozen(score)}
     movable = [one for one in couplings if not any(part.tensor in frozen for part in one.slices)]
@@ -162,7 +163,9 @@ def choose(
     names = [name for members in target.groups.values() for name in members]
     if target.ratios is None:
         others = dict.fromkeys((coupling.name for coupling in movable), 0)
-        return whole | space.kept(_prune(space, movable, names, target.sparsity, others, "model"))
+        return whole | space.kept(
+            _prune(space, movable, names, target.sparsity, others, "" if target.within_reach else "model")
+        )
     owner = {name: group for group, members in target.groups.items() for name in members}
     pruned = {coupling.name: 0 for coupling in movable}
     # Inputs of a later group's layers go with an earlier group's channels: the weights left in a group depend on the
@@ -170,7 +173,8 @@ def choose(
     for _ in range(3):
         for group, ratio in target.ratios.items():
             mine = [one for one in movable if owner.get(_first_weight(one, owner)) == group]
-            pruned |= _prune(space, mine, target.groups[group], ratio, pruned, f"group {group}")
+            where = None if target.within_reach else f"group {group}"
+            pruned |= _prune(space, mine, target.groups[group], ratio, pruned, where)
     return whole | space.kept(pruned)
 
 
@@ -180,11 +184,12 @@ def _prune(
     names: Sequence[str],
     sparsity: float,
     others: Mapping[str, int],
-    where: str,
+    where: str | None,
 ) -> dict[str, int]:
     """Numbers of channels to prune of each coupling for a sparsity of the named weights, under one threshold.
 
-    The sparsity is met as closely as whole channels allow, from above: at least so much is pruned.
+    The sparsity is met as closely as whole channels allow, from above: at least so much is pruned. ``where`` names the
+    weights in the error for a sparsity out of reach; with None all channels go that may.
     """
     ranked = sorted(
         (float(score), number, coupling.name)
@@ -207,6 +212,8 @@ def _prune(
     # Channels pruned in an earlier round score −∞ and come first: the search begins behind them, so that none returns.
     low, high = sum(score == -math.inf for score, _, _ in ranked), len(ranked)
     if left(high) > allowed:
+        if where is None:
+            return counts(high)
         raise OutOfReach(
             f"channels of the {where} can go up to a sparsity of {1 - left(high) / total:.3f}, but {sparsity:.3f} is "
             "asked for: ask for less, or lower the least share of channels that stays (--least-share, or a space's "

@@ -94,6 +94,9 @@ def test_widths_keep_to_multiples_and_to_the_least_share():
         assert width is None or left == width
     with pytest.raises(OutOfReach, match=r"can go up to a sparsity of 0\.\d+, but 0\.300 is asked for"):
         choose(scores, couplings, target, Bounds(least=0.9))
+    most = Target(groups={"all": list(scores)}, sparsity=0.3, within_reach=True)
+    kept = choose(scores, couplings, most, Bounds(least=0.9))
+    assert int(kept[couplings[0].name].sum()) == Bounds(least=0.9).narrowest(couplings[0])
 
 
 def test_single_layers_have_bounds_of_their_own():
