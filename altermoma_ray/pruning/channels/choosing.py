@@ -163,9 +163,8 @@ def choose(
     names = [name for members in target.groups.values() for name in members]
     if target.ratios is None:
         others = dict.fromkeys((coupling.name for coupling in movable), 0)
-        return whole | space.kept(
-            _prune(space, movable, names, target.sparsity, others, "" if target.within_reach else "model")
-        )
+        where = None if target.within_reach else "model"
+        return whole | space.kept(_prune(space, movable, names, target.sparsity, others, where))
     owner = {name: group for group, members in target.groups.items() for name in members}
     pruned = {coupling.name: 0 for coupling in movable}
     # Inputs of a later group's layers go with an earlier group's channels: the weights left in a group depend on the
