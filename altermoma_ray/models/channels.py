@@ -190,6 +190,9 @@ def _after_splat(camera: CameraEncoder, first: int) -> list[Coupling]:
     name = f"{CAMERA}view_transform."
     last = f"{name}lift_net.{len(view.lift_net) - 1}"
     context = torch.arange(view.channels)[:, None]
+    # Without a convolution behind the splat, the fuser reads the splatted map itself.
+    is_read_by_fuser = len(view.downsample) == 0
+    reader = Slice(FUSER_INPUT, 1, view.pooled_channels() + first)
     lifted = Coupling(
         last,
         (
@@ -197,9 +200,11 @@ def _after_splat(camera: CameraEncoder, first: int) -> list[Coupling]:
             Slice(f"{last}.weight", 0, context + view.bins),
             Slice(f"{last}.bias", 0, context + view.bins),
             # One context channel feeds a channel of every height of the pooled map: all heights go together.
-            Slice(f"{name}downsample.0.weight", 1, view.pooled_channels()),
+            reader if is_read_by_fuser else Slice(f"{name}downsample.0.weight", 1, view.pooled_channels()),
         ),
     )
+    if is_read_by_fuser:
+        return [lifted]
     splatted = torch.zeros(1, view.downsample[0].in_channels, SIDE, SIDE)
     # The reader stands for the fuser: without a layer behind, tracing would take the last channels for a fixed output.
     part = nn.ModuleDict({"downsample": view.downsample, "reader": nn.Conv2d(view.out_channels, 1, 1)})

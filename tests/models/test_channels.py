@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from altermoma_ray.models.checkpoint import load_checkpoint, save_checkpoint
+from altermoma_ray.models.configurations.camera import CoarseResNetCameraConfig
 from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.pruning import MaskHolder, Masks, Target, prunable_weights
 from altermoma_ray.pruning.channels import keep_masks
@@ -27,7 +29,7 @@ CHOICES = ("query_labels",)
 def model_of(name):
     """A toy whose norms are away from their initial values, so that a forgotten bias shows."""
     torch.manual_seed(0)
-    model = configuration(name).build().eval()
+    model = (configuration(name) if isinstance(name, str) else name).build().eval()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.uniform_(-0.1, 0.1)
@@ -81,6 +83,32 @@ def test_removed_channels_are_masked_channels(batch, name, share, seed):
             torch.testing.assert_close(small_head(small, found), small_head(masked, expected), rtol=1e-4, atol=1e-4)
     kept = sum(weight.numel() for weight in prunable_weights(small).values())
     assert kept == channels.cost(masks).weights_left
+
+
+def test_coarse_features_that_the_fuser_reads_from_the_splat_lose_channels_too(batch):
+    toy = configuration("bevfusion-r-toy")
+    camera = CoarseResNetCameraConfig(
+        blocks=toy.camera.blocks,
+        width=toy.camera.width,
+        levels=(16, 16, 16, 16),
+        channels=24,
+        depth_bins=toy.camera.depth_bins,
+        grid_x=(-25.6, 25.6, 51.2 / 48),
+        grid_y=(-25.6, 25.6, 51.2 / 48),
+    )
+    # Pictures of 64 × 128 pixels, which all stages halve.
+    seen = replace(batch, images=torch.randn(2, 6, 3, 64, 128, generator=torch.Generator().manual_seed(1)))
+    inputs = toy.inputs.model_copy(update={"image_size": (64, 128)})
+    model = model_of(toy.model_copy(update={"camera": camera, "inputs": inputs}))
+    channels = bound(model)
+    assert "encoders.camera.view_transform.lift_net.0" in [one.name for one in channels.couplings]
+    masks = random_masks(model, channels, 0.5, seed=6)
+    masked = copy.deepcopy(model)
+    with MaskHolder(masked, channels.held(masks)), torch.no_grad():
+        small = channels.finalise(masked, masks)
+        expected, found = (one.decoder(one.features(seen)["fused"]) for one in (masked, small))
+        torch.testing.assert_close(small_head(small, found), small_head(masked, expected), rtol=1e-4, atol=1e-4)
+    assert small.encoders["camera"].out_channels < 24
 
 
 def small_head(model, bev):

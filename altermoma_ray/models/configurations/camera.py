@@ -2,7 +2,7 @@
 
 A camera branch is one section, with the fields of its backbone beside the others. The name of a field tells the
 backbone: only a Swin transformer has ``embed``, and only a ResNet has ``blocks``. Only a view transform that folds
-heights has ``shown_size``.
+heights has ``shown_size``, and only one of coarse features has ``feature_stride``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from altermoma_ray.models.configurations.coarse_lift import CoarseLiftConfig
 from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
 from altermoma_ray.models.configurations.section import Interval, Section, cells
 
@@ -125,10 +126,22 @@ class HeightResNetCameraConfig(HeightLiftConfig, ResNetConfig):
     first_output: ClassVar[int] = 0
 
 
+class CoarseResNetCameraConfig(CoarseLiftConfig, ResNetConfig):
+    """A camera branch with coarse features and a ResNet, as beside radars.
+
+    >>> CoarseResNetCameraConfig(blocks=(3, 4, 6, 3)).stage_channels  # ResNet-50
+    (256, 512, 1024, 2048)
+    """
+
+    first_output: ClassVar[int] = 0
+
+
 def _kind_of_camera(camera: Any) -> str:
     """The tag of a camera's section: its backbone, and whether its view transform folds heights."""
     fields = camera if isinstance(camera, dict) else type(camera).model_fields if isinstance(camera, Section) else {}
     backbone = "resnet" if "blocks" in fields else "swin"
+    if "feature_stride" in fields:
+        return "coarse-resnet"
     return f"height-{backbone}" if "shown_size" in fields else backbone
 
 
@@ -136,7 +149,8 @@ AnyCamera = Annotated[
     Annotated[SwinCameraConfig, Tag("swin")]
     | Annotated[ResNetCameraConfig, Tag("resnet")]
     | Annotated[HeightSwinCameraConfig, Tag("height-swin")]
-    | Annotated[HeightResNetCameraConfig, Tag("height-resnet")],
+    | Annotated[HeightResNetCameraConfig, Tag("height-resnet")]
+    | Annotated[CoarseResNetCameraConfig, Tag("coarse-resnet")],
     Discriminator(_kind_of_camera),
 ]
 """The section of any camera branch."""

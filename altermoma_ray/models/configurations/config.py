@@ -39,7 +39,7 @@ def _kind_of_head(head: Any) -> str:
 
 
 _TAGS = frozenset(
-    {"swin", "resnet", "height-swin", "height-resnet", "convolutional", "gated", "second", "residual"}
+    {"swin", "resnet", "height-swin", "height-resnet", "coarse-resnet", "convolutional", "gated", "second", "residual"}
 ) | {
     "transfusion",
     "segmentation",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.camera import (
     AnyCamera,
+    CoarseResNetCameraConfig,
     HeightSwinCameraConfig,
     ResNetCameraConfig,
     ResNetConfig,
@@ -24,9 +25,11 @@ from altermoma_ray.models.configurations.camera import (
 from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
 from altermoma_ray.models.encoders.adaptive_fpn import AdaptiveFpn
 from altermoma_ray.models.encoders.dual_swin import DualSwinBackbone
+from altermoma_ray.models.encoders.picture_fpn import PictureFpn
 from altermoma_ray.models.encoders.resnet import ResNetBackbone
 from altermoma_ray.models.encoders.swin import SwinBackbone
 from altermoma_ray.models.layers.blocks import convolution, initialise
+from altermoma_ray.models.views.coarse_lss import CoarseLss
 from altermoma_ray.models.views.depth_lss import DepthLss
 from altermoma_ray.models.views.height_lss import HeightLss
 from altermoma_ray.models.views.lss import PlainLss
@@ -70,6 +73,9 @@ class CameraEncoder(nn.Module):
         if isinstance(config, HeightLiftConfig):
             self.neck = AdaptiveFpn(config, config.stage_channels, image_size)
             self.view_transform = HeightLss(config, image_size)
+        elif isinstance(config, CoarseResNetCameraConfig):
+            self.neck = PictureFpn(config.stage_channels, config.levels, config.feature_stride)
+            self.view_transform = CoarseLss(config, image_size)
         else:
             self.neck = LssFpn(config)
             self.view_transform = (PlainLss if config.depth_net is None else DepthLss)(config, image_size)

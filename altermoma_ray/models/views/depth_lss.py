@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.camera import LiftConfig
+from altermoma_ray.models.configurations.coarse_lift import CoarseLiftConfig
 from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
 from altermoma_ray.models.configurations.section import cells
 from altermoma_ray.models.layers.blocks import convolution, initialise
 
 STRIDE = 8
-"""Pixels a feature cell."""
+"""Pixels a feature cell, but for coarse features."""
+AnyLift = LiftConfig | HeightLiftConfig | CoarseLiftConfig
 
 
 class DepthLss(nn.Module):
@@ -33,7 +35,7 @@ class DepthLss(nn.Module):
     grid_cells: Tensor
     frustum: Tensor
 
-    def __init__(self, config: LiftConfig | HeightLiftConfig, image_size: tuple[int, int]) -> None:
+    def __init__(self, config: AnyLift, image_size: tuple[int, int]) -> None:
         super().__init__()
         self.image_size = image_size
         self.stride: tuple[int, int] = (STRIDE, STRIDE)
@@ -60,11 +62,11 @@ class DepthLss(nn.Module):
         """Channels of the BEV map."""
         return int(self.downsample[-3].out_channels)
 
-    def _frustum_size(self, config: LiftConfig | HeightLiftConfig) -> tuple[int, int]:
+    def _frustum_size(self, config: AnyLift) -> tuple[int, int]:
         """Height and width of the picture on which the frustum lies."""
         return self.image_size
 
-    def _bev_layers(self, config: LiftConfig | HeightLiftConfig) -> list[nn.Module]:
+    def _bev_layers(self, config: AnyLift) -> list[nn.Module]:
         """The convolutions on the pooled map."""
         assert isinstance(config, LiftConfig)
         return [
@@ -73,7 +75,7 @@ class DepthLss(nn.Module):
             *convolution(config.channels, config.channels),
         ]
 
-    def _make_lift(self, config: LiftConfig | HeightLiftConfig) -> None:
+    def _make_lift(self, config: AnyLift) -> None:
         """Make the layers that :meth:`lift` uses."""
         assert isinstance(config, LiftConfig)
         assert config.depth_net is not None
@@ -145,17 +147,17 @@ class DepthLss(nn.Module):
         return logits.softmax(1), context
 
 
-def make_frustum(image_size: tuple[int, int], depth_bins: tuple[float, float, float]) -> Tensor:
+def make_frustum(image_size: tuple[int, int], depth_bins: tuple[float, float, float], stride: int = STRIDE) -> Tensor:
     """Pixel (u, v) of the augmented picture and depth (m) of every frustum point: [D, h, w, 3].
 
     >>> make_frustum((16, 32), (1.0, 3.0, 0.5)).shape
     torch.Size([4, 2, 4, 3])
     """
     height, width = image_size
-    # Feature cells are spread from the first to the last pixel, not centred in their 8 × 8 pixels; released weights
+    # Feature cells are spread from the first to the last pixel, not centred in their pixels; released weights
     # have learned this.
-    u = torch.linspace(0, width - 1, width // STRIDE)
-    v = torch.linspace(0, height - 1, height // STRIDE)
+    u = torch.linspace(0, width - 1, width // stride)
+    v = torch.linspace(0, height - 1, height // stride)
     depth = torch.arange(*depth_bins)
     depth, v, u = torch.meshgrid(depth, v, u, indexing="ij")
     return torch.stack([u, v, depth], dim=-1)

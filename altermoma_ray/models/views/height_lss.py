@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.camera import LiftConfig
 from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
 from altermoma_ray.models.layers.blocks import convolution
-from altermoma_ray.models.views.depth_lss import splat
+from altermoma_ray.models.views.depth_lss import AnyLift, splat
 from altermoma_ray.models.views.lss import PlainLss
 
 
@@ -62,11 +61,11 @@ class HeightLss(PlainLss):
         """The channels of the pooled map that each context channel feeds, [F, Z] int64."""
         return torch.arange(self.channels * self.grid_shape[2]).view(self.channels, -1)
 
-    def _frustum_size(self, config: LiftConfig | HeightLiftConfig) -> tuple[int, int]:
+    def _frustum_size(self, config: AnyLift) -> tuple[int, int]:
         assert isinstance(config, HeightLiftConfig)
         return config.original_size
 
-    def _bev_layers(self, config: LiftConfig | HeightLiftConfig) -> list[nn.Module]:
+    def _bev_layers(self, config: AnyLift) -> list[nn.Module]:
         assert isinstance(config, HeightLiftConfig)
         folded = config.channels * config.heights
         widths = (folded, folded, *config.bev)

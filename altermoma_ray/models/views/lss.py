@@ -8,9 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
-from altermoma_ray.models.configurations.camera import LiftConfig
-from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
-from altermoma_ray.models.views.depth_lss import DepthLss
+from altermoma_ray.models.views.depth_lss import AnyLift, DepthLss
 
 
 class PlainLss(DepthLss):
@@ -19,7 +17,7 @@ class PlainLss(DepthLss):
     Geometry and splatting are :class:`DepthLss`'s. One 1×1 convolution gives depths and features; no LiDAR is read.
     """
 
-    def _make_lift(self, config: LiftConfig | HeightLiftConfig) -> None:
+    def _make_lift(self, config: AnyLift) -> None:
         self.lift_net = nn.Sequential(nn.Conv2d(config.neck, self.bins + config.channels, 1))
 
     def painted(self, batch: Batch) -> Tensor | None:
