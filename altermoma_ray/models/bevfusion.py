@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.channels import channel_couplings
+from altermoma_ray.models.configurations.anchors import AnchorHeadConfig
+from altermoma_ray.models.configurations.centerpoint import CenterPointHeadConfig
 from altermoma_ray.models.configurations.config import ModelConfig
 from altermoma_ray.models.configurations.fusion import DecoderConfig, FuserConfig, GatedFuserConfig
+from altermoma_ray.models.configurations.lidar import LidarConfig
+from altermoma_ray.models.configurations.pillars import PillarConfig
 from altermoma_ray.models.configurations.residual import ResidualDecoderConfig
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
@@ -23,17 +28,26 @@ from altermoma_ray.models.depth_supervision import DepthSupervision
 from altermoma_ray.models.distillation import MapListener
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.lidar import LidarEncoder
+from altermoma_ray.models.encoders.pillars import PillarEncoder
 from altermoma_ray.models.encoders.radar import RadarEncoder
 from altermoma_ray.models.fusers.convolutional import ConvFuser
 from altermoma_ray.models.fusers.gated import GatedFuser
+from altermoma_ray.models.heads.anchors import AnchorHead
+from altermoma_ray.models.heads.centerpoint import CenterPointHead
 from altermoma_ray.models.heads.segmentation import SegmentationHead
 from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.models.synaptic_flow import flow_of
 from altermoma_ray.pruning.channels import Coupling
 
+_LIDARS: dict[type, type[nn.Module]] = {LidarConfig: LidarEncoder, PillarConfig: PillarEncoder}
 _FUSERS: dict[type, type[nn.Module]] = {FuserConfig: ConvFuser, GatedFuserConfig: GatedFuser}
 _DECODERS: dict[type, type[nn.Module]] = {DecoderConfig: BevDecoder, ResidualDecoderConfig: ResidualDecoder}
-_HEADS: dict[type, type[nn.Module]] = {TransFusionHeadConfig: TransFusionHead, SegmentationHeadConfig: SegmentationHead}
+_HEADS: dict[type, type[nn.Module]] = {
+    TransFusionHeadConfig: TransFusionHead,
+    SegmentationHeadConfig: SegmentationHead,
+    CenterPointHeadConfig: CenterPointHead,
+    AnchorHeadConfig: AnchorHead,
+}
 """By section: the kind of a section chooses the module."""
 
 
@@ -81,12 +95,19 @@ class FusionModel(nn.Module):
     def features(self, batch: Batch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
         """BEV maps [N, channel, x, y]: the map of each sensor by its name, and the fuser's output by ``fused``.
 
+        All have the cells of the head's map, which a task knows; finer maps, of pillars, are averaged over these cells.
+
         Example::
 
             camera, fused = (model.features(batch)[name] for name in ("camera", "fused"))
         """
         maps = self._encode(batch, masked)
-        return {**dict(zip(self.encoders, maps, strict=True)), "fused": self.fuser(maps)}
+        named = {**dict(zip(self.encoders, maps, strict=True)), "fused": self.fuser(maps)}
+        size = self.config.head.bev_size
+        return {
+            name: bev if bev.shape[2:] == size else functional.adaptive_avg_pool2d(bev, size)
+            for name, bev in named.items()
+        }
 
     def channel_couplings(self) -> list[Coupling]:
         """Which channels can be removed, with all that goes with each: :mod:`altermoma_ray.models.channels`."""
@@ -137,7 +158,7 @@ class FusionModel(nn.Module):
         for sensor, encoder in self.encoders.items():
             # A masked encoder is not run, instead of multiplied by 0: no time is spent, and no gradient flows back.
             if sensor in masked:
-                bev = batch.images.new_zeros(len(batch), encoder.out_channels, *self.config.head.bev_size)
+                bev = batch.images.new_zeros(len(batch), encoder.out_channels, *self.config.map_size(sensor))
             else:
                 # The same memory layout as the zeros', so that the fuser rounds alike with and without a mask.
                 bev = encoder(batch).contiguous()
@@ -165,4 +186,4 @@ def _encoder(sensor: str, config: ModelConfig) -> nn.Module:
         assert config.radar is not None
         return RadarEncoder(config.radar, config.inputs.point_range)
     assert config.lidar is not None
-    return LidarEncoder(config.lidar, config.inputs.point_range[:3], config.voxel_grid)
+    return _LIDARS[type(config.lidar)](config.lidar, config.inputs.point_range[:3], config.voxel_grid)

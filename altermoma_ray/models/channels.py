@@ -7,8 +7,8 @@ product of depths and features in the view transform:
 - camera neck and lift: traced, up to the depth bins and context channels; a ResNet is traced with them, since the
   channels of its stages are the neck's inputs; projections between two Swin transformers have stage widths and stay;
 - context channels and the convolutions after the splat: by a rule and traced; the depth bins are geometry and stay;
-- the LiDAR encoder: traced through its dense twin, together with the branch's own decoder where it has one;
-- the radar's layers: traced;
+- the sparse LiDAR encoder: traced through its dense twin, together with the branch's own decoder where it has one;
+- layers of pillars: by a rule; the radar's layers: traced;
 - fuser, decoder and head: traced; a TransFusion head keeps the width of its queries and loses whole attention heads.
 
 Where two parts meet, the channels of the first go together with input channels of the second.
@@ -30,9 +30,11 @@ from altermoma_ray.models.encoders.adaptive_fpn import AdaptiveFpn
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.encoders.dual_swin import DualSwinBackbone
 from altermoma_ray.models.encoders.lidar import LidarEncoder
+from altermoma_ray.models.encoders.pillars import PillarEncoder
 from altermoma_ray.models.encoders.radar import RadarEncoder
 from altermoma_ray.models.encoders.resnet import ResNetBackbone
 from altermoma_ray.models.encoders.swin import SwinBackbone, WindowAttention
+from altermoma_ray.models.heads.segmentation import SegmentationHead
 from altermoma_ray.models.heads.transfusion import TransFusionHead
 from altermoma_ray.models.layers.attention import Attention
 from altermoma_ray.pruning.channels import Bounds, Coupling, Slice, trace
@@ -231,9 +233,28 @@ def _radar(radar: RadarEncoder, first: int) -> list[Coupling]:
     return [_joined(coupling, RADAR + _READER, first) for coupling in traced]
 
 
+def _pillars(lidar: PillarEncoder, first: int) -> list[Coupling]:
+    found = []
+    layers = lidar.backbone.pts_voxel_encoder.pfn_layers
+    for number, layer in enumerate(layers):
+        name, units = f"{LIDAR}pts_voxel_encoder.pfn_layers.{number}", torch.arange(layer.linear.out_features)[:, None]
+        own = [Slice(f"{name}.linear.weight", 0, units)]
+        own += [Slice(f"{name}.norm.{part}", 0, units) for part in ("weight", "bias", "running_mean", "running_var")]
+        if number + 1 < len(layers):
+            # The next layer reads each unit twice: of the point itself and, behind all units, its maximum over the
+            # pillar.
+            following = f"{LIDAR}pts_voxel_encoder.pfn_layers.{number + 1}.linear.weight"
+            reader = Slice(following, 1, torch.cat([units, units + len(units)], dim=1))
+        else:
+            reader = Slice(FUSER_INPUT, 1, units + first)
+        found.append(Coupling(f"{name}.linear", (*own, reader)))
+    return found
+
+
 _BRANCHES: dict[type, Callable[[Any, int], list[Coupling]]] = {
     CameraEncoder: _camera,
     LidarEncoder: _lidar,
+    PillarEncoder: _pillars,
     RadarEncoder: _radar,
 }
 """By the kind of an encoder: its couplings, given the fuser's input channel at which its map begins."""
@@ -285,7 +306,10 @@ class _Fused(nn.Module):
             # Up to the heat map alone: behind it proposals are chosen, which tracing cannot follow. `_queries` takes
             # the rest.
             return self.head.heatmap_head(self.head.shared_conv(bev))
-        return self.head.classifier(bev)
+        if isinstance(self.head, SegmentationHead):
+            return self.head.classifier(bev)
+        # Heads which are convolutions through and through.
+        return torch.cat(list(self.head(bev).values()), dim=1)
 
 
 def map_part(model: FusionModel) -> tuple[nn.Module, list[Tensor]]:

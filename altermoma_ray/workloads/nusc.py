@@ -14,12 +14,17 @@ from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.nuscenes.source import Kind, NuScenes, synthetic_folder
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.anchors import AnchorHeadConfig
+from altermoma_ray.models.configurations.centerpoint import CenterPointHeadConfig
 from altermoma_ray.models.configurations.config import ModelConfig, parse_configuration
 from altermoma_ray.models.configurations.named import adopted, configuration
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
+from altermoma_ray.tasks.detection.anchors import AnchorTask
+from altermoma_ray.tasks.detection.bev_detection import BevDetection
+from altermoma_ray.tasks.detection.centerpoint import CenterPointTask
 from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.tasks.segmentation.task import SegmentationTask
 from altermoma_ray.tasks.tracking.task import TrackingTask
@@ -33,6 +38,7 @@ PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 TOY_RESNET = "bevfusion-mit-r101-second-toy"
 TOY_RADAR, TOY_TRIO = "bevfusion-r-toy", "bevfusion-trio-toy"
 PUBLISHED_PKU, DUAL_PKU, TOY_PKU = "bevfusion-pku", "bevfusion-pku-dual", "bevfusion-pku-toy"
+TOY_CENTERPOINT, TOY_PILLARS = "bevfusion-mit-centerpoint-toy", "bevfusion-mit-pointpillars-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 PUBLISHED_TRACKS, TOY_TRACKS = "bevfusion-mit-track", "bevfusion-mit-track-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
@@ -170,7 +176,13 @@ def _task(config: ModelConfig) -> Task:
     head = config.head
     if isinstance(head, SegmentationHeadConfig):
         return SegmentationTask(head)
-    task = DetectionTask(head)
+    task: BevDetection
+    if isinstance(head, CenterPointHeadConfig):
+        task = CenterPointTask(head)
+    elif isinstance(head, AnchorHeadConfig):
+        task = AnchorTask(head)
+    else:
+        task = DetectionTask(head)
     return task if config.tracker is None else TrackingTask(task, config.tracker)
 
 
@@ -265,6 +277,8 @@ RECIPES: dict[str, Recipe] = {
     PUBLISHED_PKU: _PKU,
     DUAL_PKU: _PKU,
     TOY_PKU: _TOY_DETECTOR,
+    TOY_CENTERPOINT: _TOY_DETECTOR,
+    TOY_PILLARS: _TOY_DETECTOR,
     PUBLISHED_MAP: Recipe(
         batch_size=32,
         micro_batch_size=2,

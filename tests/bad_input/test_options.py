@@ -33,7 +33,9 @@ OPTIONS = [
         r"unknown model 'resnet'; choose one of: bevfusion-mit, bevfusion-mit-toy, "
         r"bevfusion-mit-r101-second, bevfusion-mit-r101-second-toy, bevfusion-mit-seg, bevfusion-mit-seg-toy, "
         r"bevfusion-r-toy, bevfusion-trio-toy, bevfusion-mit-track, bevfusion-mit-track-toy, "
-        r"bevfusion-pku, bevfusion-pku-dual, bevfusion-pku-toy$",
+        r"bevfusion-pku, bevfusion-pku-dual, bevfusion-pku-toy, "
+        r"bevfusion-mit-centerpoint, bevfusion-mit-centerpoint-toy, bevfusion-mit-pointpillars, "
+        r"bevfusion-mit-pointpillars-toy$",
     ),
     ("missing space file", "--space /nowhere/mine.py", r"no search space file /nowhere/mine.py; give the path of a Py"),
     ("sparsity of 1", "--sparsity 1", r"argument --sparsity: must be in \[0, 1\), but got 1; see --help$"),

@@ -59,8 +59,31 @@ def test_toy_keeps_the_scale_of_the_prototype_and_fits_its_checkpoint(model):
     assert sum(tensor.nbytes for tensor in model.state_dict().values()) < 4.8e6
 
 
-def test_the_resnet_toy_is_about_as_large():
-    model = FusionModel(configuration("bevfusion-mit-r101-second-toy"))
+def test_pillars_keep_the_published_decoder():
+    with torch.device("meta"):
+        model = FusionModel(configuration("bevfusion-mit-pointpillars"))
+    assert parameters(model.encoders["lidar"]) == 10 * 32 + 64 * 64 + 2 * (32 + 64)
+    # Blocks 64 → 64 with 1 + 3, 64 → 128 with 1 + 5 and 128 → 256 with 1 + 5 convolutions, each with its norm; then
+    # to 128 channels by kernels of 2 × 2, 1 × 1 and 2 × 2.
+    blocks = 4 * (9 * 64 * 64 + 128) + (9 * 64 * 128 + 5 * 9 * 128 * 128 + 6 * 256)
+    blocks += 9 * 128 * 256 + 5 * 9 * 256 * 256 + 6 * 512
+    assert parameters(model.decoder) == blocks + 128 * (4 * 64 + 128 + 4 * 256) + 3 * 256
+    assert model.decoder.out_channels == 384
+    assert parameters(model.fuser) == 9 * (80 + 64) * 64 + 128
+    assert parameters(model) == 36_086_270
+
+
+def test_a_centerpoint_head_is_all_that_its_model_changes():
+    with torch.device("meta"):
+        model = FusionModel(configuration("bevfusion-mit-centerpoint"))
+    found = {part: parameters(model.get_submodule(part)) for part in PUBLISHED}
+    assert found == PUBLISHED | {"head": 1_667_142}
+    assert parameters(model) == 40_435_446
+
+
+@pytest.mark.parametrize("kind", ["r101-second", "centerpoint", "pointpillars"])
+def test_the_other_toys_are_about_as_large(kind):
+    model = FusionModel(configuration(f"bevfusion-mit-{kind}-toy"))
     assert 1_000_000 < parameters(model) < 1_200_000
     assert sum(tensor.nbytes for tensor in model.state_dict().values()) < 4.8e6
 
@@ -152,6 +175,20 @@ def test_every_parameter_receives_a_gradient(model, batch):
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == []
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_maps_of_pillars_are_told_by_the_cells_of_the_head(batch):
+    model = FusionModel(configuration("bevfusion-mit-pointpillars-toy")).eval()
+    with torch.no_grad(), model.distillable() as distillable:
+        features, own = model.features(batch), distillable(model(batch))
+    assert {tuple(bev.shape[2:]) for bev in features.values()} == {(48, 48)}
+    assert own["lidar"].shape == (2, 64, 96, 96)
+    torch.testing.assert_close(features["fused"][:, :, 3, 5], own["fused"][:, :, 6:8, 10:12].mean((2, 3)))
+    torch.testing.assert_close(features["camera"], own["camera"])
+    with torch.no_grad():
+        masked = model.features(batch, frozenset({"lidar"}))
+    assert masked["lidar"].shape == features["lidar"].shape
+    assert not masked["lidar"].any()
 
 
 @pytest.mark.parametrize("name", ["bevfusion-mit-toy", "bevfusion-mit-seg-toy"])

@@ -22,6 +22,7 @@ from examples import own_model as own
 
 RESNET = "bevfusion-mit-r101-second-toy"
 PKU = "bevfusion-pku-toy"
+CENTERPOINT, PILLARS = "bevfusion-mit-centerpoint-toy", "bevfusion-mit-pointpillars-toy"
 TOYS = ("bevfusion-mit-toy", "bevfusion-mit-seg-toy", RESNET, PKU)
 CHOICES = ("query_labels",)
 
@@ -67,6 +68,7 @@ def random_masks(model, channels, share, seed):
         *((RESNET, 0.3, 0), (RESNET, 0.3, 1), (RESNET, 0.5, 2), (RESNET, 0.5, 3)),
         *(("bevfusion-r-toy", 0.5, 0), ("bevfusion-trio-toy", 0.5, 1)),
         *((PKU, 0.3, 0), (PKU, 0.5, 1)),
+        *((CENTERPOINT, 0.5, 0), (PILLARS, 0.5, 0)),
     ],
 )
 def test_removed_channels_are_masked_channels(batch, name, share, seed):
@@ -113,7 +115,9 @@ def test_coarse_features_that_the_fuser_reads_from_the_splat_lose_channels_too(b
 
 def small_head(model, bev):
     outputs = model.head(bev)
-    return outputs["logits"] if "logits" in outputs else outputs["dense_heatmap"]
+    if "query_labels" in outputs:
+        return outputs["dense_heatmap"]
+    return torch.cat(list(outputs.values()), dim=1)
 
 
 def by_place(outputs):
@@ -139,6 +143,16 @@ def test_a_smaller_model_answers_as_the_masked_one_and_learns(batch, name):
     sum(value.float().square().mean() for key, value in small.train()(batch).items() if key not in CHOICES).backward()
     without = [name for name, parameter in small.named_parameters() if parameter.grad is None]
     assert not without
+
+
+def test_every_convolution_of_a_centerpoint_head_and_every_layer_of_pillars_can_lose_channels():
+    names = {coupling.name for coupling in bound(model_of(CENTERPOINT)).couplings}
+    head = [name for name in names if name.startswith("head.")]
+    assert "head.shared_conv.conv" in head
+    assert len(head) == 1 + 6 * 6
+    names = {coupling.name for coupling in bound(model_of(PILLARS)).couplings}
+    of_lidar = {name.removeprefix("encoders.lidar.backbone.") for name in names if name.startswith("encoders.lidar.")}
+    assert of_lidar == {f"pts_voxel_encoder.pfn_layers.{layer}.linear" for layer in (0, 1)}
 
 
 def test_depth_bins_stage_widths_and_queries_stay():

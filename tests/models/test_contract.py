@@ -41,3 +41,13 @@ class TestTrioToy(TestToy):
 
     def make_model(self):
         return FusionModel(configuration("bevfusion-trio-toy"))
+
+
+class TestCenterPointToy(TestToy):
+    def make_model(self):
+        return FusionModel(configuration("bevfusion-mit-centerpoint-toy"))
+
+
+class TestPointPillarsToy(TestToy):
+    def make_model(self):
+        return FusionModel(configuration("bevfusion-mit-pointpillars-toy"))

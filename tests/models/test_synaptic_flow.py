@@ -70,7 +70,15 @@ def test_every_layer_of_a_radar_carries_flow(batch):
         assert float(score.sum()) > 0, name
 
 
-@pytest.mark.parametrize("name", ["bevfusion-mit-toy", "bevfusion-mit-r101-second-toy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bevfusion-mit-toy",
+        "bevfusion-mit-r101-second-toy",
+        "bevfusion-mit-centerpoint-toy",
+        "bevfusion-mit-pointpillars-toy",
+    ],
+)
 def test_every_layer_and_both_sensors_carry_flow(name, batch):
     model = built(name)
     total, scores = flow_and_scores(model, flow_of(model, batch))
@@ -79,12 +87,10 @@ def test_every_layer_and_both_sensors_carry_flow(name, batch):
     for name, score in scores.items():
         assert bool((score >= 0).all()), name
         assert float(score.sum()) > 0, name
+    # Scores of the encoders' last layers, in the order of the layers.
     camera, lidar = (
-        float(scores[name].sum())
-        for name in (
-            "encoders.camera.view_transform.downsample.6.weight",
-            "encoders.lidar.backbone.output_conv.0.weight",
-        )
+        float([score for name, score in scores.items() if name.startswith(f"encoders.{sensor}.")][-1].sum())
+        for sensor in ("camera", "lidar")
     )
     fused = float(scores["fuser.0.weight"].sum())
     assert camera + lidar == pytest.approx(fused)

@@ -15,10 +15,13 @@ from pydantic.functional_serializers import SerializerFunctionWrapHandler
 from altermoma_ray.data.raster import RasterConfig
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
+from altermoma_ray.models.configurations.anchors import AnchorHeadConfig
 from altermoma_ray.models.configurations.camera import AnyCamera
+from altermoma_ray.models.configurations.centerpoint import CenterPointHeadConfig
 from altermoma_ray.models.configurations.fusion import AnyDecoder, AnyFuser, GatedFuserConfig
 from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
-from altermoma_ray.models.configurations.lidar import AnyLidar
+from altermoma_ray.models.configurations.lidar import AnyLidar, LidarConfig
+from altermoma_ray.models.configurations.pillars import PillarConfig
 from altermoma_ray.models.configurations.radar import RadarConfig
 from altermoma_ray.models.configurations.section import Section
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
@@ -32,21 +35,25 @@ SENSORS = ("camera", "lidar", "radar")
 """Names of the sensors' sections, in the order in which the fuser sees the sensors' maps."""
 
 
+_OWN_FIELDS = {"classes": "segmentation", "class_groups": "centerpoint", "anchor_sizes": "anchors"}
+"""A field that only one kind of head has, and the kind's tag; a TransFusion head has none."""
+
+
 def _kind_of_head(head: Any) -> str:
-    """The tag of a head's section: only the map segmentation head names its ``classes``."""
-    is_segmentation = isinstance(head, SegmentationHeadConfig) or (isinstance(head, dict) and "classes" in head)
-    return "segmentation" if is_segmentation else "transfusion"
+    """The tag of a head's section, told by its fields."""
+    fields = head if isinstance(head, dict) else getattr(type(head), "model_fields", ())
+    return next((kind for field, kind in _OWN_FIELDS.items() if field in fields), "transfusion")
 
 
 _TAGS = frozenset(
     {"swin", "resnet", "height-swin", "height-resnet", "coarse-resnet", "convolutional", "gated", "second", "residual"}
-) | {
-    "transfusion",
-    "segmentation",
-}
+) | frozenset({"voxels", "pillars", "transfusion", *_OWN_FIELDS.values()})
 
 AnyHead = Annotated[
-    Annotated[TransFusionHeadConfig, Tag("transfusion")] | Annotated[SegmentationHeadConfig, Tag("segmentation")],
+    Annotated[TransFusionHeadConfig, Tag("transfusion")]
+    | Annotated[SegmentationHeadConfig, Tag("segmentation")]
+    | Annotated[CenterPointHeadConfig, Tag("centerpoint")]
+    | Annotated[AnchorHeadConfig, Tag("anchors")],
     Discriminator(_kind_of_head),
 ]
 """The section of any head; ``bev_size``, ``cell_size`` and ``origin`` are common to all."""
@@ -99,8 +106,13 @@ class ModelConfig(Section):
         if self.lidar is None and getattr(self.camera, "depth_net", None) is not None:
             raise ValueError("`camera.depth_net` reads LiDAR points: it must be None in a model without LiDAR")
         self._check_grids()
-        if self.lidar is not None and self.lidar.output_height(self.voxel_grid[2]) < 1:
+        if isinstance(self.lidar, LidarConfig) and self.lidar.output_height(self.voxel_grid[2]) < 1:
             raise ValueError(f"{self.voxel_grid[2]} voxels along z are too few for the stages of the LiDAR encoder")
+        if isinstance(self.lidar, PillarConfig) and self.voxel_grid[2] != 1:
+            raise ValueError(
+                f"a pillar must be as high as `inputs.point_range`, {self.inputs.point_range}, but `lidar.voxel_size` "
+                f"is {self.lidar.voxel_size}"
+            )
         if any(side % 8 for side in self.inputs.image_size):
             raise ValueError(f"`inputs.image_size` must divide by 8, but got {self.inputs.image_size}")
         if isinstance(self.camera, HeightLiftConfig):
@@ -113,30 +125,31 @@ class ModelConfig(Section):
                 raise ValueError("`tracker` follows detections, and a map segmentation head gives none; leave it out")
         for where, decoder in (("decoder", self.decoder), ("LiDAR decoder", getattr(self.lidar, "decoder", None))):
             total = math.prod(decoder.strides) if decoder is not None else 1
-            if any(side % total for side in self.head.bev_size):
-                raise ValueError(f"the BEV map {self.head.bev_size} must divide by the {where}'s total stride {total}")
+            if any(side % total for side in self.fused_size):
+                raise ValueError(f"the BEV map {self.fused_size} must divide by the {where}'s total stride {total}")
         return self
 
     def _check_grids(self) -> None:
-        # A camera's grid is free: the sensor that measures places sets the cells.
-        cell = next(section.cell_size for section in (self.lidar, self.radar) if section is not None)
-        low, high = self.inputs.point_range[:2], self.inputs.point_range[3:5]
-        size = tuple(round((upper - lower) / step) for lower, upper, step in zip(low, high, cell, strict=True))
+        low, high, fused = self.inputs.point_range[:2], self.inputs.point_range[3:5], self.fused_size
+        # A residual decoder keeps the map's size.
+        stride = getattr(self.decoder, "output_stride", 1)
         grids: list[tuple[str, Any, Any]] = [
-            ("`head.bev_size`", self.head.bev_size, size),
-            ("`head.cell_size`", self.head.cell_size, cell),
+            ("`head.bev_size`", self.head.bev_size, tuple(side // stride for side in fused)),
+            ("`head.cell_size`", self.head.cell_size, tuple(side * stride for side in self._cell)),
             ("`head.origin`", self.head.origin, low),
         ]
         if self.camera is not None:
-            x, y = self.camera.grid_x, self.camera.grid_y
+            x, y, size = self.camera.grid_x, self.camera.grid_y, self.camera.bev_size
             grids += [
                 ("lower edges of the camera grid", (x[0], y[0]), low),
                 ("upper edges of the camera grid", (x[1], y[1]), high),
             ]
-            if not isinstance(self.fuser, GatedFuserConfig):  # which resizes maps
-                grids.append(("camera grid's `bev_size`", self.camera.bev_size, size))
+            # The fuser enlarges a coarser map by a whole factor; a gated fuser resizes any map.
+            fits = all(part and whole % part == 0 for whole, part in zip(fused, size, strict=True))
+            if not fits and not isinstance(self.fuser, GatedFuserConfig):
+                grids.append(("camera grid's `bev_size`", size, fused))
         if self.radar is not None:
-            grids.append(("`radar.pillar_size`", self.radar.pillar_size, cell))
+            grids.append(("`radar.pillar_size`", self.radar.pillar_size, self._cell))
         for what, got, need in grids:
             if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(got, need, strict=True)):
                 raise ValueError(f"{what} must be {need} to fit the voxels and the point range, but got {got}")
@@ -166,6 +179,28 @@ class ModelConfig(Section):
         True
         """
         return other.model_copy(update={"name": self.name, "tracker": self.tracker}) == self
+
+    def map_size(self, sensor: str) -> tuple[int, int]:
+        """Cells (x, y) of a sensor's BEV map.
+
+        Args:
+            sensor: name of a section.
+        """
+        if sensor == "camera" and self.camera is not None:
+            return self.camera.bev_size
+        return self.fused_size
+
+    @property
+    def fused_size(self) -> tuple[int, int]:
+        """Cells (x, y) of the fused map; a coarser map of a camera is enlarged by the fuser."""
+        low, high = self.inputs.point_range[:2], self.inputs.point_range[3:5]
+        return tuple(round((upper - lower) / step) for lower, upper, step in zip(low, high, self._cell, strict=True))  # type: ignore[return-value]
+
+    @property
+    def _cell(self) -> tuple[float, float]:
+        """Cell of the fused map (x, y), metres."""
+        # A camera's grid is free: the sensor that measures places sets the cells.
+        return next(section.cell_size for section in (self.lidar, self.radar) if section is not None)
 
     @property
     def voxel_grid(self) -> tuple[int, int, int]:

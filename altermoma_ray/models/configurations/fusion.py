@@ -7,9 +7,12 @@ Framework*, NeurIPS 2022.
 
 from __future__ import annotations
 
+from itertools import accumulate
+from operator import mul
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from altermoma_ray.models.configurations.residual import ResidualDecoderConfig
 from altermoma_ray.models.configurations.section import Section
@@ -59,16 +62,43 @@ class DecoderConfig(Section):
     """Channels that each block's output contributes to the map for the head."""
     norm_momentum: float = Field(0.01, gt=0, le=1)
     """Share of a batch in the running statistics of normalisation."""
+    output_stride: int = Field(1, ge=1)
+    """Cells of the fused map, along x and y, for each cell of the head's map."""
 
     @model_validator(mode="after")
     def _check(self) -> DecoderConfig:
         if len({len(self.channels), len(self.layers), len(self.strides), len(self.neck)}) != 1:
             raise ValueError("`channels`, `layers`, `strides` and `neck` need one entry for each block")
-        if self.strides[0] != 1:
+        if self.output_stride == 1 and self.strides[0] != 1:
             raise ValueError(
-                f"the first block keeps the map's size: `strides` must start with 1, but got {self.strides}"
+                f"the first block keeps the map's size: `strides` must start with 1, but got {self.strides}; or state "
+                "the `output_stride`"
             )
+        for stride in self.block_strides:
+            if stride % self.output_stride and self.output_stride % stride:
+                raise ValueError(
+                    "a block's map is resized by a whole factor: the strides of the blocks' maps, "
+                    f"{self.block_strides}, must be multiples or divisors of `output_stride`, {self.output_stride}"
+                )
         return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the usual ``output_stride`` out: checkpoints lack the field, and hashes are made of this text."""
+        fields: dict[str, Any] = dump(self)
+        if fields.get("output_stride") == 1:
+            del fields["output_stride"]
+        return fields
+
+    @property
+    def block_strides(self) -> tuple[int, ...]:
+        """Cells of the fused map, along x and y, for each cell of each block's map.
+
+        >>> DecoderConfig().block_strides
+        (1, 2)
+        """
+        # Strides add up along the backbone: a block's map is coarser by the strides of all blocks up to it.
+        return tuple(accumulate(self.strides, mul))
 
 
 def _kind_of_decoder(decoder: Any) -> str:

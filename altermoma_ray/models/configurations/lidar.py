@@ -6,12 +6,13 @@ Representation*, ICRA 2023.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Discriminator, Field, Tag, model_serializer, model_validator
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from altermoma_ray.models.configurations.fusion import DecoderConfig
+from altermoma_ray.models.configurations.pillars import PillarConfig
 from altermoma_ray.models.configurations.section import Section
 
 
@@ -67,7 +68,8 @@ class LidarConfig(Section):
     @property
     def cell_size(self) -> tuple[float, float]:
         """Cell of the BEV map (x, y), metres."""
-        return self.voxel_size[0] * self.stride, self.voxel_size[1] * self.stride
+        stride = self.stride * (self.decoder.output_stride if self.decoder is not None else 1)
+        return self.voxel_size[0] * stride, self.voxel_size[1] * stride
 
     def output_height(self, height: int) -> int:
         """Heights that the encoder leaves of so many voxels along z; 0 or less when there are too few."""
@@ -81,5 +83,13 @@ class LidarConfig(Section):
         return 0 if stage == len(self.stages) - 2 else 1
 
 
-AnyLidar = LidarConfig
-"""The section of any LiDAR branch; ``cell_size`` is common to all."""
+def _kind_of_lidar(lidar: Any) -> str:
+    """The tag of a LiDAR branch's section: only pillars have layers of ``units``."""
+    fields = lidar if isinstance(lidar, dict) else getattr(type(lidar), "model_fields", ())
+    return "pillars" if "units" in fields else "voxels"
+
+
+AnyLidar = Annotated[
+    Annotated[LidarConfig, Tag("voxels")] | Annotated[PillarConfig, Tag("pillars")], Discriminator(_kind_of_lidar)
+]
+"""The section of any LiDAR branch; ``voxel_size`` and ``cell_size`` are common to all."""

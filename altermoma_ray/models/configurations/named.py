@@ -11,6 +11,10 @@ from types import MappingProxyType
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations import (
     bevfusion_mit,
+    bevfusion_mit_centerpoint,
+    bevfusion_mit_centerpoint_toy,
+    bevfusion_mit_pointpillars,
+    bevfusion_mit_pointpillars_toy,
     bevfusion_mit_r101_second,
     bevfusion_mit_r101_second_toy,
     bevfusion_mit_seg,
@@ -43,6 +47,10 @@ CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType(
             bevfusion_pku,
             bevfusion_pku_dual,
             bevfusion_pku_toy,
+            bevfusion_mit_centerpoint,
+            bevfusion_mit_centerpoint_toy,
+            bevfusion_mit_pointpillars,
+            bevfusion_mit_pointpillars_toy,
         )
     }
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from altermoma_ray.data.raster import RasterConfig
@@ -13,6 +15,8 @@ class SegmentationHeadConfig(RasterConfig):
     >>> SegmentationHeadConfig().cells
     200
     """
+
+    title: ClassVar[str] = "map segmentation"
 
     hidden: int = Field(default=512, ge=1)
     """Channels of the two 3×3 convolutions."""

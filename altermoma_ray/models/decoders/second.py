@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -37,19 +36,13 @@ class SecondBackbone(nn.Module):
 
 
 class SecondFpn(nn.Module):
-    """Brings the blocks' maps to the size of the first one and stacks their channels."""
+    """Brings the blocks' maps to one size and stacks their channels."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.deblocks = nn.ModuleList()
-        for block, (inputs, outputs) in enumerate(zip(config.channels, config.neck, strict=True)):
-            # Strides add up along the backbone: the second block's map is coarser by both strides.
-            stride = math.prod(config.strides[: block + 1])
-            resize = (
-                nn.Conv2d(inputs, outputs, 1, bias=False)
-                if stride == 1
-                else nn.ConvTranspose2d(inputs, outputs, stride, stride=stride, bias=False)
-            )
+        for inputs, outputs, stride in zip(config.channels, config.neck, config.block_strides, strict=True):
+            resize = _resize(inputs, outputs, stride, config.output_stride)
             norm = nn.BatchNorm2d(outputs, eps=SECOND_EPS, momentum=config.norm_momentum)
             self.deblocks.append(nn.Sequential(resize, norm, nn.ReLU(inplace=True)))
 
@@ -58,8 +51,20 @@ class SecondFpn(nn.Module):
         return torch.cat([deblock(bev) for deblock, bev in zip(self.deblocks, maps, strict=True)], dim=1)
 
 
+def _resize(inputs: int, outputs: int, before: int, after: int) -> nn.Module:
+    """A convolution from a map of stride ``before`` to stride ``after``; kernels meet without overlap."""
+    if before < after:
+        return nn.Conv2d(inputs, outputs, after // before, stride=after // before, bias=False)
+    if before > after:
+        return nn.ConvTranspose2d(inputs, outputs, before // after, stride=before // after, bias=False)
+    return nn.Conv2d(inputs, outputs, 1, bias=False)
+
+
 class BevDecoder(nn.Module):
-    """SECOND and its FPN: the fused map [N, C, x, y] to the head's map [N, sum of ``neck``, x, y]."""
+    """SECOND and its FPN: the fused map [N, C, x, y] to the head's map [N, sum of ``neck``, x, y].
+
+    The head's map is coarser by ``config.output_stride``, where that is not 1.
+    """
 
     def __init__(self, config: DecoderConfig, in_channels: int) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.lidar import LidarConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 from altermoma_ray.models.export.sensors import camera_and_lidar
 from altermoma_ray.models.releases.bevfusion import MMDET3D
@@ -36,11 +37,15 @@ def check_namable(model: FusionModel) -> None:
         UserError: it lacks a part, or reads the model's boxes in another way.
     """
     config = model.config
-    camera, _ = camera_and_lidar(config)
-    if not isinstance(config.head, TransFusionHeadConfig) or getattr(camera, "depth_net", None) is None:
+    camera, lidar = camera_and_lidar(config)
+    if (
+        not isinstance(config.head, TransFusionHeadConfig)
+        or not isinstance(lidar, LidarConfig)
+        or getattr(camera, "depth_net", None) is None
+    ):
         raise UserError(
-            f"{config.name} has a part that mmdetection3d's BEVFusion lacks (a map segmentation head, or a lift "
-            "without LiDAR depth); take --target onnx"
+            f"{config.name} has a part that mmdetection3d's BEVFusion lacks (a head other than TransFusion's, pillars, "
+            "or a lift without LiDAR depth); take --target onnx"
         )
     if config.head.height != MMDET3D.height:
         raise UserError(

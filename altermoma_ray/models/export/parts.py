@@ -8,7 +8,8 @@
     head.bbox           the map to scored boxes                                               middle
 
 Names of files, inputs and outputs are CUDA-BEVFusion's (NVIDIA, Lidar_AI_Solution). Shapes are static and hold one
-sample. A map segmentation model has ``head.map`` in place of ``head.bbox``.
+sample. In place of ``head.bbox``, a map segmentation model has ``head.map``, and a model with a CenterPoint or anchor
+head ``head.cells``, whose outputs are the head's own.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.transfusion import Height
 from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.export.sensors import camera_and_lidar
+from altermoma_ray.models.heads.segmentation import SegmentationHead
 from altermoma_ray.models.heads.transfusion import TransFusionHead, local_maxima, one_hot
 
 CAMERA, VIEW, FUSER, BOXES, MAP = "camera.backbone", "camera.vtransform", "fuser", "head.bbox", "head.map"
+CELLS = "head.cells"
 BOX_OUTPUTS = ("score", "rot", "dim", "reg", "height", "vel")
 
 
@@ -150,16 +153,16 @@ _BELOW_TOP: Mapping[Height, float] = {"bottom": 1.0, "centre": 0.5}
 """How far a head's point lies below the top, in heights of the box."""
 
 
-class MapPart(nn.Module):
-    """The map to the class logits of every cell of the raster, [1, classes, x, y]."""
+class CellPart(nn.Module):
+    """The map to the head's own outputs for every cell, [1, channels, x, y] each, in the head's order."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
 
-    def forward(self, middle: Tensor) -> Tensor:
+    def forward(self, middle: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        return self.head(middle)["logits"]
+        return tuple(self.head(middle).values())
 
 
 @torch.no_grad()
@@ -188,7 +191,8 @@ def dense_parts(model: FusionModel, sample: Batch, *, runtime_boxes: bool = Fals
     if isinstance(model.head, TransFusionHead):
         head = (RuntimeBoxPart if runtime_boxes else BoxPart)(model.head)
         return [*parts, _part(BOXES, head, middle, BOX_OUTPUTS)]
-    return [*parts, _part(MAP, MapPart(model.head), middle, ("logits",))]
+    name = MAP if isinstance(model.head, SegmentationHead) else CELLS
+    return [*parts, _part(name, CellPart(model.head), middle, tuple(model.head(middle["middle"])))]
 
 
 def splat_outputs(model: FusionModel, sample: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -202,7 +206,7 @@ def splat_outputs(model: FusionModel, sample: Batch, outputs: Mapping[str, Tenso
 def whole_outputs(model: FusionModel, sample: Batch, last: Part) -> dict[str, Tensor]:
     """The whole model's outputs for a sample, described as the last part describes them."""
     outputs = model(sample)
-    found = last.module.described(outputs) if isinstance(last.module, BoxPart) else (outputs["logits"],)
+    found = last.module.described(outputs) if isinstance(last.module, BoxPart) else tuple(outputs.values())
     return dict(zip(last.outputs, found, strict=True))
 
 

@@ -34,7 +34,7 @@ def check_limits(model: FusionModel) -> None:
     camera, _ = camera_and_lidar(config)
     if not isinstance(config.head, TransFusionHeadConfig):
         raise UserError(
-            f"{config.name} has a map segmentation head, but CUDA-BEVFusion reads boxes of a TransFusion head; take "
+            f"{config.name} has a {config.head.title} head, but CUDA-BEVFusion reads boxes of a TransFusion head; take "
             "--target onnx"
         )
     if getattr(camera, "depth_net", None) is None:

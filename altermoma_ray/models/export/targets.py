@@ -16,6 +16,7 @@ from torch import Tensor
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.centerpoint import CenterPointHeadConfig
 from altermoma_ray.models.encoders.lidar import LidarEncoder, SparseEncoder
 from altermoma_ray.models.export import mmdetection3d as mmdet3d
 from altermoma_ray.models.export import sparse_file
@@ -274,7 +275,9 @@ def _box_notes(model: FusionModel) -> list[str]:
     height = getattr(model.config.head, "height", None)
     if height is None:
         return []
+    # A CenterPoint head describes boxes from the corner of each cell.
+    corner = "cell" if isinstance(model.config.head, CenterPointHeadConfig) else "map"
     return [
-        "dim is log of length, width, height; rot is sine and cosine of the yaw; reg is x, y in cells of the map; "
-        f"height is the z of a box's {height}"
+        "dim is log of length, width, height; rot is sine and cosine of the yaw; reg is x, y in cells "
+        f"from the lower corner of the {corner}; height is the z of a box's {height}"
     ]

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
 from altermoma_ray.models.layers.attention import Attention
+from altermoma_ray.models.layers.blocks import ConvBlock
 
 REGRESSIONS = {"center": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 """Channels of each regressed quantity."""
@@ -219,19 +220,6 @@ class PredictionHead(nn.ModuleDict):
     def forward(self, queries: Tensor) -> dict[str, Tensor]:
         """Describe the queries."""
         return {name: head(queries) for name, head in self.items()}
-
-
-class ConvBlock(nn.Module):
-    """Convolution, batch normalisation, ReLU, under the released names ``conv`` and ``bn``."""
-
-    def __init__(self, conv: nn.Module, bn: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.bn = bn
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Apply the three."""
-        return functional.relu(self.bn(self.conv(features)))
 
 
 def one_hot(labels: Tensor, classes: int, like: Tensor) -> Tensor:

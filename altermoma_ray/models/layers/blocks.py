@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 
 class NormSettings(TypedDict, total=False):
@@ -48,6 +49,19 @@ def convolution(
         nn.BatchNorm2d(outputs, **(norm or {})),
         nn.ReLU(inplace=True),
     ]
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch normalisation, ReLU, under the released names ``conv`` and ``bn``."""
+
+    def __init__(self, conv: nn.Module, bn: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.bn = bn
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Apply the three."""
+        return functional.relu(self.bn(self.conv(features)))
 
 
 def initialise(module: nn.Module) -> None:

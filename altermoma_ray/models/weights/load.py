@@ -118,7 +118,7 @@ def from_released(
     if differing:
         logger.warning("%s was made with other constants than model %r: %s", origin, config.name, some(differing))
     model.load_state_dict(converted)
-    if release.height is not None:
+    if release.height is not None and "height" in type(config.head).model_fields:
         head = config.head.model_copy(update={"height": release.height})
         model.config = config.model_copy(update={"head": head})
     _tell(found, origin)

@@ -30,6 +30,20 @@ def iou_3d(first: Array, second: Array) -> Array:
     return overlap / np.maximum(union, _TOLERANCE)
 
 
+def iou_bev(first: Array, second: Array) -> Array:
+    """Intersection over union of the ground rectangles of boxes [A, 7+] and [B, 7+], as [A, B].
+
+    Example: two rectangles of 4 m × 2 m, one of them moved by 2 m along its length::
+
+        >>> box = np.array([[0.0, 0.0, 0.0, 4.0, 2.0, 1.0, 0.0]])
+        >>> iou_bev(box, box + [2, 0, 0, 0, 0, 0, 0]).round(4)
+        array([[0.3333]])
+    """
+    overlap = intersection_area(first, second)
+    union = first[:, 3:5].prod(axis=1)[:, None] + second[:, 3:5].prod(axis=1) - overlap
+    return overlap / np.maximum(union, _TOLERANCE)
+
+
 def intersection_area(first: Array, second: Array) -> Array:
     """Area (m²) shared by the ground rectangles of boxes [A, 7+] and [B, 7+], as [A, B]."""
     distance = np.hypot(*(first[:, None, axis] - second[None, :, axis] for axis in (0, 1)))

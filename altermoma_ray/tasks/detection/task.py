@@ -9,9 +9,8 @@ Notation: ``N`` samples, ``P`` proposals, ``K`` classes, ``X × Y`` BEV cells, `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,18 +18,11 @@ from torch import Tensor
 
 from altermoma_ray.data.batch import Batch, Detections
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
+from altermoma_ray.tasks.detection.bev_detection import BevDetection, inside_published_range
 from altermoma_ray.tasks.detection.boxes import BevGrid, decode_boxes, encode_boxes, output_codes
 from altermoma_ray.tasks.detection.heatmap import heatmap_target
 from altermoma_ray.tasks.detection.losses import focal_loss, gaussian_focal_loss
 from altermoma_ray.tasks.detection.matching import match
-from altermoma_ray.tasks.detection.metrics import METRICS
-from altermoma_ray.tasks.metrics.nuscenes_detection import evaluate
-
-if TYPE_CHECKING:
-    from altermoma_ray.data.nuscenes.source import NuScenes
-
-POST_CENTRE_RANGE = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
-"""Detections whose bottom centre lies outside (x0, y0, z0, x1, y1, z1; m, lidar frame) are dropped, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +41,13 @@ class Targets:
     """[N] float32, number of proposals with an object."""
 
 
-class DetectionTask:
+class DetectionTask(BevDetection):
     """The detection task of a model with a TransFusion head.
 
     >>> task = DetectionTask(model.config.head)  # doctest: +SKIP
     >>> task.loss(model(batch), batch)["total"].mean().backward()  # doctest: +SKIP
     >>> task.detections(model(batch), batch)[0].scores  # doctest: +SKIP
     """
-
-    metrics = METRICS
 
     def __init__(self, config: TransFusionHeadConfig, *, max_detections: int | None = None) -> None:
         """Set the task up.
@@ -66,15 +56,9 @@ class DetectionTask:
             config: the head's configuration: map, matching and loss weights.
             max_detections: most detections of a sample in the results of :meth:`detections`; None for all proposals.
         """
+        super().__init__(BevGrid(origin=config.origin, cell=config.cell_size, shape=config.bev_size))
         self.config = config
         self.max_detections = max_detections
-        self.grid = BevGrid(origin=config.origin, cell=config.cell_size, shape=config.bev_size)
-
-    @property
-    def map_extent(self) -> tuple[float, float, float, float]:
-        """Least and greatest x, then least and greatest y of the BEV map (m, lidar frame)."""
-        (x, y), (length, width) = self.grid.origin, self.grid.extent
-        return x, x + length, y, y + width
 
     def loss(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Losses of each sample, [N] each: weighted ``heatmap``, ``classification``, ``box``, and ``total``, their sum.
@@ -119,9 +103,7 @@ class DetectionTask:
         codes = torch.zeros(count, proposals, 10)
         regressed = torch.zeros(count, proposals, 10, dtype=torch.bool)
         for sample in range(count):
-            boxes, labels = batch.boxes[sample].cpu().double(), batch.labels[sample].cpu()
-            on_map = self.grid.contains(boxes)
-            boxes, labels = boxes[on_map], labels[on_map]
+            boxes, labels = self.objects(batch, sample)
             if len(boxes) == 0:
                 continue
             code = encode_boxes(boxes, self.grid, self.config.height)
@@ -160,10 +142,7 @@ class DetectionTask:
         probability = outputs["heatmap"].float().sigmoid() * outputs["query_heatmap_score"].float()
         scores = probability.gather(1, labels[:, None])[:, 0]
         boxes = decode_boxes(output_codes(outputs).float(), self.grid, self.config.height)
-        # The published range is about the bottom of a box, as the boxes of the published code stand on their z.
-        lower, upper = boxes.new_tensor(POST_CENTRE_RANGE).chunk(2)
-        bottom = torch.cat((boxes[..., :2], boxes[..., 2:3] - boxes[..., 5:6] / 2), dim=-1)
-        inside = ((bottom >= lower) & (bottom <= upper)).all(dim=-1)
+        inside = inside_published_range(boxes)
         detections = []
         for sample in range(len(batch)):
             kept = inside[sample].nonzero()[:, 0]
@@ -173,27 +152,6 @@ class DetectionTask:
                 Detections(boxes=boxes[sample, order], scores=scores[sample, order], labels=labels[sample, order])
             )
         return detections
-
-    def decode(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Detections]:
-        """The detections by sample token, on the CPU."""
-        return {
-            token: Detections(boxes=found.boxes.cpu(), scores=found.scores.cpu(), labels=found.labels.cpu())
-            for token, found in zip(batch.tokens, self.detections(outputs, batch), strict=True)
-        }
-
-    def evaluate(self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]) -> dict[str, float]:
-        """``map``, ``nds``, ``ap/<class>`` and ``tp/<error>`` by the official evaluation of nuScenes.
-
-        Args:
-            predictions: results of :meth:`decode` by sample token, one for each of ``rows``.
-            data: the data set with the samples' descriptions.
-            rows: the samples to evaluate on.
-        """
-        return evaluate(predictions, data.index(), rows)
-
-    def occupied(self, batch: Batch) -> Tensor:
-        """The cells of the BEV map covered by an object, bool [N, X, Y]; the redundancy report looks at these cells."""
-        return torch.stack([self.grid.occupied(boxes) for boxes in batch.boxes])
 
     def _draw(self, codes: Tensor, labels: Tensor) -> Tensor:
         sizes = codes[:, 3:5].exp().numpy() / np.array(self.grid.cell)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from altermoma_ray.data.batch import Batch, Detections
 from altermoma_ray.models.configurations.tracker import TrackerConfig
-from altermoma_ray.tasks.detection.task import DetectionTask
+from altermoma_ray.tasks.detection.bev_detection import BevDetection
 from altermoma_ray.tasks.tracking.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class TrackingTask:
 
     metrics = METRICS
 
-    def __init__(self, detection: DetectionTask, tracker: TrackerConfig) -> None:
+    def __init__(self, detection: BevDetection, tracker: TrackerConfig) -> None:
         """Set the task up.
 
         Args:

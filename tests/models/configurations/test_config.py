@@ -67,6 +67,34 @@ def test_figures_of_a_resnet_are_checked(fields, message):
         ModelConfig.model_validate(changed("camera", of="bevfusion-mit-r101-second", **fields))
 
 
+def test_pillars_derive_the_published_grids():
+    config = configuration("bevfusion-mit-pointpillars")
+    assert config.voxel_grid == (512, 512, 1)
+    assert config.map_size("lidar") == (512, 512)
+    assert config.map_size("camera") == config.head.bev_size == (128, 128)
+    assert config.decoder.block_strides == (2, 4, 8)
+    assert config.lidar.in_channels == 10
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("head", {"bev_size": (512, 512)}, r"`head.bev_size` must be \(128, 128\)"),
+        ("head", {"cell_size": (0.2, 0.2)}, r"`head.cell_size` must be \(0.8, 0.8\)"),
+        ("camera", {"grid_x": (-51.2, 51.2, 0.3)}, r"camera grid's `bev_size` must be \(512, 512\)"),
+        ("decoder", {"output_stride": 3}, r"\(2, 4, 8\), must be multiples or divisors of `output_stride`, 3"),
+        ("decoder", {"output_stride": 1}, "must start with 1"),
+        ("lidar", {"voxel_size": (0.2, 0.2, 4.0)}, r"a pillar must be as high as .*, but .* is \(0.2, 0.2, 4.0\)"),
+        ("lidar", {"units": ()}, "should have at least 1 item"),
+        ("lidar", {"point_values": 3}, "Input should be 4 or 5"),
+        ("lidar", {"stages": ((16,),)}, r"lidar\.pillars\.stages\n +Extra inputs are not permitted"),
+    ],
+)
+def test_figures_of_pillars_that_do_not_fit_are_refused(section, fields, message):
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig.model_validate(changed(section, of="bevfusion-mit-pointpillars", **fields))
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_configurations_survive_json(name):
     config = configuration(name)

@@ -36,6 +36,27 @@ def test_decoder_stacks_all_blocks_at_the_size_of_the_first():
     torch.testing.assert_close(result[:, 8:], F.relu(decoder.neck.deblocks[2][0](third) * scale))
 
 
+def test_coarser_maps_are_enlarged_to_the_finest():
+    torch.manual_seed(0)
+    fuser = ConvFuser(FuserConfig(channels=6), [2, 3]).eval()
+    camera, lidar = torch.randn(1, 2, 2, 3), torch.randn(1, 3, 8, 12)
+    large = F.interpolate(camera, scale_factor=4, mode="bilinear")
+    torch.testing.assert_close(fuser([camera, lidar]), fuser([large, lidar]))
+    # Cells of one area: the mean stays, and a map of one value is one of that value.
+    assert F.interpolate(torch.ones(1, 1, 2, 3), size=(8, 12), mode="bilinear").eq(1).all()
+
+
+def test_the_decoder_may_give_a_coarser_map_than_the_fused_one():
+    config = DecoderConfig(channels=(4, 6, 8), layers=(0, 0, 0), strides=(2, 2, 2), neck=(3, 5, 7), output_stride=4)
+    decoder = BevDecoder(config, 2).eval()
+    assert [one.shape[2:] for one in decoder.backbone(torch.randn(1, 2, 16, 24))] == [(8, 12), (4, 6), (2, 3)]
+    assert decoder(torch.randn(1, 2, 16, 24)).shape == (1, 15, 4, 6)
+    kernels = [tuple(deblock[0].kernel_size) for deblock in decoder.neck.deblocks]
+    assert kernels == [(2, 2), (1, 1), (2, 2)]
+    assert isinstance(decoder.neck.deblocks[0][0], nn.Conv2d)
+    assert isinstance(decoder.neck.deblocks[2][0], nn.ConvTranspose2d)
+
+
 @pytest.mark.parametrize(("layers", "convolutions"), [((5, 5), 12), ((1, 0), 3)])
 def test_each_block_has_one_convolution_more_than_layers(layers, convolutions):
     backbone = BevDecoder(DecoderConfig(channels=(4, 8), layers=layers, neck=(4, 4)), 2).backbone

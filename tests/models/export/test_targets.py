@@ -14,11 +14,13 @@ from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.export import targets
 from altermoma_ray.models.export.checks import Check, aligned, difference
-from altermoma_ray.models.export.onnx_file import run_onnx
+from altermoma_ray.models.export.onnx_file import onnx_bytes, run_onnx
 from altermoma_ray.models.export.parts import RuntimeBoxPart, dense_parts
 from altermoma_ray.models.export.program_file import program_bytes, run_program
 from altermoma_ray.models.export.runtime_limits import check_limits
+from altermoma_ray.models.export.sample import drawn_sample
 from altermoma_ray.tasks.detection.boxes import BevGrid, decode_boxes, output_codes
+from tests.models.export.conftest import unsettle
 
 FILES = ["camera.backbone.onnx", "camera.vtransform.onnx", "fuser.onnx", "head.bbox.onnx"]
 COMPUTED = {"Shape", "ConstantOfShape", "Range", "EyeLike", "NonZero", "If", "Loop"}
@@ -155,6 +157,21 @@ def test_a_program_of_pytorch_equals_its_part(model, sample):
     assert difference(found["middle"], part.outputs["middle"]) < 1e-6
 
 
+def test_a_coarser_camera_map_and_a_centerpoint_head_are_written(whole):
+    toy, pillars = configuration("bevfusion-mit-centerpoint-toy"), configuration("bevfusion-mit-pointpillars-toy")
+    parts = {"lidar": pillars.lidar, "fuser": pillars.fuser, "decoder": pillars.decoder, "head": toy.head}
+    torch.manual_seed(0)
+    model = unsettle(FusionModel(whole.config.model_copy(update=parts)).eval())
+    _, _, fuser, head = dense_parts(model, drawn_sample(model.config))
+    assert [tuple(one.shape[2:]) for one in fuser.inputs.values()] == [(48, 48), (96, 96)]
+    assert (head.name, list(head.outputs)) == ("head.cells", ["dense_heatmap", "reg", "height", "dim", "rot", "vel"])
+    for part in (fuser, head):
+        data = onnx_bytes(part, targets.OPSET)
+        assert not COMPUTED & {node.op_type for node in onnx.load_from_string(data).graph.node}
+        found = run_onnx(data, part.inputs)
+        assert max(difference(found[name], output) for name, output in part.outputs.items()) < 1e-4
+
+
 @pytest.mark.slow
 def test_programs_of_all_parts_equal_the_model(model):
     made = targets.to_torch(model, lambda _: None)
@@ -176,6 +193,8 @@ def test_the_published_figures_fit_the_runtime():
             "fixes its figures: voxel grid is 192 × 192 × 14 instead of 1440 × 1440 × 40 and 10 more",
         ),
         ("bevfusion-mit-seg-toy", "has a map segmentation head"),
+        ("bevfusion-mit-centerpoint-toy", "has a CenterPoint head, but CUDA-BEVFusion reads boxes of a TransFusion"),
+        ("bevfusion-mit-pointpillars-toy", "fixes its figures: voxel grid is 96 × 96 × 1 instead of 1440 × 1440 × 40"),
     ],
 )
 def test_models_that_the_runtime_refuses(name, words):

@@ -6,11 +6,23 @@ import pytest
 
 from altermoma_ray.data.nuscenes.source import NuScenes
 from altermoma_ray.models.bevfusion import FusionModel
+from altermoma_ray.models.configurations.anchors import AnchorHeadConfig
 from altermoma_ray.models.configurations.named import configuration
+from altermoma_ray.tasks.detection.anchors import AnchorTask
+from altermoma_ray.tasks.detection.centerpoint import CenterPointTask
 from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.testing import DataSourceContract, TaskContract
 
-TOY = configuration("bevfusion-mit-toy")
+TOY, CENTERPOINT = configuration("bevfusion-mit-toy"), configuration("bevfusion-mit-centerpoint-toy")
+
+ANCHORS = TOY.model_copy(
+    update={
+        "head": AnchorHeadConfig(
+            anchor_range=(-25.6, -25.6, 25.6, 25.6),
+            **{name: getattr(TOY.head, name) for name in ("bev_size", "cell_size", "origin")},
+        )
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +50,19 @@ class TestDetection(OnSynthetic, TaskContract):
 
     def make_model(self):
         return FusionModel(TOY)
+
+
+class TestAnchors(OnSynthetic, TaskContract):
+    def make_task(self):
+        return AnchorTask(ANCHORS.head)
+
+    def make_model(self):
+        return FusionModel(ANCHORS)
+
+
+class TestCenterPoint(OnSynthetic, TaskContract):
+    def make_task(self):
+        return CenterPointTask(CENTERPOINT.head)
+
+    def make_model(self):
+        return FusionModel(CENTERPOINT)
