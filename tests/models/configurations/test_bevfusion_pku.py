@@ -66,8 +66,8 @@ def test_figures_that_do_not_fit_are_refused(section, fields, message):
 
 def test_a_gated_fuser_takes_a_camera_map_on_a_coarser_grid():
     plain = configuration(PKU).model_dump()
-    plain["camera"].update(grid_x=(-54.0, 54.0, 1.2), grid_y=(-54.0, 54.0, 1.2))
-    assert ModelConfig.model_validate(plain).camera.bev_size == (90, 90)
+    plain["camera"].update(grid_x=(-54.0, 54.0, 1.35), grid_y=(-54.0, 54.0, 1.35))
+    assert ModelConfig.model_validate(plain).camera.bev_size == (80, 80)
     plain["fuser"] = {"channels": 512}
     with pytest.raises(ValidationError, match="camera grid's `bev_size` must be"):
         ModelConfig.model_validate(plain)
