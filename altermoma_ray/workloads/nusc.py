@@ -36,7 +36,7 @@ DEFAULT_VERSION = "v1.0-trainval"
 """The version of nuScenes by default, and the only version of the synthetic set."""
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 TOY_RESNET = "bevfusion-mit-r101-second-toy"
-TOY_RADAR, TOY_TRIO = "bevfusion-r-toy", "bevfusion-trio-toy"
+PUBLISHED_RADAR, TOY_RADAR, TOY_TRIO = "bevfusion-r", "bevfusion-r-toy", "bevfusion-trio-toy"
 PUBLISHED_PKU, DUAL_PKU, TOY_PKU = "bevfusion-pku", "bevfusion-pku-dual", "bevfusion-pku-toy"
 TOY_CENTERPOINT, TOY_PILLARS = "bevfusion-mit-centerpoint-toy", "bevfusion-mit-pointpillars-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
@@ -270,6 +270,17 @@ RECIPES: dict[str, Recipe] = {
     ),
     TOY: _TOY_DETECTOR,
     TOY_RESNET: _TOY_DETECTOR,
+    PUBLISHED_RADAR: Recipe(
+        batch_size=32,
+        micro_batch_size=2,
+        weight_decay=0.01,
+        clip_norm=35.0,
+        class_balanced=True,
+        loader_processes=4,
+        augment=True,
+        # The authors train both sensors together from the start.
+        stages=(Stage(name="fusion", epochs=20, learning_rate=2e-4),),
+    ),
     TOY_RADAR: _toy_detector({"camera": 8, "radar": 4}),
     # The LiDAR last: fusion starts from the last branch's fuser, decoder and head.
     TOY_TRIO: _toy_detector({"camera": 8, "radar": 4, "lidar": 4}),

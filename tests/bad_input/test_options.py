@@ -32,7 +32,7 @@ OPTIONS = [
         "--model resnet",
         r"unknown model 'resnet'; choose one of: bevfusion-mit, bevfusion-mit-toy, "
         r"bevfusion-mit-r101-second, bevfusion-mit-r101-second-toy, bevfusion-mit-seg, bevfusion-mit-seg-toy, "
-        r"bevfusion-r-toy, bevfusion-trio-toy, bevfusion-mit-track, bevfusion-mit-track-toy, "
+        r"bevfusion-r, bevfusion-r-toy, bevfusion-trio-toy, bevfusion-mit-track, bevfusion-mit-track-toy, "
         r"bevfusion-pku, bevfusion-pku-dual, bevfusion-pku-toy, "
         r"bevfusion-mit-centerpoint, bevfusion-mit-centerpoint-toy, bevfusion-mit-pointpillars, "
         r"bevfusion-mit-pointpillars-toy$",

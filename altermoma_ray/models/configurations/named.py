@@ -25,6 +25,7 @@ from altermoma_ray.models.configurations import (
     bevfusion_pku,
     bevfusion_pku_dual,
     bevfusion_pku_toy,
+    bevfusion_r,
     bevfusion_r_toy,
     bevfusion_trio_toy,
 )
@@ -40,6 +41,7 @@ CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType(
             bevfusion_mit_r101_second_toy,
             bevfusion_mit_seg,
             bevfusion_mit_seg_toy,
+            bevfusion_r,
             bevfusion_r_toy,
             bevfusion_trio_toy,
             bevfusion_mit_track,
