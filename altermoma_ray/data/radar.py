@@ -50,8 +50,8 @@ def encode(returns: NDArray[np.float32], age: float) -> NDArray[np.float32]:
 
         >>> point = np.zeros((1, len(COLUMNS)), np.float32)
         >>> point[0, COLUMNS.index("dyn_prop")] = 2
-        >>> encode(point, age=0.1)[0, 6:16].round(1).tolist()  # age, then eight kinds of motion, then ambiguity
-        [0.1, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+        >>> encode(point, age=0.5)[0, 6:16].tolist()  # age, then eight kinds of motion, then ambiguity
+        [0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
 
     Args:
         returns: [P, 18], columns as in ``COLUMNS``, in any frame.

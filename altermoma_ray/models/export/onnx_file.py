@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 import onnxruntime
@@ -29,7 +28,7 @@ def onnx_bytes(part: Part, opset: int) -> bytes:
     buffer = io.BytesIO()
     # The older exporter: the newer one writes opset 18 at least, and CUDA-BEVFusion takes 13. The older one warns of
     # sizes that become constants, which is the purpose here.
-    with warnings.catch_warnings(), torch.no_grad(), _attention_step_by_step():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             part.module,
@@ -63,17 +62,6 @@ def _simplified(data: bytes) -> bytes:
     model.opset_import.extend(standard)
     model.producer_name, model.producer_version = "altermoma_ray", __version__
     return model.SerializeToString()
-
-
-@contextlib.contextmanager
-def _attention_step_by_step() -> Iterator[None]:
-    """While the context is open, PyTorch's attention takes no fused path, for which ONNX has no operation."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def run_onnx(data: bytes, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

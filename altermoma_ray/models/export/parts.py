@@ -28,6 +28,7 @@ from altermoma_ray.models.encoders.camera import CameraEncoder
 from altermoma_ray.models.export.sensors import camera_and_lidar
 from altermoma_ray.models.heads.segmentation import SegmentationHead
 from altermoma_ray.models.heads.transfusion import TransFusionHead, local_maxima, one_hot
+from altermoma_ray.models.layers.attention import Attention, attend_step_by_step
 
 CAMERA, VIEW, FUSER, BOXES, MAP = "camera.backbone", "camera.vtransform", "fuser", "head.bbox", "head.map"
 CELLS = "head.cells"
@@ -103,9 +104,9 @@ class BoxPart(nn.Module):
         # `topk` is exported as one operation of the wanted size; a whole sort is refused by TensorRT (at most 3840).
         self.head.strongest = lambda heat, count: heat.topk(count, dim=1).indices  # type: ignore[method-assign]
         for module in self.head.modules():
-            if isinstance(module, nn.MultiheadAttention):
-                # Asked for weights, PyTorch multiplies step by step; its fused operation has no form before opset 14.
-                module.register_forward_pre_hook(_with_weights, with_kwargs=True)
+            if isinstance(module, Attention):
+                # The fused operation has no form before opset 14, and CUDA-BEVFusion takes 13.
+                module.attend = attend_step_by_step  # type: ignore[method-assign]
 
     def forward(self, middle: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
@@ -214,7 +215,3 @@ def _part(name: str, module: nn.Module, inputs: Mapping[str, Tensor], outputs: t
     found = module.eval()(*inputs.values())
     tensors = found if isinstance(found, tuple) else (found,)
     return Part(name=name, module=module, inputs=inputs, outputs=dict(zip(outputs, tensors, strict=True)))
-
-
-def _with_weights(module: nn.Module, positional: tuple[object, ...], named: dict[str, object]) -> tuple[object, object]:
-    return positional, {**named, "need_weights": True}

@@ -63,10 +63,13 @@ class Attention(nn.Module):
         else:
             (query,) = self._project(queries.transpose(0, 1), 0, 1)
             key, value = self._project(memory.transpose(0, 1), 1, 3)
-        attended = functional.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout if self.training else 0.0
-        )
+        attended = self.attend(query, key, value)
         return self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)).transpose(0, 1)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The values [N, h, S, d], weighted by how well keys [N, h, S, d] fit queries [N, h, L, d]: [N, h, L, d]."""
+        dropout = self.dropout if self.training else 0.0
+        return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
 
     def _project(self, tokens: Tensor, first: int, last: int) -> list[Tensor]:
         """Tokens as queries, keys or values by head.
@@ -85,3 +88,9 @@ class Attention(nn.Module):
         # Positive dimensions: ONNX knows no others.
         parts = stacked.unflatten(2, (last - first, width)).movedim(2, 0).contiguous()
         return [part.view(len(tokens), -1, self.width).transpose(0, 1).unflatten(0, (-1, self.heads)) for part in parts]
+
+
+def attend_step_by_step(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """:meth:`Attention.attend` without dropout, in single operations: formats of files lack the fused one."""
+    fits = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+    return fits.softmax(dim=3) @ value

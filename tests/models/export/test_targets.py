@@ -157,6 +157,12 @@ def test_a_program_of_pytorch_equals_its_part(model, sample):
     assert difference(found["middle"], part.outputs["middle"]) < 1e-6
 
 
+def test_the_runtime_s_older_operations_write_attention(model, sample):
+    head = dense_parts(model, sample, runtime_boxes=True)[3]
+    found = run_onnx(onnx_bytes(head, targets.RUNTIME_OPSET), head.inputs)
+    assert difference(found["score"], head.outputs["score"]) < 1e-4
+
+
 def test_a_coarser_camera_map_and_a_centerpoint_head_are_written(whole):
     toy, pillars = configuration("bevfusion-mit-centerpoint-toy"), configuration("bevfusion-mit-pointpillars-toy")
     parts = {"lidar": pillars.lidar, "fuser": pillars.fuser, "decoder": pillars.decoder, "head": toy.head}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from altermoma_ray.models.layers.attention import Attention
+from altermoma_ray.models.layers.attention import Attention, attend_step_by_step
 from altermoma_ray.pruning import prunable_weights
 
 CHANNELS, HEADS = 32, 4
@@ -48,3 +48,9 @@ def test_digits_are_those_of_pytorch_s_layer(mode, kind):
         for output in found:
             output.square().sum().backward()
         assert all(torch.equal(a.grad, b.grad) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
+
+
+def test_single_operations_attend_as_the_fused_one():
+    _, ours = layers()
+    query, key, value = (torch.randn(2, HEADS, tokens, 8) for tokens in (7, 50, 50))
+    torch.testing.assert_close(attend_step_by_step(query, key, value), ours.eval().attend(query, key, value))
