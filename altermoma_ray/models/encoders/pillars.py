@@ -114,6 +114,10 @@ class PillarEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """A BEV map [N, channels, x, y] of the batch's points."""
+        return self.encoded(batch)
+
+    def encoded(self, batch: Batch) -> Tensor:
+        """The same map: unlike sparse encoders, this one never has a decoder of its own behind it."""
         found = voxel_points(
             batch.points,
             lower=self.lower,
