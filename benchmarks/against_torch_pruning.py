@@ -46,6 +46,7 @@ from benchmarks.report import options_parser
 LEAST = 0.1
 """Share of a layer's channels that both sides keep at least."""
 LIMITS = {"macs": "--max-macs", "latency": "--max-latency-ms"}
+"""Options of `prune` by the cost that they limit."""
 
 
 class DenseParts(nn.Module):
@@ -80,7 +81,7 @@ def main() -> None:
     assert isinstance(model, FusionModel)
     table = load_costs(str(stored_costs(workload, model, Location.parse(options.storage), timed=True)))
     rows = []
-    for kind in LIMITS:
+    for kind in options.limits:
         unpruned = costs(table, model)[kind]
         for share in options.shares:
             limit = share * unpruned
@@ -177,6 +178,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="bevfusion-mit-r101-second-toy")
     parser.add_argument("--criteria", type=listed(str), default=["altermoma", "taylor", "snip", "magnitude"])
     parser.add_argument("--shares", type=listed(float), default=[0.7, 0.5], help="of the unpruned model's costs")
+    parser.add_argument("--limits", type=listed(str), default=[*LIMITS], help="which costs to make equal")
     parser.add_argument("--seeds", type=positive_int, default=3)
     parser.add_argument("--finetune", type=float, default=0.2, help="epochs")
     return parser.parse_args()
