@@ -9,7 +9,7 @@ from pyquaternion import Quaternion
 
 from altermoma_ray.data.synthetic import rig
 from altermoma_ray.data.synthetic.camera import Camera
-from altermoma_ray.data.synthetic.cues import USUAL
+from altermoma_ray.data.synthetic.cues import Cues
 from altermoma_ray.data.synthetic.kinds import KINDS, Cuboid, Paint
 from altermoma_ray.data.synthetic.lidar import Lidar
 from altermoma_ray.data.synthetic.raycast import cast, placements
@@ -38,7 +38,7 @@ def one_box(x, y, yaw, size):
         reflectivity=40,
         count=(1, 1),
     )
-    return _build(np.random.default_rng(0), kind, size, (x, y), yaw, 0.0, False, "road", USUAL)
+    return _build(np.random.default_rng(0), kind, size, (x, y), yaw, 0.0, False, "road", Cues())
 
 
 @pytest.mark.parametrize("grid", [Camera(rig.CAMERAS[0], 160, 90), Camera(rig.CAMERAS[4], 160, 90), Lidar(180)])
