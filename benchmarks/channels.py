@@ -24,7 +24,7 @@ from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.models.counting import count
 from altermoma_ray.models.latency import measure
 from altermoma_ray.pruning import Target, prunable_weights
-from altermoma_ray.pruning.channels import Bounds, cut, kept_entries, kept_shapes, kept_shares
+from altermoma_ray.pruning.channels import Bounds, cut, kept_entries, kept_shapes
 from altermoma_ray.pruning.granularity import Channel
 from altermoma_ray.tasks.detection.task import DetectionTask
 from altermoma_ray.workloads.workload import groups_of
@@ -83,18 +83,27 @@ def main() -> None:
 
 def by_share(channels: Channel, model: nn.Module, sparsity: float) -> nn.Module:
     """The model whose layers all keep the same share of their channels, and which loses this share of its weights."""
-    names = [coupling.name for coupling in channels.couplings]
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     whole = sum(map(math.prod, shapes.values()))
     low, high = 0.0, 1.0
     for _ in range(12):
         share = (low + high) / 2
-        kept = kept_shares(channels.couplings, dict.fromkeys(names, share))
+        kept = narrowed(channels, share)
         narrow = kept_shapes(channels.shapes, channels.couplings, kept)
         left = sum(math.prod(narrow[name]) for name in shapes)
         low, high = (share, high) if left < (1 - sparsity) * whole else (low, share)
-    kept = kept_shares(channels.couplings, dict.fromkeys(names, high))
+    kept = narrowed(channels, high)
     return cut(model, kept_entries(channels.shapes, channels.couplings, kept))
+
+
+def narrowed(channels: Channel, share: float) -> dict[str, torch.Tensor]:
+    """The first channels of every layer up to a share of them, in widths that the bounds allow."""
+    kept = {}
+    for coupling in channels.couplings:
+        step = channels.bounds.step(coupling)
+        width = min(coupling.channels, step * max(1, round(share * coupling.channels / step)))
+        kept[coupling.name] = torch.arange(coupling.channels) < width
+    return kept
 
 
 if __name__ == "__main__":
