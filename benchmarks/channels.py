@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    # Activations of random weights may become denormal numbers, which a CPU multiplies many times more slowly.
+    torch.set_flush_denormal(True)
     config = configuration(options.model)
     torch.manual_seed(0)
     model = config.build().eval()
