@@ -266,8 +266,7 @@ def _sparse(coupling: Coupling) -> Coupling:
     for part in coupling.slices:
         if part.tensor.startswith("twin."):
             # Dimension 1 of a dense kernel is the input channel, which spconv keeps last.
-            is_kernel = part.dim == 1
-            part = replace(part, tensor=_in_lidar(part.tensor), dim=4 if is_kernel else part.dim)
+            part = replace(part, dim=4 if part.dim == 1 else part.dim)
         slices.append(replace(part, tensor=_in_lidar(part.tensor)))
     return Coupling(_in_lidar(coupling.name), tuple(slices))
 

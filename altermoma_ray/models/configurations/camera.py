@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from altermoma_ray.models.configurations.coarse_lift import CoarseLiftConfig
 from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
-from altermoma_ray.models.configurations.section import Interval, Section, cells
+from altermoma_ray.models.configurations.section import Interval, Section, cells, fields_of
 
 
 class SwinConfig(Section):
@@ -138,7 +138,7 @@ class CoarseResNetCameraConfig(CoarseLiftConfig, ResNetConfig):
 
 def _kind_of_camera(camera: Any) -> str:
     """The tag of a camera's section: its backbone, and whether its view transform folds heights."""
-    fields = camera if isinstance(camera, dict) else type(camera).model_fields if isinstance(camera, Section) else {}
+    fields = fields_of(camera)
     backbone = "resnet" if "blocks" in fields else "swin"
     if "feature_stride" in fields:
         return "coarse-resnet"

@@ -23,7 +23,7 @@ from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
 from altermoma_ray.models.configurations.lidar import AnyLidar, LidarConfig
 from altermoma_ray.models.configurations.pillars import PillarConfig
 from altermoma_ray.models.configurations.radar import RadarConfig
-from altermoma_ray.models.configurations.section import Section
+from altermoma_ray.models.configurations.section import Section, fields_of
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.configurations.tracker import TrackerConfig
 from altermoma_ray.models.configurations.transfusion import TransFusionHeadConfig
@@ -41,7 +41,7 @@ _OWN_FIELDS = {"classes": "segmentation", "class_groups": "centerpoint", "anchor
 
 def _kind_of_head(head: Any) -> str:
     """The tag of a head's section, told by its fields."""
-    fields = head if isinstance(head, dict) else getattr(type(head), "model_fields", ())
+    fields = fields_of(head)
     return next((kind for field, kind in _OWN_FIELDS.items() if field in fields), "transfusion")
 
 

@@ -15,7 +15,7 @@ from pydantic import Discriminator, Field, Tag, model_serializer, model_validato
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from altermoma_ray.models.configurations.residual import ResidualDecoderConfig
-from altermoma_ray.models.configurations.section import Section
+from altermoma_ray.models.configurations.section import Section, fields_of
 
 
 class FuserConfig(Section):
@@ -38,8 +38,7 @@ class GatedFuserConfig(Section):
 
 def _kind_of_fuser(fuser: Any) -> str:
     """The tag of a fuser's section: only the gated fuser has a ``gate``."""
-    is_gated = isinstance(fuser, GatedFuserConfig) or (isinstance(fuser, dict) and "gate" in fuser)
-    return "gated" if is_gated else "convolutional"
+    return "gated" if "gate" in fields_of(fuser) else "convolutional"
 
 
 AnyFuser = Annotated[
@@ -103,8 +102,7 @@ class DecoderConfig(Section):
 
 def _kind_of_decoder(decoder: Any) -> str:
     """The tag of a decoder's section: only the residual decoder has ``blocks``."""
-    is_residual = isinstance(decoder, ResidualDecoderConfig) or (isinstance(decoder, dict) and "blocks" in decoder)
-    return "residual" if is_residual else "second"
+    return "residual" if "blocks" in fields_of(decoder) else "second"
 
 
 AnyDecoder = Annotated[

@@ -13,7 +13,7 @@ from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from altermoma_ray.models.configurations.fusion import DecoderConfig
 from altermoma_ray.models.configurations.pillars import PillarConfig
-from altermoma_ray.models.configurations.section import Section
+from altermoma_ray.models.configurations.section import Section, fields_of
 
 
 class LidarConfig(Section):
@@ -85,8 +85,7 @@ class LidarConfig(Section):
 
 def _kind_of_lidar(lidar: Any) -> str:
     """The tag of a LiDAR branch's section: only pillars have layers of ``units``."""
-    fields = lidar if isinstance(lidar, dict) else getattr(type(lidar), "model_fields", ())
-    return "pillars" if "units" in fields else "voxels"
+    return "pillars" if "units" in fields_of(lidar) else "voxels"
 
 
 AnyLidar = Annotated[

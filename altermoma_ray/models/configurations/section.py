@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,6 +12,15 @@ class Section(BaseModel):
     """A frozen, keyword-only part of a configuration; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def fields_of(section: Any) -> Collection[str]:
+    """Names of the fields of a section, or of its JSON, by which the kind of a section is told.
+
+    >>> sorted(fields_of({"blocks": [3, 4], "width": 64}))
+    ['blocks', 'width']
+    """
+    return section if isinstance(section, dict) else getattr(type(section), "model_fields", ())
 
 
 Interval = tuple[float, float, float]

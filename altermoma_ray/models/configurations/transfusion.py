@@ -62,7 +62,8 @@ class TransFusionHeadConfig(Section):
     gaussian_min_radius: int = 2
     """Least radius of a box in the heatmap target, cells."""
     height: Height = "centre"
-    """What the weights learned ``height`` to be the z of; a release brings its own (:mod:`.released_names`)."""
+    """What the weights learned ``height`` to be the z of; a release brings its own
+    (:mod:`altermoma_ray.models.releases.bevfusion`)."""
 
     @model_validator(mode="after")
     def _check(self) -> TransFusionHeadConfig:

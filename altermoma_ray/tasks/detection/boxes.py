@@ -4,7 +4,7 @@ A box is a row of nine numbers in the lidar frame, as in :mod:`altermoma_ray.dat
 the centre in BEV cells from the map's corner, ``z`` (m), log of ``length, width, height`` (log m), sine and cosine of
 the yaw, ``vx, vy`` (m/s). A box's z is its centre's. A code's z belongs to the point whose height the head's weights
 learned; a release may have put this point at the bottom or at the top
-(:attr:`altermoma_ray.models.configurations.config.TransFusionHeadConfig.height`).
+(:attr:`altermoma_ray.models.configurations.transfusion.TransFusionHeadConfig.height`).
 """
 
 from __future__ import annotations
