@@ -233,17 +233,32 @@ def _stages(
     return (*alone, together)
 
 
-def _toy_detector(branches: Mapping[str, float]) -> Recipe:
+def _published(stages: tuple[Stage, ...]) -> Recipe:
+    """The published training of the models of Liu et al. (ICRA 2023), but for its stages."""
+    return Recipe(
+        batch_size=32,
+        micro_batch_size=2,
+        weight_decay=0.01,
+        clip_norm=35.0,
+        class_balanced=True,
+        loader_processes=4,
+        augment=True,
+        stages=stages,
+    )
+
+
+def _toy(branches: Mapping[str, float], *, fusion: float = 4) -> Recipe:
+    """The training of a small model; arguments as of :func:`_stages`."""
     return Recipe(
         batch_size=4,
         micro_batch_size=2,
         weight_decay=0.01,
         clip_norm=10.0,
-        stages=_stages(branches, fusion=4, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
+        stages=_stages(branches, fusion=fusion, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
     )
 
 
-_TOY_DETECTOR = _toy_detector({"camera": 8, "lidar": 4})
+_TOY_DETECTOR = _toy({"camera": 8, "lidar": 4})
 
 # Liang et al., NeurIPS 2022. The authors train fusion with 1e-3 and both branches frozen. Nothing is frozen here, as
 # pruning needs, so fusion has the learning rate of BEVFusion-mit, whose branches are trained along.
@@ -258,55 +273,23 @@ _PKU = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    PUBLISHED: Recipe(
-        batch_size=32,
-        micro_batch_size=2,
-        weight_decay=0.01,
-        clip_norm=35.0,
-        class_balanced=True,
-        loader_processes=4,
-        augment=True,
-        stages=_stages({"camera": 20, "lidar": 20}, fusion=6, learning_rate=2e-4, fusion_learning_rate=2e-4, depth=0.0),
+    PUBLISHED: _published(
+        _stages({"camera": 20, "lidar": 20}, fusion=6, learning_rate=2e-4, fusion_learning_rate=2e-4, depth=0.0)
     ),
     TOY: _TOY_DETECTOR,
     TOY_RESNET: _TOY_DETECTOR,
-    PUBLISHED_RADAR: Recipe(
-        batch_size=32,
-        micro_batch_size=2,
-        weight_decay=0.01,
-        clip_norm=35.0,
-        class_balanced=True,
-        loader_processes=4,
-        augment=True,
-        # The authors train both sensors together from the start.
-        stages=(Stage(name="fusion", epochs=20, learning_rate=2e-4),),
-    ),
-    TOY_RADAR: _toy_detector({"camera": 8, "radar": 4}),
+    # The authors train both sensors together from the start, here and for maps.
+    PUBLISHED_RADAR: _published((Stage(name="fusion", epochs=20, learning_rate=2e-4),)),
+    TOY_RADAR: _toy({"camera": 8, "radar": 4}),
     # The LiDAR last: fusion starts from the last branch's fuser, decoder and head.
-    TOY_TRIO: _toy_detector({"camera": 8, "radar": 4, "lidar": 4}),
+    TOY_TRIO: _toy({"camera": 8, "radar": 4, "lidar": 4}),
     TOY_TRACKS: _TOY_DETECTOR,
     PUBLISHED_PKU: _PKU,
     DUAL_PKU: _PKU,
     TOY_PKU: _TOY_DETECTOR,
     TOY_CENTERPOINT: _TOY_DETECTOR,
     TOY_PILLARS: _TOY_DETECTOR,
-    PUBLISHED_MAP: Recipe(
-        batch_size=32,
-        micro_batch_size=2,
-        weight_decay=0.01,
-        clip_norm=35.0,
-        class_balanced=True,
-        loader_processes=4,
-        augment=True,
-        # The authors train their map model without stages: both sensors together from the start.
-        stages=(Stage(name="fusion", epochs=20, learning_rate=1e-4),),
-    ),
-    TOY_MAP: Recipe(
-        batch_size=4,
-        micro_batch_size=2,
-        weight_decay=0.01,
-        clip_norm=10.0,
-        stages=_stages({"camera": 4, "lidar": 3}, fusion=3, learning_rate=3e-3, fusion_learning_rate=1.5e-3, depth=2.0),
-    ),
+    PUBLISHED_MAP: _published((Stage(name="fusion", epochs=20, learning_rate=1e-4),)),
+    TOY_MAP: _toy({"camera": 4, "lidar": 3}, fusion=3),
 }
 """Training figures of the named models; a model that has none here trains as the published one."""

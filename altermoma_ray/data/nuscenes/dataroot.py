@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ TABLES = (
     "sensor",
     "visibility",
 )
-OPENED = 8  # point clouds of each folder to look into before anything costly begins
+_OPENED = 8  # point clouds of each folder to look into before anything costly begins
 _PICTURE_FORMATS = ("JPEG", "PNG")  # Pillow starts Ghostscript for some others
 
 
@@ -165,14 +165,22 @@ def check_files(
             raise UserError(f"picture {dataroot.join(name)} is empty; copy it from nuScenes again")
     for name in clouds:
         check_size(dataroot.join(name), sizes[name], reading.lidar_columns)
-    # A wrong layout mostly holds for a whole folder; files spread over it also find a change in between.
-    brightest: list[float] = []
-    for folder in dict.fromkeys(map(posixpath.dirname, clouds)):
-        inside = [name for name in dict.fromkeys(clouds) if posixpath.dirname(name) == folder]
-        for position in np.unique(np.linspace(0, len(inside) - 1, OPENED).round().astype(int)):
-            brightest.append(read_points(dataroot, inside[position], reading)[:, 3].max(initial=0))
+    brightest = [read_points(dataroot, name, reading)[:, 3].max(initial=0) for name in some_of_each_folder(clouds)]
     if 0 < max(brightest, default=0) <= 1:
         console.print("  LiDAR intensities lie in 0..1; nuScenes has 0..255, on which released weights were trained")
+
+
+def some_of_each_folder(names: Sequence[str]) -> Iterator[str]:
+    """Point clouds to look into before anything costly begins: at most eight of each folder, spread over it.
+
+    >>> list(some_of_each_folder(["samples/a", "sweeps/b", "samples/c", "samples/a"]))
+    ['samples/a', 'samples/c', 'sweeps/b']
+    """
+    # A wrong layout mostly holds for a whole folder; files spread over it also find a change in between.
+    for folder in dict.fromkeys(map(posixpath.dirname, names)):
+        inside = [name for name in dict.fromkeys(names) if posixpath.dirname(name) == folder]
+        for position in np.unique(np.linspace(0, len(inside) - 1, _OPENED).round().astype(int)):
+            yield inside[position]
 
 
 def check_name(dataroot: Location, name: str) -> None:

@@ -10,13 +10,12 @@ Example: the returns of a keyframe, for a model of the published figures::
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from altermoma_ray.data.nuscenes.dataroot import OPENED, read_bytes, sizes_of
+from altermoma_ray.data.nuscenes.dataroot import read_bytes, sizes_of, some_of_each_folder
 from altermoma_ray.data.nuscenes.index import Index
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.nuscenes.records import RadarFrame, SampleRecord
@@ -128,11 +127,8 @@ def check_radars(index: Index, config: RadarInputConfig) -> None:
             f"the model reads radars, but dataroot {index.dataroot} lacks {len(missing)} of the {len(set(names))} "
             f"radar files that its tables name, {missing[0]} for one; copy them there, or choose a model without radars"
         )
-    # A wrong layout mostly holds for a whole folder; files spread over it also find a change in between.
-    for folder in dict.fromkeys(map(posixpath.dirname, names)):
-        inside = [name for name in dict.fromkeys(names) if posixpath.dirname(name) == folder]
-        for position in np.unique(np.linspace(0, len(inside) - 1, OPENED).round().astype(int)):
-            decode_returns(*read_bytes(index.dataroot, inside[position], index.reading))
+    for name in some_of_each_folder(names):
+        decode_returns(*read_bytes(index.dataroot, name, index.reading))
 
 
 def _header(file: Location, data: bytes) -> tuple[dict[str, list[str]], int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from altermoma_ray.models.configurations.fusion import DecoderConfig
-from altermoma_ray.models.layers.blocks import SECOND_EPS, NormSettings, convolution, initialise
+from altermoma_ray.models.layers.blocks import SECOND_EPS, NormSettings, convolution, initialise, resize
 
 
 class SecondBackbone(nn.Module):
@@ -42,22 +42,13 @@ class SecondFpn(nn.Module):
         super().__init__()
         self.deblocks = nn.ModuleList()
         for inputs, outputs, stride in zip(config.channels, config.neck, config.block_strides, strict=True):
-            resize = _resize(inputs, outputs, stride, config.output_stride)
+            resized = resize(inputs, outputs, stride, config.output_stride)
             norm = nn.BatchNorm2d(outputs, eps=SECOND_EPS, momentum=config.norm_momentum)
-            self.deblocks.append(nn.Sequential(resize, norm, nn.ReLU(inplace=True)))
+            self.deblocks.append(nn.Sequential(resized, norm, nn.ReLU(inplace=True)))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """The blocks' maps to one map [N, sum of ``neck``, x, y]."""
         return torch.cat([deblock(bev) for deblock, bev in zip(self.deblocks, maps, strict=True)], dim=1)
-
-
-def _resize(inputs: int, outputs: int, before: int, after: int) -> nn.Module:
-    """A convolution from a map of stride ``before`` to stride ``after``; kernels meet without overlap."""
-    if before < after:
-        return nn.Conv2d(inputs, outputs, after // before, stride=after // before, bias=False)
-    if before > after:
-        return nn.ConvTranspose2d(inputs, outputs, before // after, stride=before // after, bias=False)
-    return nn.Conv2d(inputs, outputs, 1, bias=False)
 
 
 class BevDecoder(nn.Module):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from altermoma_ray.models.layers.blocks import SECOND_EPS, initialise
+from altermoma_ray.models.layers.blocks import SECOND_EPS, initialise, resize
 
 
 class PictureFpn(nn.Module):
@@ -31,8 +31,8 @@ class PictureFpn(nn.Module):
         self.deblocks = nn.ModuleList()
         for stage, (inputs, outputs) in enumerate(zip(stage_channels, levels, strict=True)):
             norm = nn.BatchNorm2d(outputs, eps=SECOND_EPS, momentum=0.01)
-            resize = _resize(inputs, outputs, 4 << stage, stride)
-            self.deblocks.append(nn.Sequential(resize, norm, nn.ReLU(inplace=True)))
+            resized = _resized(inputs, outputs, 4 << stage, stride)
+            self.deblocks.append(nn.Sequential(resized, norm, nn.ReLU(inplace=True)))
         initialise(self)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -40,8 +40,8 @@ class PictureFpn(nn.Module):
         return torch.cat([deblock(features) for deblock, features in zip(self.deblocks, maps, strict=True)], dim=1)
 
 
-def _resize(inputs: int, outputs: int, before: int, after: int) -> nn.Module:
-    """A convolution from stride ``before`` to stride ``after``, whose kernels meet without overlap."""
-    if before < after:
-        return nn.Conv2d(inputs, outputs, after // before, stride=after // before, bias=False)
-    return nn.ConvTranspose2d(inputs, outputs, before // after, stride=before // after, bias=False)
+def _resized(inputs: int, outputs: int, before: int, after: int) -> nn.Module:
+    # As published: a map that keeps its size passes a transposed convolution too, whose kernel is [in, out, 1, 1].
+    if before == after:
+        return nn.ConvTranspose2d(inputs, outputs, 1, bias=False)
+    return resize(inputs, outputs, before, after)

@@ -51,6 +51,25 @@ def convolution(
     ]
 
 
+def resize(inputs: int, outputs: int, before: int, after: int) -> nn.Module:
+    """A convolution from a map of stride ``before`` to one of stride ``after``, whose kernels meet without overlap.
+
+    Larger maps come from a transposed convolution, as in SECOND's pyramid (Yan et al., 2018).
+
+    >>> resize(4, 8, before=1, after=2)
+    Conv2d(4, 8, kernel_size=(2, 2), stride=(2, 2), bias=False)
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        before: stride of the input, a multiple or a divisor of ``after``.
+        after: stride of the output.
+    """
+    if before <= after:
+        return nn.Conv2d(inputs, outputs, after // before, stride=after // before, bias=False)
+    return nn.ConvTranspose2d(inputs, outputs, before // after, stride=before // after, bias=False)
+
+
 class ConvBlock(nn.Module):
     """Convolution, batch normalisation, ReLU, under the released names ``conv`` and ``bn``."""
 
