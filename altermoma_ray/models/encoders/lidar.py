@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.lidar import LidarConfig
 from altermoma_ray.models.decoders.second import BevDecoder
+from altermoma_ray.models.encoders.points import PointEncoder
 from altermoma_ray.models.layers.blocks import SECOND_EPS
 from altermoma_ray.models.layers.sparse import ConvAlgo, SparseConvolution, spconv
 from altermoma_ray.models.layers.voxelise import voxelise
@@ -147,7 +148,7 @@ def fold_height(voxels: spconv.SparseConvTensor) -> Tensor:
     return dense.permute(0, 4, 3, 1, 2).flatten(1, 2)
 
 
-class LidarEncoder(nn.Module):
+class LidarEncoder(PointEncoder):
     """Points to a BEV map [N, channels, x, y].
 
     Example: a grid of 1440 × 1440 × 40 voxels, whose lower corner is at -54 m, -54 m, -5 m::
@@ -156,38 +157,15 @@ class LidarEncoder(nn.Module):
         bev = encoder(batch)
     """
 
-    point_scale: Tensor
-
     def __init__(self, config: LidarConfig, lower: Sequence[float], grid: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.config = config
-        self.lower = tuple(lower)
-        self.grid = grid
-        self.register_buffer("point_scale", torch.tensor(config.point_scale), persistent=False)
+        super().__init__(config, lower, grid)
         self.backbone = SparseEncoder(config, grid)
         if config.decoder is not None:
             self.decoder = BevDecoder(config.decoder, self.backbone.out_channels)
 
-    @property
-    def out_channels(self) -> int:
-        """Channels of the BEV map."""
-        return self.decoder.out_channels if hasattr(self, "decoder") else self.backbone.out_channels
-
-    def forward(self, batch: Batch) -> Tensor:
-        """A BEV map [N, channels, x, y] of the batch's points."""
-        bev = self.encoded(batch)
-        return self.decoder(bev) if hasattr(self, "decoder") else bev
-
     def encoded(self, batch: Batch) -> Tensor:
         """The sparse encoder's BEV map of the batch's points, before the branch's own decoder."""
-        voxels = voxelise(
-            batch.points,
-            lower=self.lower,
-            size=self.config.voxel_size,
-            grid=self.grid,
-            max_points=self.config.max_points,
-            max_voxels=self.config.max_voxels_train if self.training else self.config.max_voxels_test,
-        )
+        voxels = self.gathered(voxelise, batch)
         return self.backbone(voxels.features * self.point_scale, voxels.coordinates, len(batch))
 
 

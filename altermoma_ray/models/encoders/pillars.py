@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.pillars import PillarConfig
+from altermoma_ray.models.encoders.points import PointEncoder
 from altermoma_ray.models.layers.blocks import SECOND_EPS
 from altermoma_ray.models.layers.voxelise import VoxelPoints, voxel_points
 
@@ -88,7 +89,7 @@ class PillarBackbone(nn.Module):
         return dense.view(samples, size_x, size_y, -1).permute(0, 3, 1, 2)
 
 
-class PillarEncoder(nn.Module):
+class PillarEncoder(PointEncoder):
     """Points to a BEV map [N, channels, x, y].
 
     Example: a grid of 512 × 512 pillars, whose lower corner is at -51.2 m, -51.2 m, -5 m::
@@ -97,35 +98,13 @@ class PillarEncoder(nn.Module):
         bev = encoder(batch)
     """
 
-    point_scale: Tensor
-
     def __init__(self, config: PillarConfig, lower: Sequence[float], grid: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.config = config
-        self.lower = tuple(lower)
-        self.grid = grid
-        self.register_buffer("point_scale", torch.tensor(config.point_scale), persistent=False)
+        super().__init__(config, lower, grid)
         self.backbone = PillarBackbone(config, grid[:2])
 
-    @property
-    def out_channels(self) -> int:
-        """Channels of the BEV map."""
-        return self.backbone.out_channels
-
-    def forward(self, batch: Batch) -> Tensor:
-        """A BEV map [N, channels, x, y] of the batch's points."""
-        return self.encoded(batch)
-
     def encoded(self, batch: Batch) -> Tensor:
-        """The same map: unlike sparse encoders, this one never has a decoder of its own behind it."""
-        found = voxel_points(
-            batch.points,
-            lower=self.lower,
-            size=self.config.voxel_size,
-            grid=self.grid,
-            max_points=self.config.max_points,
-            max_voxels=self.config.max_voxels_train if self.training else self.config.max_voxels_test,
-        )
+        """The pillars' BEV map of the batch's points."""
+        found = self.gathered(voxel_points, batch)
         return self.backbone(self.described(found), found.count, found.coordinates, len(batch))
 
     def described(self, found: VoxelPoints) -> Tensor:
