@@ -8,7 +8,7 @@ product of depths and features in the view transform:
   channels of its stages are the neck's inputs; projections between two Swin transformers have stage widths and stay;
 - context channels and the convolutions after the splat: by a rule and traced; the depth bins are geometry and stay;
 - the sparse LiDAR encoder: traced through its dense twin, together with the branch's own decoder where it has one;
-- layers of pillars: by a rule; the radar's layers: traced;
+- layers of pillars: by a rule, and the branch's own decoder traced; the radar's layers: traced;
 - fuser, decoder and head: traced; a TransFusion head keeps the width of its queries and loses whole attention heads.
 
 Where two parts meet, the channels of the first go together with input channels of the second.
@@ -42,7 +42,8 @@ from altermoma_ray.pruning.channels import Bounds, Coupling, Slice, trace
 if TYPE_CHECKING:
     from altermoma_ray.models.bevfusion import FusionModel
 
-CAMERA, LIDAR, RADAR = "encoders.camera.", "encoders.lidar.backbone.", "encoders.radar.backbone."
+BRANCH = "encoders.lidar."
+CAMERA, LIDAR, RADAR = "encoders.camera.", f"{BRANCH}backbone.", "encoders.radar.backbone."
 FUSER_INPUT = "fuser.0.weight"
 CUDA_BEVFUSION = Bounds(
     multiple=8, multiple_of={"encoders.camera.view_transform.lift_net.6": 10, "encoders.lidar.*": 16}
@@ -234,7 +235,15 @@ def _radar(radar: RadarEncoder, first: int) -> list[Coupling]:
 
 
 def _pillars(lidar: PillarEncoder, first: int) -> list[Coupling]:
-    found = []
+    found: list[Coupling] = []
+    read_by, decoder = FUSER_INPUT, getattr(lidar, "decoder", None)
+    if decoder is not None:
+        seen = torch.zeros(1, lidar.backbone.out_channels, 2 * SIDE, 2 * SIDE)
+        part = nn.ModuleDict({"decoder": decoder, "reader": nn.Conv2d(lidar.out_channels, 1, 1)})
+        traced = trace(part, lambda one: one["reader"](one["decoder"](seen)), prefix=BRANCH)
+        found += [_joined(coupling, BRANCH + _READER, first) for coupling in traced]
+        # The decoder's first convolution reads the pillars' map alone, from its first channel on.
+        read_by, first = f"{BRANCH}decoder.backbone.blocks.0.0.weight", 0
     layers = lidar.backbone.pts_voxel_encoder.pfn_layers
     for number, layer in enumerate(layers):
         name, units = f"{LIDAR}pts_voxel_encoder.pfn_layers.{number}", torch.arange(layer.linear.out_features)[:, None]
@@ -246,7 +255,7 @@ def _pillars(lidar: PillarEncoder, first: int) -> list[Coupling]:
             following = f"{LIDAR}pts_voxel_encoder.pfn_layers.{number + 1}.linear.weight"
             reader = Slice(following, 1, torch.cat([units, units + len(units)], dim=1))
         else:
-            reader = Slice(FUSER_INPUT, 1, units + first)
+            reader = Slice(read_by, 1, units + first)
         found.append(Coupling(f"{name}.linear", (*own, reader)))
     return found
 
@@ -275,7 +284,7 @@ def _in_lidar(name: str) -> str:
     """The model's name of a parameter or layer of the traced LiDAR branch; other names stay."""
     if name.startswith("twin."):
         return LIDAR + name.removeprefix("twin.")
-    return f"encoders.lidar.{name}" if name.startswith("decoder.") else name
+    return f"{BRANCH}{name}" if name.startswith("decoder.") else name
 
 
 def _joined(coupling: Coupling, reader: str, first: int) -> Coupling:

@@ -34,6 +34,7 @@ OPTIONS = [
         r"bevfusion-mit-r101-second, bevfusion-mit-r101-second-toy, bevfusion-mit-seg, bevfusion-mit-seg-toy, "
         r"bevfusion-r, bevfusion-r-toy, bevfusion-trio-toy, bevfusion-mit-track, bevfusion-mit-track-toy, "
         r"bevfusion-pku, bevfusion-pku-dual, bevfusion-pku-toy, "
+        r"bevfusion-pku-r101-pointpillars, bevfusion-pku-r101-pointpillars-toy, "
         r"bevfusion-mit-centerpoint, bevfusion-mit-centerpoint-toy, bevfusion-mit-pointpillars, "
         r"bevfusion-mit-pointpillars-toy$",
     ),

@@ -56,6 +56,25 @@ def test_the_full_size_has_the_parameters_of_the_published_figures():
     assert model.decoder(torch.zeros(1)) == 0  # the branches' maps are fused straight before the head
 
 
+def test_pillars_and_a_resnet_have_the_published_figures_too():
+    with torch.device("meta"):
+        model = FusionModel(configuration("bevfusion-pku-r101-pointpillars"))
+    # ResNet-101 without its classifier; two layers of pillars; laterals from wider maps, and voxels of sixteen heights.
+    neck = PARAMETERS["encoders.camera.neck"] + 256 * (256 + 512 + 1024 + 2048 - 96 - 192 - 384 - 768)
+    lift = PARAMETERS["encoders.camera.view_transform"] + 9 * (1024 * 1024 - 832 * 832 + (1024 - 832) * 512)
+    # The pillars' decoder is that of `bevfusion-mit-pointpillars`, but enlarges its maps to twice the size.
+    expected = {
+        "encoders.camera.backbone": 44_549_160 - 2_049_000,
+        "encoders.camera.neck": neck,
+        "encoders.camera.view_transform": lift + 2 * (1024 - 832),
+        "encoders.lidar.backbone": 10 * 64 + 128 * 64 + 2 * (64 + 64),
+        "fuser": 9 * (256 + 384) * 384 + 2 * 384 + 384 * 384 + 384,
+        # Seven sizes in two headings: ten classes, nine numbers, two directions.
+        "head": (384 + 1) * 14 * (10 + 9 + 2),
+    }
+    assert {part: parameters(model.get_submodule(part)) for part in expected} == expected
+
+
 def test_the_toy_is_about_as_large_as_the_other_one(model):
     assert 1_000_000 < parameters(model) < 1_200_000
     assert sum(tensor.nbytes for tensor in model.state_dict().values()) < 4.8e6

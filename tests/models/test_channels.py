@@ -23,6 +23,7 @@ from examples import own_model as own
 RESNET = "bevfusion-mit-r101-second-toy"
 PKU = "bevfusion-pku-toy"
 CENTERPOINT, PILLARS = "bevfusion-mit-centerpoint-toy", "bevfusion-mit-pointpillars-toy"
+ANCHORS = "bevfusion-pku-r101-pointpillars-toy"
 TOYS = ("bevfusion-mit-toy", "bevfusion-mit-seg-toy", RESNET, PKU)
 CHOICES = ("query_labels",)
 
@@ -68,7 +69,7 @@ def random_masks(model, channels, share, seed):
         *((RESNET, 0.3, 0), (RESNET, 0.3, 1), (RESNET, 0.5, 2), (RESNET, 0.5, 3)),
         *(("bevfusion-r-toy", 0.5, 0), ("bevfusion-trio-toy", 0.5, 1)),
         *((PKU, 0.3, 0), (PKU, 0.5, 1)),
-        *((CENTERPOINT, 0.5, 0), (PILLARS, 0.5, 0)),
+        *((CENTERPOINT, 0.5, 0), (PILLARS, 0.5, 0), (ANCHORS, 0.5, 0)),
     ],
 )
 def test_removed_channels_are_masked_channels(batch, name, share, seed):

@@ -51,3 +51,10 @@ class TestCenterPointToy(TestToy):
 class TestPointPillarsToy(TestToy):
     def make_model(self):
         return FusionModel(configuration("bevfusion-mit-pointpillars-toy"))
+
+
+class TestAnchorsToy(TestToy):
+    """A decoder behind the pillars, and anchors."""
+
+    def make_model(self):
+        return FusionModel(configuration("bevfusion-pku-r101-pointpillars-toy"))

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, model_serializer, model_validator
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from altermoma_ray.models.configurations.fusion import DecoderConfig
 from altermoma_ray.models.configurations.pillars import PillarConfig
-from altermoma_ray.models.configurations.section import Section, fields_of
+from altermoma_ray.models.configurations.points import PointBranchConfig
+from altermoma_ray.models.configurations.section import fields_of
 
 
-class LidarConfig(Section):
+class LidarConfig(PointBranchConfig):
     """Hard voxels and sparse 3D encoder."""
 
     voxel_size: tuple[float, float, float] = (0.075, 0.075, 0.2)
@@ -37,16 +36,6 @@ class LidarConfig(Section):
     """Channels of the output convolution, before the height is folded into them."""
     norm_momentum: float = Field(0.01, gt=0, le=1)
     """Share of a batch in the running statistics of normalisation."""
-    decoder: DecoderConfig | None = None
-    """The branch's own SECOND backbone and FPN before the fuser; None hands the encoder's map to the fuser."""
-
-    @model_serializer(mode="wrap")
-    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave an absent ``decoder`` out: checkpoints without the field have none, and hashes are of this text."""
-        fields: dict[str, Any] = dump(self)
-        if fields.get("decoder") is None:
-            fields.pop("decoder", None)
-        return fields
 
     @model_validator(mode="after")
     def _check(self) -> LidarConfig:
@@ -66,10 +55,9 @@ class LidarConfig(Section):
         return 2 ** (len(self.stages) - 1)
 
     @property
-    def cell_size(self) -> tuple[float, float]:
-        """Cell of the BEV map (x, y), metres."""
-        stride = self.stride * (self.decoder.output_stride if self.decoder is not None else 1)
-        return self.voxel_size[0] * stride, self.voxel_size[1] * stride
+    def encoder_cell_size(self) -> tuple[float, float]:
+        """Cell of the sparse encoder's BEV map (x, y), metres."""
+        return self.voxel_size[0] * self.stride, self.voxel_size[1] * self.stride
 
     def output_height(self, height: int) -> int:
         """Heights that the encoder leaves of so many voxels along z; 0 or less when there are too few."""

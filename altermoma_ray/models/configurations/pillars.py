@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from altermoma_ray.models.configurations.section import Section
+from altermoma_ray.models.configurations.points import PointBranchConfig
 
 
-class PillarConfig(Section):
+class PillarConfig(PointBranchConfig):
     """Columns of the space above a BEV cell, each described by its points.
 
     >>> PillarConfig().in_channels
@@ -51,6 +51,6 @@ class PillarConfig(Section):
         return 1
 
     @property
-    def cell_size(self) -> tuple[float, float]:
-        """Cell of the BEV map (x, y), metres."""
+    def encoder_cell_size(self) -> tuple[float, float]:
+        """Cell of the pillars' BEV map (x, y), metres."""
         return self.voxel_size[0], self.voxel_size[1]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.lidar import LidarConfig
-from altermoma_ray.models.decoders.second import BevDecoder
 from altermoma_ray.models.encoders.points import PointEncoder
 from altermoma_ray.models.layers.blocks import SECOND_EPS
 from altermoma_ray.models.layers.sparse import ConvAlgo, SparseConvolution, spconv
@@ -160,8 +159,7 @@ class LidarEncoder(PointEncoder):
     def __init__(self, config: LidarConfig, lower: Sequence[float], grid: tuple[int, int, int]) -> None:
         super().__init__(config, lower, grid)
         self.backbone = SparseEncoder(config, grid)
-        if config.decoder is not None:
-            self.decoder = BevDecoder(config.decoder, self.backbone.out_channels)
+        self.add_decoder()
 
     def encoded(self, batch: Batch) -> Tensor:
         """The sparse encoder's BEV map of the batch's points, before the branch's own decoder."""

@@ -101,6 +101,7 @@ class PillarEncoder(PointEncoder):
     def __init__(self, config: PillarConfig, lower: Sequence[float], grid: tuple[int, int, int]) -> None:
         super().__init__(config, lower, grid)
         self.backbone = PillarBackbone(config, grid[:2])
+        self.add_decoder()
 
     def encoded(self, batch: Batch) -> Tensor:
         """The pillars' BEV map of the batch's points."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.lidar import AnyLidar
+from altermoma_ray.models.decoders.second import BevDecoder
 
 Gathered = TypeVar("Gathered")
 
@@ -33,6 +34,11 @@ class PointEncoder(nn.Module):
         self.lower = tuple(lower)
         self.grid = grid
         self.register_buffer("point_scale", torch.tensor(config.point_scale), persistent=False)
+
+    def add_decoder(self) -> None:
+        """Make the branch's own decoder where its section has one; called once the backbone is there."""
+        if self.config.decoder is not None:
+            self.decoder = BevDecoder(self.config.decoder, self.backbone.out_channels)
 
     @property
     def out_channels(self) -> int:

@@ -76,6 +76,13 @@ def test_pillars_derive_the_published_grids():
     assert config.lidar.in_channels == 10
 
 
+def test_a_decoder_behind_the_pillars_sets_the_cells():
+    config = configuration("bevfusion-pku-r101-pointpillars")
+    assert config.voxel_grid == (400, 400, 1)
+    assert config.fused_size == config.map_size("camera") == config.head.bev_size == (200, 200)
+    assert config.lidar.in_channels == 10
+
+
 @pytest.mark.parametrize(
     ("section", "fields", "message"),
     [
