@@ -69,6 +69,8 @@ class NuScenes(BaseModel):
     """Figures of the model's inputs, which samples are made for; None where no sample is read."""
     whole_scenes: bool = False
     """Whether validation samples come as scenes, whose keyframes follow each other, as a tracker needs them."""
+    reads_points: bool = True
+    """Whether the model reads LiDAR points; a model without a LiDAR branch cannot suffer from their loss."""
     disturbance: str | None = None
     """Key of :data:`.disturbances.DISTURBANCES` that takes points away from every sample; None leaves all."""
 
@@ -189,8 +191,8 @@ class NuScenes(BaseModel):
 
     @property
     def disturbances(self) -> dict[str, str]:
-        """The disturbances of the robustness report, by name, with their titles."""
-        return {name: one.title for name, one in DISTURBANCES.items()}
+        """The disturbances of the robustness report, by name, with their titles; none where no point is read."""
+        return {name: one.title for name, one in DISTURBANCES.items() if self.reads_points}
 
     def disturbed(self, name: str) -> NuScenes:
         """The same data set under a disturbance.
