@@ -38,12 +38,16 @@ PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 TOY_RESNET = "bevfusion-mit-r101-second-toy"
 PUBLISHED_RADAR, TOY_RADAR, TOY_TRIO = "bevfusion-r", "bevfusion-r-toy", "bevfusion-trio-toy"
 PUBLISHED_PKU, DUAL_PKU, TOY_PKU = "bevfusion-pku", "bevfusion-pku-dual", "bevfusion-pku-toy"
+PUBLISHED_PKU_PILLARS, TOY_PKU_PILLARS = "bevfusion-pku-r101-pointpillars", "bevfusion-pku-r101-pointpillars-toy"
 TOY_CENTERPOINT, TOY_PILLARS = "bevfusion-mit-centerpoint-toy", "bevfusion-mit-pointpillars-toy"
 PUBLISHED_MAP, TOY_MAP = "bevfusion-mit-seg", "bevfusion-mit-seg-toy"
 PUBLISHED_TRACKS, TOY_TRACKS = "bevfusion-mit-track", "bevfusion-mit-track-toy"
 _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
 CHECKPOINTS = {
-    **{name: _CHECKPOINTS / f"{name}.safetensors" for name in (TOY, TOY_RESNET, TOY_MAP)},
+    **{
+        name: _CHECKPOINTS / f"{name}.safetensors"
+        for name in (TOY, TOY_RESNET, TOY_MAP, TOY_PKU, TOY_PKU_PILLARS, TOY_RADAR, TOY_TRIO)
+    },
     TOY_TRACKS: _CHECKPOINTS / f"{TOY}.safetensors",  # a tracker has no weights
 }
 """The checkpoints that come with the project, for the synthetic sets, by their models' names."""
@@ -154,6 +158,7 @@ def workload(options: Options, storage: Location) -> Workload:
             reading=options.reading,
             inputs=config.inputs,
             whole_scenes=config.tracker is not None,
+            reads_points=config.lidar is not None,
         ),
         # Variants of the published model, with other image sizes or backbones, need no entry of their own.
         recipe=RECIPES.get(config.name, RECIPES[PUBLISHED]),
@@ -259,6 +264,8 @@ def _toy(branches: Mapping[str, float], *, fusion: float = 4) -> Recipe:
 
 
 _TOY_DETECTOR = _toy({"camera": 8, "lidar": 4})
+_SHORT = _toy({"camera": 4, "lidar": 3}, fusion=3)
+"""Fewer steps, for toys whose weights need not be better than this."""
 
 # Liang et al., NeurIPS 2022. The authors train fusion with 1e-3 and both branches frozen. Nothing is frozen here, as
 # pruning needs, so fusion has the learning rate of BEVFusion-mit, whose branches are trained along.
@@ -280,16 +287,18 @@ RECIPES: dict[str, Recipe] = {
     TOY_RESNET: _TOY_DETECTOR,
     # The authors train both sensors together from the start, here and for maps.
     PUBLISHED_RADAR: _published((Stage(name="fusion", epochs=20, learning_rate=2e-4),)),
-    TOY_RADAR: _toy({"camera": 8, "radar": 4}),
+    TOY_RADAR: _toy({"camera": 4, "radar": 3}, fusion=3),
     # The LiDAR last: fusion starts from the last branch's fuser, decoder and head.
-    TOY_TRIO: _toy({"camera": 8, "radar": 4, "lidar": 4}),
+    TOY_TRIO: _toy({"camera": 4, "radar": 3, "lidar": 3}, fusion=3),
     TOY_TRACKS: _TOY_DETECTOR,
     PUBLISHED_PKU: _PKU,
     DUAL_PKU: _PKU,
+    PUBLISHED_PKU_PILLARS: _PKU,
     TOY_PKU: _TOY_DETECTOR,
+    TOY_PKU_PILLARS: _SHORT,
     TOY_CENTERPOINT: _TOY_DETECTOR,
     TOY_PILLARS: _TOY_DETECTOR,
     PUBLISHED_MAP: _published((Stage(name="fusion", epochs=20, learning_rate=1e-4),)),
-    TOY_MAP: _toy({"camera": 4, "lidar": 3}, fusion=3),
+    TOY_MAP: _SHORT,
 }
 """Training figures of the named models; a model that has none here trains as the published one."""

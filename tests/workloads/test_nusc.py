@@ -20,6 +20,7 @@ from altermoma_ray.workloads import nusc
         ("bevfusion-mit-pointpillars-toy", DetectionTask),
         ("bevfusion-mit-seg-toy", SegmentationTask),
         ("bevfusion-mit-centerpoint-toy", CenterPointTask),
+        ("bevfusion-pku-r101-pointpillars-toy", AnchorTask),
     ],
 )
 def test_the_head_chooses_the_task_which_a_saved_workload_keeps(name, task, tmp_path):
@@ -43,3 +44,10 @@ def test_any_head_goes_with_any_branch_and_survives_json():
     assert again == config
     assert type(again.head) is AnchorHeadConfig
     assert type(nusc._task(again)) is AnchorTask
+
+
+@pytest.mark.parametrize(("name", "disturbed"), [("bevfusion-r-toy", False), ("bevfusion-trio-toy", True)])
+def test_only_a_model_with_a_lidar_is_tried_with_fewer_points(name, disturbed, tmp_path):
+    storage = Location.parse(str(tmp_path))
+    workload = nusc.workload(nusc.find(storage, model=name), storage)
+    assert bool(workload.source().disturbances) == disturbed
