@@ -265,7 +265,7 @@ def _toy(branches: Mapping[str, float], *, fusion: float = 4) -> Recipe:
 
 _TOY_DETECTOR = _toy({"camera": 8, "lidar": 4})
 _SHORT = _toy({"camera": 4, "lidar": 3}, fusion=3)
-"""Fewer steps, for toys whose weights need not be better than this."""
+"""Three fifths of the steps, which keep the training of further toys short."""
 
 # Liang et al., NeurIPS 2022. The authors train fusion with 1e-3 and both branches frozen. Nothing is frozen here, as
 # pruning needs, so fusion has the learning rate of BEVFusion-mit, whose branches are trained along.
