@@ -7,15 +7,15 @@ x right, y down, z forward; pixels are (u right, v down). Boxes are rows of nine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
+
+from altermoma_ray.data.batching import SampleBatch
 
 
 @dataclass(kw_only=True)
-class Batch:
+class Batch(SampleBatch):
     """N samples; lists have one entry a sample, tensors lead with N.
 
     Example: the first of four samples alone, on a GPU::
@@ -49,18 +49,6 @@ class Batch:
     """[P, 45] float32 each: encoded returns (:mod:`altermoma_ray.data.radar`) in the augmented lidar frame; empty where
     the model's inputs ask for none."""
 
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        # The fields are gone through by type: a further field needs no change here.
-        return replace(self, **{one.name: _move(getattr(self, one.name), device) for one in fields(self)})
-
-    def samples(self, start: int, stop: int) -> Batch:
-        """Samples ``start`` to ``stop`` (exclusive) as a batch of their own."""
-        return replace(self, **{one.name: getattr(self, one.name)[start:stop] for one in fields(self)})
-
 
 @dataclass(kw_only=True)
 class Detections:
@@ -72,10 +60,3 @@ class Detections:
     """[K] in 0..1."""
     labels: Tensor
     """[K] int64, indices into ``CLASSES``."""
-
-
-def _move(value: Tensor | Sequence[Tensor] | list[str], device: torch.device | str) -> object:
-    # Tokens are text and stay where they are.
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return [item.to(device) if isinstance(item, Tensor) else item for item in value]

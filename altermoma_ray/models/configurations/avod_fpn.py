@@ -1,0 +1,85 @@
+"""The named AVOD-FPN models: one for cars, one for people, as published, and a toy for all three types.
+
+Sizes of anchors: the published code clusters the sizes of the user's training labels (k-means of length, width and
+height; two clusters of cars, one of each other type) and comes without the result. The sizes here are those means for
+KITTI, to the centimetre. An anchor's size is a start that the model learns to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from altermoma_ray.data.kitti.inputs import KittiInputs
+from altermoma_ray.errors import UserError
+from altermoma_ray.models.configurations.avod import AvodConfig, BoxConfig, ProposalConfig, PyramidConfig
+
+CARS = ((3.51, 1.58, 1.51), (4.23, 1.65, 1.55))
+PEDESTRIANS = ((0.84, 0.66, 1.76),)
+CYCLISTS = ((1.76, 0.60, 1.74),)
+
+AVOD_FPN_CARS = AvodConfig(
+    name="avod-fpn-cars",
+    inputs=KittiInputs(types=("Car",), flip=True, colour_jitter=True),
+    proposals=ProposalConfig(sizes=(CARS,), kept=300, positive=(0.5,), negative=(0.3,)),
+    boxes=BoxConfig(positive=(0.65,), negative=(0.55,)),
+)
+AVOD_FPN_PEOPLE = AvodConfig(
+    name="avod-fpn-people",
+    inputs=KittiInputs(types=("Pedestrian", "Cyclist"), flip=False, colour_jitter=False),
+    proposals=ProposalConfig(sizes=(PEDESTRIANS, CYCLISTS), positive=(0.45, 0.45), negative=(0.3, 0.3)),
+    boxes=BoxConfig(positive=(0.55, 0.55), negative=(0.45, 0.45)),
+)
+_TOY_PYRAMID = PyramidConfig(
+    channels=(8, 16, 32, 64),
+    layers=(1, 1, 2, 2),
+    norm_momentum=0.1,  # a fine-tuning of some dozen steps has to reach the running statistics
+)
+AVOD_FPN_TOY = AvodConfig(
+    name="avod-fpn-toy",
+    inputs=KittiInputs(
+        image_size=(96, 312),
+        x_range=(-20.0, 20.0),
+        z_range=(0.0, 40.0),
+        cell=0.3125,
+        types=("Car", "Pedestrian", "Cyclist"),
+        flip=True,
+        colour_jitter=False,
+    ),
+    camera=_TOY_PYRAMID,
+    lidar=_TOY_PYRAMID,
+    proposals=ProposalConfig(
+        stride=0.625,
+        sizes=(CARS, PEDESTRIANS, CYCLISTS),
+        hidden=64,
+        dropout=0.0,
+        kept_in_training=192,
+        kept=128,
+        positive=(0.5, 0.45, 0.45),
+        negative=(0.3, 0.3, 0.3),
+    ),
+    boxes=BoxConfig(
+        hidden=(192, 192),
+        dropout=0.0,
+        positive=(0.65, 0.55, 0.55),
+        negative=(0.55, 0.45, 0.45),
+        mini_batch=192,
+    ),
+)
+"""Small enough for two CPU cores: fewer channels, pixels, cells and layers, and no dropout in layers this narrow."""
+
+AVOD_CONFIGURATIONS: Mapping[str, AvodConfig] = MappingProxyType(
+    {config.name: config for config in (AVOD_FPN_CARS, AVOD_FPN_PEOPLE, AVOD_FPN_TOY)}
+)
+"""By name."""
+
+
+def avod_configuration(name: str) -> AvodConfig:
+    """The named configuration.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in AVOD_CONFIGURATIONS:
+        raise UserError(f"unknown model {name!r}; choose one of: {', '.join(AVOD_CONFIGURATIONS)}")
+    return AVOD_CONFIGURATIONS[name]
