@@ -20,8 +20,6 @@ from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import Evaluation, TrialResult
 
 PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text())
-STARTUP = 4
-"""Trials drawn at random before results count."""
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 CRITERIA = ("altermoma", "altermoma-residual", "deci", "reri", "magnitude", "imp", "snip", "synflow", "prospr")
 SPACES = {
@@ -74,13 +72,11 @@ def test_optuna_is_asked_as_before(name, sparsity):
 @pytest.mark.parametrize("objective", ["map", "map,sparsity"])
 def test_a_search_proposes_as_before(name, objective):
     for seed in (0, 7):
-        found, before = (
-            proposed(SearchSpace(**SPACES[name]), seed, objective),
-            PINNED["proposed"][f"{name} {objective} {seed}"],
-        )
-        # Later proposals come from Optuna's model of results, whose sums differ in the last digit between processors.
-        assert found[:STARTUP] == before[:STARTUP]
-        assert len(found) >= 12
+        key_of_search = f"{name} {objective} {seed}"
+        # Candidates of Optuna's model can be worth the same but for the last digit, which logarithms have otherwise on
+        # processors without AVX-512. Each kind of processor has its own record, to be met exactly.
+        records = [PINNED[record][key_of_search] for record in ("proposed", "proposed without AVX-512")]
+        assert proposed(SearchSpace(**SPACES[name]), seed, objective) in records
 
 
 def test_comparisons_are_made_of_the_same_trials():
