@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from altermoma_ray.data.kitti.batch import KittiBatch
 from altermoma_ray.models.configurations.avod import AvodConfig
 from altermoma_ray.models.encoders.vgg_pyramid import ViewEncoder
+from altermoma_ray.models.grouping import group_by_encoder
 from altermoma_ray.models.heads.proposals import OBJECT, ProposalHead, proposals_of
 from altermoma_ray.models.heads.view_boxes import BoxHead
 from altermoma_ray.models.layers.crops import crop_and_resize
@@ -206,8 +207,7 @@ class Avod(nn.Module):
         >>> Avod.group_of("encoders.camera.bottleneck.0.weight"), Avod.group_of("boxes.classes.bias")
         ('camera', 'fusion')
         """
-        part, _, rest = parameter_name.partition(".")
-        return rest.partition(".")[0] if part == "encoders" else "fusion"
+        return group_by_encoder(parameter_name)
 
 
 def _initialise(model: nn.Module) -> None:

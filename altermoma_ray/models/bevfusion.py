@@ -32,6 +32,7 @@ from altermoma_ray.models.encoders.pillars import PillarEncoder
 from altermoma_ray.models.encoders.radar import RadarEncoder
 from altermoma_ray.models.fusers.convolutional import ConvFuser
 from altermoma_ray.models.fusers.gated import GatedFuser
+from altermoma_ray.models.grouping import group_by_encoder
 from altermoma_ray.models.heads.anchors import AnchorHead
 from altermoma_ray.models.heads.centerpoint import CenterPointHead
 from altermoma_ray.models.heads.segmentation import SegmentationHead
@@ -172,9 +173,7 @@ class FusionModel(nn.Module):
         >>> FusionModel.group_of("encoders.camera.neck.weight"), FusionModel.group_of("head.shared_conv.bias")
         ('camera', 'fusion')
         """
-        # Everything behind the encoders counts as fusion: decoder and head read all sensors and belong to none.
-        part, _, rest = parameter_name.partition(".")
-        return rest.partition(".")[0] if part == "encoders" else "fusion"
+        return group_by_encoder(parameter_name)
 
 
 def _encoder(sensor: str, config: ModelConfig) -> nn.Module:

@@ -1,8 +1,8 @@
 """The named AVOD-FPN models: one for cars, one for people, as published, and a toy for all three types.
 
 Sizes of anchors: the published code clusters the sizes of the user's training labels (k-means of length, width and
-height; two clusters of cars, one of each other type) and comes without the result. The sizes here are those means for
-KITTI, to the centimetre. An anchor's size is a start that the model learns to change.
+height; two clusters of cars, one of each other type) and comes without the result. The sizes here stand for those
+means, and were not computed from KITTI's labels. An anchor's size is a start that the model learns to change.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from altermoma_ray.data.kitti.inputs import KittiInputs
-from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations.avod import AvodConfig, BoxConfig, ProposalConfig, PyramidConfig
+from altermoma_ray.models.configurations.section import find_named
 
 CARS = ((3.51, 1.58, 1.51), (4.23, 1.65, 1.55))
 PEDESTRIANS = ((0.84, 0.66, 1.76),)
@@ -80,6 +80,4 @@ def avod_configuration(name: str) -> AvodConfig:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in AVOD_CONFIGURATIONS:
-        raise UserError(f"unknown model {name!r}; choose one of: {', '.join(AVOD_CONFIGURATIONS)}")
-    return AVOD_CONFIGURATIONS[name]
+    return find_named(name, AVOD_CONFIGURATIONS)

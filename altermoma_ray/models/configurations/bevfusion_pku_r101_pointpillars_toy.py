@@ -1,14 +1,18 @@
 """The small twin of ``bevfusion-pku-r101-pointpillars``, on the inputs of ``bevfusion-mit-toy``."""
 
-from altermoma_ray.models.configurations import bevfusion_mit_r101_second_toy, bevfusion_mit_toy, bevfusion_pku_toy
+from altermoma_ray.models.configurations import (
+    bevfusion_mit_pointpillars_toy,
+    bevfusion_mit_r101_second_toy,
+    bevfusion_mit_toy,
+    bevfusion_pku_toy,
+)
 from altermoma_ray.models.configurations.anchors import AnchorHeadConfig
 from altermoma_ray.models.configurations.camera import HeightResNetCameraConfig
 from altermoma_ray.models.configurations.config import ModelConfig
-from altermoma_ray.models.configurations.fusion import DecoderConfig, GatedFuserConfig
 from altermoma_ray.models.configurations.height_lift import HeightLiftConfig
-from altermoma_ray.models.configurations.pillars import PillarConfig
 
 _PKU, CELL = bevfusion_pku_toy.CONFIGURATION, bevfusion_mit_toy.CELL
+_PILLARS = bevfusion_mit_pointpillars_toy.CONFIGURATION
 _RESNET = bevfusion_mit_r101_second_toy.CONFIGURATION.camera
 _EDGE = 25.6
 
@@ -20,20 +24,11 @@ CONFIGURATION = ModelConfig(
         width=_RESNET.width,
         **{field: getattr(_PKU.camera, field) for field in HeightLiftConfig.model_fields},
     ),
-    lidar=PillarConfig(
-        voxel_size=(CELL / 2, CELL / 2, 8.0),
-        max_voxels_train=10_000,
-        max_voxels_test=10_000,
-        point_scale=(1 / 25.6, 1 / 25.6, 1 / 4, 1 / 255, 1.0),
-        point_values=4,
-        centre_offsets=3,
-        units=(32, 32),
-        norm_momentum=0.1,
-        decoder=DecoderConfig(
-            channels=(48, 64), layers=(2, 2), strides=(2, 2), neck=(32, 32), norm_momentum=0.1, output_stride=2
-        ),
+    # The decoder behind the fuser there is the branch's own here.
+    lidar=_PILLARS.lidar.model_copy(
+        update={"point_values": 4, "centre_offsets": 3, "units": (32, 32), "decoder": _PILLARS.decoder}
     ),
-    fuser=GatedFuserConfig(channels=64, norm_momentum=0.1),
+    fuser=_PKU.fuser,
     decoder=None,
     head=AnchorHeadConfig(
         # Sizes of the synthetic town's classes: car, truck, bus, bicycle, barrier, pedestrian. The last one is as large

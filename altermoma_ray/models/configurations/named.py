@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from altermoma_ray.errors import UserError
 from altermoma_ray.models.configurations import (
     bevfusion_mit,
     bevfusion_mit_centerpoint,
@@ -32,6 +31,7 @@ from altermoma_ray.models.configurations import (
     bevfusion_trio_toy,
 )
 from altermoma_ray.models.configurations.config import ModelConfig
+from altermoma_ray.models.configurations.section import find_named
 
 CONFIGURATIONS: Mapping[str, ModelConfig] = MappingProxyType(
     {
@@ -69,9 +69,7 @@ def configuration(name: str) -> ModelConfig:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in CONFIGURATIONS:
-        raise UserError(f"unknown model {name!r}; choose one of: {', '.join(CONFIGURATIONS)}")
-    return CONFIGURATIONS[name]
+    return find_named(name, CONFIGURATIONS)
 
 
 def adopted(found: ModelConfig, wanted: ModelConfig) -> ModelConfig:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+from altermoma_ray.errors import UserError
 
 
 class Section(BaseModel):
@@ -21,6 +23,20 @@ def fields_of(section: Any) -> Collection[str]:
     ['blocks', 'width']
     """
     return section if isinstance(section, dict) else getattr(type(section), "model_fields", ())
+
+
+Named = TypeVar("Named")
+
+
+def find_named(name: str, known: Mapping[str, Named]) -> Named:
+    """The configuration of a name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in known:
+        raise UserError(f"unknown model {name!r}; choose one of: {', '.join(known)}")
+    return known[name]
 
 
 Interval = tuple[float, float, float]
