@@ -10,10 +10,13 @@ decides the ratio all the same. Random weights cannot tell, so that every layer 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import resource
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,6 +44,8 @@ def main() -> None:
     parser.add_argument("--multiple", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precisions", default="float32", help="float32, float16 or both, separated by a comma")
+    parser.add_argument("--batch-sizes", default="1", help="samples of a batch, separated by commas (default: 1)")
     options = parser.parse_args()
     # Activations of random weights may become denormal numbers, which a CPU multiplies many times more slowly.
     torch.set_flush_denormal(True)
@@ -58,29 +63,76 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as storage:
         source = NuScenes(dataroot=options.dataroot, version=options.version, storage=storage)
         dataset = NuScenesDataset(source.index(), source.rows("train"), config.inputs, augment=False)
-        batch = collate([dataset[0]]).to(options.device)
-    task = DetectionTask(config.head)
-    found = measure(
-        models, [batch], lambda one, given: task.decode(one(given), given), repeats=options.repeats, warm_up=1
-    )
+        sample = dataset[0]
+    batch = collate([sample]).to(options.device)
     counted = {name: count(one, lambda given: given(batch)) for name, one in models.items()}
     print(
         json.dumps(
             {
-                "ratio": found["unpruned"].median_ms / found["pruned"].median_ms,
+                "model": options.model,
                 "by": options.by,
                 "sparsity": 1 - counted["pruned"].parameters / counted["unpruned"].parameters,
-                "median_ms": {name: latency.median_ms for name, latency in found.items()},
-                "stages_ms": {name: latency.stages_ms() for name, latency in found.items()},
                 "params": {name: counts.parameters for name, counts in counted.items()},
                 "macs": {name: counts.by_group(model.group_of) for name, counts in counted.items()},
-                "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+                "runs": [
+                    timed(options, models, collate([sample] * int(size)).to(options.device), precision)
+                    for precision in options.precisions.split(",")
+                    for size in options.batch_sizes.split(",")
+                ],
                 "threads": torch.get_num_threads(),
-                "device": options.device,
+                "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device,
             },
             indent=1,
         )
     )
+
+
+def timed(options: argparse.Namespace, models: dict[str, nn.Module], batch: Any, precision: str) -> dict[str, Any]:
+    """Latency of both models on one batch, from tensors to boxes.
+
+    float16 is automatic mixed precision; the sparse encoder stays in float32.
+    """
+    task = DetectionTask(configuration(options.model).head)
+    device = torch.device(options.device)
+    on_gpu = device.type == "cuda"
+
+    def detect(one: nn.Module, given: Any) -> Any:
+        with torch.autocast(device.type, dtype=torch.float16, enabled=precision == "float16"):
+            return task.decode(one(given), given)
+
+    with contextlib.ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(_sparse_in_float32(model, device))
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        found = measure(models, [batch], detect, repeats=options.repeats, warm_up=3 if on_gpu else 1)
+    memory = torch.cuda.max_memory_allocated() if on_gpu else 1000 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "precision": precision,
+        "batch_size": len(batch),
+        "ratio": found["unpruned"].median_ms / found["pruned"].median_ms,
+        "median_ms": {name: latency.median_ms for name, latency in found.items()},
+        "p95_ms": {name: latency.p95_ms for name, latency in found.items()},
+        "stages_ms": {name: latency.stages_ms() for name, latency in found.items()},
+        "peak_memory_gb": memory / 1e9,
+    }
+
+
+@contextlib.contextmanager
+def _sparse_in_float32(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Keep a model's LiDAR branch out of autocast while the context is open."""
+    branch = model.get_submodule("encoders.lidar")
+    forward = branch.forward
+
+    def in_float32(*given: Any) -> Any:
+        with torch.autocast(device.type, enabled=False):
+            return forward(*given)
+
+    branch.forward = in_float32
+    try:
+        yield
+    finally:
+        del branch.forward
 
 
 def by_share(channels: Channel, model: nn.Module, sparsity: float) -> nn.Module:

@@ -252,6 +252,7 @@ def _run_once(
     total: int,
 ) -> None:
     from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
 
     # Before anything is asked for: places of a controller killed earlier would leave this job without CPUs.
     private.free_abandoned_places()
@@ -265,6 +266,8 @@ def _run_once(
                 use_gpu=gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker > 0 else {})},
             ),
+            # NCCL, Train's choice for GPUs, refuses two workers on one GPU.
+            torch_config=TorchConfig(backend="gloo" if 0 < gpus_per_worker < 1 else None),
             run_config=RunConfig(name="job", storage_path=scratch.path, storage_filesystem=scratch.filesystem),
         )
         try:
