@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from altermoma_ray.data.kitti.geometry import box_corners
 from altermoma_ray.data.kitti.labels import Labels
-from altermoma_ray.models.layers.ground_anchors import frames_of, unit_corners
+from altermoma_ray.models.layers.ground_anchors import frames_of
 
 NO_ANGLE = -10.0
 """Alpha of a detection whose observation angle is not computed."""
@@ -33,35 +34,23 @@ def labels_of(
         least_score: detections of a lower score are left out.
     """
     height, width = size.tolist()
-    frames = frames_of(corners(boxes), projection.to(boxes))
+    boxes, scores = boxes.cpu().double(), scores.cpu().double()
+    frames = frames_of(torch.from_numpy(box_corners(boxes.numpy())), projection.cpu().double())
     left, top, right, bottom = frames.unbind(1)
     is_seen = (left < width) & (top < height) & (right > 0) & (bottom > 0)
     # Boxes of a diverged network: neither the file nor the evaluation takes a number that is not finite.
     is_finite = boxes.isfinite().all(dim=1) & frames.isfinite().all(dim=1)
     kept = (is_seen & is_finite & (scores >= least_score)).nonzero()[:, 0]
     limit = frames.new_tensor((width, height, width, height))
-    clipped = torch.minimum(frames.clamp(min=0), limit)[kept]
-    found, count = boxes[kept].cpu().double().numpy(), len(kept)
+    found, count = boxes[kept].numpy(), len(kept)
     return Labels(
         types=tuple(types[row] for row in kept.tolist()),
         truncation=np.full(count, float(_UNKNOWN)),
         occlusion=np.full(count, _UNKNOWN, dtype=np.int64),
         alpha=np.full(count, NO_ANGLE),
-        boxes_2d=clipped.cpu().double().numpy(),
+        boxes_2d=torch.minimum(frames.clamp(min=0), limit)[kept].numpy(),
         sizes=found[:, [5, 4, 3]],
         locations=found[:, :3],
         rotation_y=found[:, 6],
-        scores=scores[kept].cpu().double().numpy(),
+        scores=scores[kept].numpy(),
     )
-
-
-def corners(boxes: Tensor) -> Tensor:
-    """The eight corners [B, 8, 3] of boxes [B, 7].
-
-    >>> corners(torch.tensor([[0.0, 1.5, 9.0, 4.0, 2.0, 1.5, 0.0]]))[0].amin(dim=0)
-    tensor([-2.,  0.,  8.])
-    """
-    along, up, aside = (unit_corners(boxes) * boxes[:, None, [3, 5, 4]]).unbind(-1)
-    cosine, sine = boxes[:, 6:7].cos(), boxes[:, 6:7].sin()
-    turned = torch.stack((along * cosine + aside * sine, up, aside * cosine - along * sine), dim=-1)
-    return boxes[:, None, :3] + turned
