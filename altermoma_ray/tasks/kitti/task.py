@@ -135,6 +135,8 @@ class KittiTask:
             most=settings.most_kept,
         )
         scores, types = logits[kept].softmax(dim=1)[:, 1:].max(dim=1)
+        order = scores.argsort(descending=True, stable=True)
+        kept, scores, types = kept[order], scores[order], types[order]
         cosine, sine = outputs["angles"][number][kept].float().unbind(1)
         return labels_of(
             box_code.turned(boxes[kept], torch.atan2(sine, cosine)),
