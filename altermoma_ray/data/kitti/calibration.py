@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 DEFAULT_PLANE = (0.0, -1.0, 0.0, 1.65)
 """The ground of a level car whose camera is 1.65 m high, for data sets without planes."""
+NO_PLANES = f"no planes in the data set: the ground is taken to be level, {DEFAULT_PLANE[3]:g} m below the camera"
 _ENTRIES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
 """The entries that are read, and their shapes; a file has further ones."""
 _ROTATION_TOLERANCE = 0.01

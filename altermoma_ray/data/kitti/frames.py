@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from rich.progress import track
 
@@ -109,11 +108,10 @@ def read_rows(dataroot: Location, listings: Listings, *, progress: bool = True) 
     rows = []
     work = partial(_read_row, dataroot, PLANES in listings)
     with ThreadPoolExecutor(_READERS) as threads:
-        found = threads.map(work, wanted)
+        hidden = not (progress and console.is_terminal)
+        found = track(threads.map(work, wanted), "frames", len(wanted), console=console, transient=True, disable=hidden)
         try:
-            for row, digest in track(
-                found, "frames", len(wanted), console=console, transient=True, disable=not progress
-            ):
+            for row, digest in found:
                 rows.append(row)
                 state.update(digest)
         except UserError:
@@ -136,14 +134,14 @@ def _read_row(dataroot: Location, has_planes: bool, wanted: tuple[str, str]) -> 
     width, height = read_size(picture)
     _check_picture(picture, width, height, calibration, labels)
     _check_objects(files[OBJECTS], labels)
-    plane = parse_plane(texts[PLANES], str(files[PLANES])) if has_planes else np.array(DEFAULT_PLANE)
+    plane = parse_plane(texts[PLANES], str(files[PLANES])).tolist() if has_planes else list(DEFAULT_PLANE)
     row = {
         "frame": frame,
         "split": split,
         "width": width,
         "height": height,
-        "projection": calibration.projection.ravel(),
-        "to_rectified": calibration.to_rectified.ravel(),
+        "projection": calibration.projection.ravel().tolist(),
+        "to_rectified": calibration.to_rectified.ravel().tolist(),
         "plane": plane,
         "objects": _objects(labels),
     }
@@ -186,16 +184,15 @@ def _check_objects(file: Location, labels: Labels) -> None:
 
 
 def _objects(labels: Labels) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": name,
-            "truncation": labels.truncation[number],
-            "occlusion": labels.occlusion[number],
-            "alpha": labels.alpha[number],
-            "box_2d": labels.boxes_2d[number],
-            "size": labels.sizes[number],
-            "location": labels.locations[number],
-            "rotation_y": labels.rotation_y[number],
-        }
-        for number, name in enumerate(labels.types)
-    ]
+    # Python's own numbers: for NumPy's, pyarrow would import pandas where present.
+    columns = {
+        "type": list(labels.types),
+        "truncation": labels.truncation.tolist(),
+        "occlusion": labels.occlusion.tolist(),
+        "alpha": labels.alpha.tolist(),
+        "box_2d": labels.boxes_2d.tolist(),
+        "size": labels.sizes.tolist(),
+        "location": labels.locations.tolist(),
+        "rotation_y": labels.rotation_y.tolist(),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -189,7 +189,7 @@ def build_index(dataroot: Location, listings: Listings, listing: str, out: Locat
         "dataroot": dataroot.kept_in(out.parent.parent),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    write_table(pa.Table.from_pylist(rows, schema=SCHEMA), facts, out)
+    write_table(pa.Table.from_batches([pa.RecordBatch.from_pylist(rows, schema=SCHEMA)]), facts, out)
 
 
 def counts(index: Index) -> dict[str, int]:

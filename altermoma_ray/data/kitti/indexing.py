@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from altermoma_ray.data.kitti.calibration import NO_PLANES
 from altermoma_ray.data.kitti.dataroot import check_some
 from altermoma_ray.data.kitti.index import counts, open_index
-from altermoma_ray.data.kitti.source import NO_PLANES
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location

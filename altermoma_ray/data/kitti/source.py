@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.console import console
 from altermoma_ray.data.kitti.batch import KittiBatch
-from altermoma_ray.data.kitti.calibration import DEFAULT_PLANE
+from altermoma_ray.data.kitti.calibration import NO_PLANES
 from altermoma_ray.data.kitti.dataroot import check_some
 from altermoma_ray.data.kitti.dataset import KittiDataset, KittiSample, collate
 from altermoma_ray.data.kitti.index import Index, counts, open_index
@@ -20,8 +20,6 @@ from altermoma_ray.data.synthetic import kitti as synthetic
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
-
-NO_PLANES = f"no planes in the data set: the ground is taken to be level, {DEFAULT_PLANE[3]:g} m below the camera"
 
 
 class Kitti(BaseModel):

@@ -25,9 +25,9 @@ def _ridden(name: str, **others: object) -> Kind:
 
 
 KITTI_KINDS = (
-    replace(_KINDS["car"], category="Car", count=(4, 7)),
+    replace(_KINDS["car"], category="Car", count=(3, 6)),
     replace(
-        _KINDS["car"], name="trailer", category="Misc", paints=(_WOOD, _WOOD, _WOOD), reflectivity=48, count=(1, 3)
+        _KINDS["car"], name="trailer", category="Misc", paints=(_WOOD, _WOOD, _WOOD), reflectivity=48, count=(2, 5)
     ),
     replace(
         _KINDS["truck"],
@@ -42,9 +42,9 @@ KITTI_KINDS = (
     _ridden("bicycle", category="Cyclist", count=(1, 3), moving=0.7),
     _ridden("motorcycle", category="Cyclist", count=(1, 2), moving=0.7),
     # Unlabelled from here on.
-    replace(_KINDS["traffic_cone"], category="", count=(1, 2)),
-    replace(_KINDS["bin"], count=(1, 2)),
-    _ridden("bicycle", category="", count=(1, 2), moving=0.0, paints=(_LEAVES, _LEAVES), reflectivity=34),
+    replace(_KINDS["traffic_cone"], category="", count=(2, 3)),
+    replace(_KINDS["bin"], count=(1, 3)),
+    _ridden("bicycle", category="", count=(2, 3), moving=0.0, paints=(_LEAVES, _LEAVES), reflectivity=34),
     replace(_KINDS["bicycle"], category="", count=(0, 2), moving=0.0, riders=False),
     replace(_KINDS["pole"], count=(1, 3)),
     replace(_KINDS["hedge"], count=(0, 2)),
