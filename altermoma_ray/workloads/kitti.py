@@ -141,13 +141,14 @@ _TOY = Recipe(
     micro_batch_size=2,
     weight_decay=0.01,
     clip_norm=10.0,
+    augment=True,
     stages=(
         # A view trains alone by masking the other: the mean is then over one view, and no layer changes its shape.
-        Stage(name="camera", epochs=4, learning_rate=2e-3, masked=frozenset({"lidar"})),
-        Stage(name="lidar", epochs=4, learning_rate=2e-3, masked=frozenset({"camera"})),
+        Stage(name="camera", epochs=6, learning_rate=2e-3, masked=frozenset({"lidar"})),
+        Stage(name="lidar", epochs=6, learning_rate=2e-3, masked=frozenset({"camera"})),
         Stage(
             name="fusion",
-            epochs=6,
+            epochs=8,
             learning_rate=1e-3,
             starts_from={"camera": "camera", "lidar": "lidar", "fusion": "lidar"},
         ),

@@ -41,7 +41,7 @@ AVOD_FPN_TOY = AvodConfig(
         image_size=(96, 312),
         x_range=(-20.0, 20.0),
         z_range=(0.0, 40.0),
-        cell=0.3125,
+        cell=0.25,
         types=("Car", "Pedestrian", "Cyclist"),
         flip=True,
         colour_jitter=False,
@@ -65,8 +65,8 @@ AVOD_FPN_TOY = AvodConfig(
     boxes=BoxConfig(
         hidden=(192, 192),
         dropout=0.0,
-        positive=(0.65, 0.55, 0.55),
-        negative=(0.55, 0.45, 0.45),
+        positive=(0.65, 0.35, 0.45),
+        negative=(0.55, 0.25, 0.35),
         mini_batch=192,
     ),
 )
