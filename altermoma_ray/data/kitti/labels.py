@@ -9,6 +9,7 @@ Source of the layout: ``readme.txt`` of KITTI's object development kit (Geiger e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +130,7 @@ def _numbers(values: list[str], where: str) -> list[float]:
     except ValueError:
         numbers = []
     # A sum of finite numbers may overflow, so the sum only spares the search through most lines.
-    if len(numbers) != len(values) or not np.isfinite(sum(numbers)):
+    if len(numbers) != len(values) or not math.isfinite(sum(numbers)):
         for name, value in zip(_FIELDS, values, strict=False):
             if not _is_finite(value):
                 raise UserError(f"{where} has {name} {value!r}; every value after the type must be a finite number")
@@ -142,6 +143,6 @@ def _numbers(values: list[str], where: str) -> list[float]:
 
 def _is_finite(value: str) -> bool:
     try:
-        return "_" not in value and bool(np.isfinite(float(value)))
+        return "_" not in value and math.isfinite(float(value))
     except ValueError:
         return False
