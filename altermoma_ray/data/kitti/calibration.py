@@ -59,10 +59,9 @@ def parse_calibration(text: str, where: str) -> Calibration:
             raise UserError(f"{where} has no {name}; copy the calibration from KITTI again")
         values = _numbers(lines[name].split())
         if values is None or values.size != math.prod(shape):
-            count = f"{len(lines[name].split())} values"
             raise UserError(
-                f"{where} has {count} in {name}, of which {math.prod(shape)} must be finite numbers and no more; "
-                "copy the calibration from KITTI again"
+                f"{where} has {name} with {len(lines[name].split())} values, but must have {math.prod(shape)} finite "
+                "numbers; copy the calibration from KITTI again"
             )
         found[name] = values.reshape(shape)
     for name in ("R0_rect", "Tr_velo_to_cam"):

@@ -38,5 +38,5 @@ class Area:
 
 ALL_AROUND = Area((-24.0, 24.0), (-24.0, 24.0))
 """The area of nuScenes' six cameras."""
-AHEAD = Area((5.0, 44.0), (-22.0, 22.0), opening=0.8)
+AHEAD = Area((5.0, 42.5), (-22.0, 22.0), opening=0.8)
 """The area of KITTI's camera, and a little beside its picture."""

@@ -111,7 +111,7 @@ FAULTS = {
     ),
     "a calibration of other length": (
         lambda root: spoil(root, "training/calib/000001.txt", replace(rb"R0_rect: \S+", b"R0_rect:")),
-        r"000001\.txt has 8 values in R0_rect, of which 9 must be finite numbers",
+        r"000001\.txt has R0_rect with 8 values, but must have 9 finite numbers; copy",
     ),
     "a calibration that is no rotation": (
         lambda root: spoil(root, "training/calib/000001.txt", replace(rb"R0_rect: \S+", b"R0_rect: 3")),
@@ -119,7 +119,7 @@ FAULTS = {
     ),
     "a calibration with a word": (
         lambda root: spoil(root, "training/calib/000001.txt", replace(rb"P2: \S+", b"P2: nan")),
-        r"000001\.txt has 12 values in P2, of which 12 must be finite numbers",
+        r"000001\.txt has P2 with 12 values, but must have 12 finite numbers; copy",
     ),
     "a plane of three numbers": (
         lambda root: spoil(root, "training/planes/000001.txt", replace(rb" 1.65", b"")),
