@@ -188,7 +188,14 @@ def test_the_curve_takes_the_greatest_overlap_and_thresholds_the_highest_score()
     assert car([([line()], [near, sure])] * ENOUGH) == 100
     # Now 0.6 is a threshold, where each object leaves one of its two detections over.
     frames = [*[([line()], [near, sure])] * 50, *[([line()], [found(0.6)])] * 50]
-    assert car(frames) == pytest.approx((20 * 100 + 20 * 200 / 3) / 40, abs=2)
+    assert car(frames) == pytest.approx((20 * 100 + 20 * 200 / 3) / 40)
+
+
+def test_the_curve_leaves_the_second_best_to_the_next_object():
+    # Both objects accept the first detection; the other one fits the first object better, and no other.
+    objects, results = [line(x=0.0), line(x=0.4)], [found(0.5, x=0.35), found(0.6, x=-0.32)]
+    assert car([(objects, results)] * ENOUGH) == 100
+    assert car([(objects, results[::-1])] * ENOUGH) == 100
 
 
 def test_of_two_detections_of_an_object_one_is_a_false_alarm():
@@ -228,7 +235,8 @@ def test_ignored_objects_are_served_in_the_order_of_the_file():
 @pytest.mark.parametrize(
     ("class_name", "size", "at_limit", "above"),
     [
-        # Exact in binary: 0.5 of the union in a box of half the length.
+        # The quotients are those of whole numbers: 7 / 10 and 1 / 2 are just the limits.
+        ("car", (1.5, 2.0, 5.0), (1.5, 2.0, 3.5), (1.5, 2.0, 3.5625)),
         ("pedestrian", (2.0, 0.5, 1.0), (2.0, 0.5, 0.5), (2.0, 0.5, 0.5625)),
         ("cyclist", (2.0, 0.5, 2.0), (1.0, 0.5, 2.0), (1.0625, 0.5, 2.0)),
     ],
@@ -258,6 +266,7 @@ def test_the_overlap_must_exceed_its_limit(class_name, size, at_limit, above, tu
         ({"x": 0.8}, 0, 0),
         ({"z": 20.8}, 0, 0),
         ({"size": (1.5, 2.0, -4.0)}, 0, 0),
+        ({"size": (1.5, 1.5, -2.0)}, 0, 0),
         ({"size": (1.5, 0.0, 0.0)}, 0, 0),
     ],
 )
