@@ -19,8 +19,10 @@ from altermoma_ray.errors import UserError
 
 Floats = NDArray[np.float64]
 
-_FIELDS = ("truncation", "occlusion", "alpha", "left", "top", "right", "bottom", "height", "width", "length")
-_FIELDS += ("x", "y", "z", "rotation_y", "score")
+_FIELDS = (
+    *("truncation", "occlusion", "alpha", "left", "top", "right", "bottom", "height", "width", "length"),
+    *("x", "y", "z", "rotation_y", "score"),
+)
 """Names of the numbers of a line, after the type."""
 _OCCLUSION = _FIELDS.index("occlusion")
 _OCCLUSION_LIMIT = 2**31

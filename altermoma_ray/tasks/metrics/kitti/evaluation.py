@@ -16,7 +16,8 @@ The program's rules that decide figures, by the numbers at which the code refers
    matched to one are neither hits nor false alarms.
 
 Deviations: a class without a detection has 0 instead of no figure, a threshold without hits and false alarms counts as
-precision 0 instead of 0/0, and sums are kept in float64 (the program's are float32: up to 1e-4 in percent).
+precision 0 instead of 0/0, and sums are kept in float64 (the program's are float32, which moves
+its figures by up to 2e-5).
 """
 
 from __future__ import annotations

@@ -75,7 +75,10 @@ def find_overlaps(
             rows = np.flatnonzero(chosen[first_truth : first_truth + len(labels)])
             if not (len(rows) and len(results)):
                 continue
-            for metric, values in _frame_overlaps(labels, rows, results, of_detection=kind == 1).items():
+            # Absurdly great numbers overflow to infinite or unknown overlaps, which exceed nothing.
+            with np.errstate(over="ignore", invalid="ignore"):
+                values_by_metric = _frame_overlaps(labels, rows, results, of_detection=kind == 1)
+            for metric, values in values_by_metric.items():
                 near = np.nonzero(values > LEAST_OVERLAP)
                 found[metric][kind].append((rows[near[0]] + first_truth, near[1] + first_detection, values[near]))
         first_truth += len(labels)
