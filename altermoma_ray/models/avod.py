@@ -112,7 +112,8 @@ class Avod(nn.Module):
         names = ("objectness", "offsets", "classes", "corners", "angles")
 
         def spread(anchors: Tensor, objectness: Tensor, offsets: Tensor) -> Tensor:
-            return anchors[torch.linspace(0, len(anchors) - 1, min(most, len(anchors))).round().long()]
+            rows = torch.linspace(0, len(anchors) - 1, min(most, len(anchors))).round().long()
+            return anchors[rows.to(anchors.device)]
 
         def flow(network: nn.Module) -> Tensor:
             assert isinstance(network, Avod)
