@@ -14,6 +14,8 @@ from altermoma_ray.data.synthetic.kinds import CLUTTER, KINDS, RIDDEN_HEIGHT, RI
 
 _KINDS = {kind.name: kind for kind in (*KINDS, *CLUTTER)}
 _WOOD, _LEAVES = (_KINDS[name].paints[0] for name in ("shed", "hedge"))
+# About the mean of KITTI's pedestrians, 0.84 by 0.66 by 1.76 m, whose arms and steps belong to the box.
+_PERSON_SIZE = ((0.74, 0.94), (0.58, 0.74), (1.6, 1.9))
 
 
 def _ridden(name: str, **others: object) -> Kind:
@@ -38,12 +40,12 @@ KITTI_KINDS = (
         count=(0, 2),
     ),
     replace(_KINDS["truck"], category="Truck", count=(0, 1)),
-    replace(_KINDS["pedestrian"], category="Pedestrian", count=(3, 6)),
+    replace(_KINDS["pedestrian"], category="Pedestrian", size=_PERSON_SIZE, count=(3, 6)),
     _ridden("bicycle", category="Cyclist", count=(1, 3), moving=0.7),
     _ridden("motorcycle", category="Cyclist", count=(1, 2), moving=0.7),
     # Unlabelled from here on.
-    replace(_KINDS["traffic_cone"], category="", count=(2, 3)),
-    replace(_KINDS["bin"], count=(1, 3)),
+    replace(_KINDS["traffic_cone"], category="", size=_PERSON_SIZE, count=(2, 3)),
+    replace(_KINDS["bin"], size=_PERSON_SIZE, count=(1, 3)),
     _ridden("bicycle", category="", count=(2, 3), moving=0.0, paints=(_LEAVES, _LEAVES), reflectivity=34),
     replace(_KINDS["bicycle"], category="", count=(0, 2), moving=0.0, riders=False),
     replace(_KINDS["pole"], count=(1, 3)),
