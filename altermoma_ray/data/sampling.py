@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from altermoma_ray.errors import UserError
@@ -70,6 +71,17 @@ def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length:
         for label, share in zip(sorted(members), shares, strict=True)
         for row in rng.choice(members[label], size=share, replace=True)
     ]
+
+
+def spread(values: Sequence[Any], limit: int) -> list[Any]:
+    """At most so many of the values, evenly spread, in their order.
+
+    >>> spread("abcde", 3)
+    ['a', 'c', 'e']
+    """
+    # Not drawn: the same subset at each call. `unique` in case rounding meets one twice.
+    chosen = torch.linspace(0, len(values) - 1, limit).round().long().unique().tolist()
+    return [values[position] for position in chosen]
 
 
 def epoch_order(length: int, *, seed: int, epoch: int) -> list[int]:

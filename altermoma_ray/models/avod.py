@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from altermoma_ray.data.kitti.batch import KittiBatch
+from altermoma_ray.models.avod_channels import avod_couplings
 from altermoma_ray.models.configurations.avod import AvodConfig
 from altermoma_ray.models.encoders.vgg_pyramid import ViewEncoder
 from altermoma_ray.models.grouping import group_by_encoder
@@ -26,6 +27,7 @@ from altermoma_ray.models.heads.proposals import OBJECT, ProposalHead, proposals
 from altermoma_ray.models.heads.view_boxes import BoxHead
 from altermoma_ray.models.layers.crops import crop_and_resize
 from altermoma_ray.models.layers.ground_anchors import GroundAnchors, places_in_bev, places_in_picture
+from altermoma_ray.pruning.channels import Coupling
 
 Propose = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Proposals [P, 6] from anchors [A, 6], objectness logits [A, 2] and changes [A, 6]."""
@@ -110,7 +112,8 @@ class Avod(nn.Module):
         names = ("objectness", "offsets", "classes", "corners", "angles")
 
         def spread(anchors: Tensor, objectness: Tensor, offsets: Tensor) -> Tensor:
-            return anchors[torch.linspace(0, len(anchors) - 1, min(most, len(anchors))).round().long()]
+            rows = torch.linspace(0, len(anchors) - 1, min(most, len(anchors))).round().long()
+            return anchors[rows.to(anchors.device)]
 
         def flow(network: nn.Module) -> Tensor:
             assert isinstance(network, Avod)
@@ -127,6 +130,10 @@ class Avod(nn.Module):
             return torch.stack([outputs[name][0].mean(dim=0).sum() for name in names]).sum()
 
         return flow
+
+    def channel_couplings(self) -> list[Coupling]:
+        """Which channels can be removed, with all that goes with each: :mod:`altermoma_ray.models.avod_channels`."""
+        return avod_couplings(self)
 
     @contextmanager
     def distillable(self) -> Iterator[Callable[[Mapping[str, list[Tensor]]], dict[str, Tensor]]]:

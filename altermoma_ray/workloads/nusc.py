@@ -12,6 +12,7 @@ from torch import nn
 from altermoma_ray.data.nuscenes.dataroot import check_dataroot
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.nuscenes.source import Kind, NuScenes, synthetic_folder
+from altermoma_ray.data.nuscenes.splits import DEFAULT_VERSION
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.anchors import AnchorHeadConfig
@@ -32,8 +33,6 @@ from altermoma_ray.workloads.protocols import Task
 from altermoma_ray.workloads.recipe import Recipe, Stage
 from altermoma_ray.workloads.workload import Workload
 
-DEFAULT_VERSION = "v1.0-trainval"
-"""The version of nuScenes by default, and the only version of the synthetic set."""
 PUBLISHED, TOY = "bevfusion-mit", "bevfusion-mit-toy"
 TOY_RESNET = "bevfusion-mit-r101-second-toy"
 PUBLISHED_RADAR, TOY_RADAR, TOY_TRIO = "bevfusion-r", "bevfusion-r-toy", "bevfusion-trio-toy"

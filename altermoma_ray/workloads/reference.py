@@ -25,7 +25,7 @@ from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.workload import Workload
 
-NAMED = {"nusc": "altermoma_ray.workloads.nusc"}
+NAMED = {"nusc": "altermoma_ray.workloads.nusc", "kitti": "altermoma_ray.workloads.kitti"}
 """Workloads that come with the project: a module with ``Options``, ``find`` and ``workload`` for each name."""
 
 
@@ -40,7 +40,7 @@ class WorkloadReference(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """``nusc``, ``package.module:NAME`` or ``file.py:NAME``."""
+    """``nusc``, ``kitti``, ``package.module:NAME`` or ``file.py:NAME``."""
     storage: Place
     """Local path or URI of the folder for everything derived: index, indicators, trials."""
     # Without SerializeAsAny pydantic would save a bare BaseModel, which has no fields: the options would be lost.

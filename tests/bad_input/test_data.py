@@ -277,7 +277,7 @@ def test_unknown_data_set(bench, check):
     check(
         "unknown data set",
         ["search", "waymo", *bench.stored()],
-        r"unknown data set 'waymo'; choose nusc, or name a workload of your own: ",
+        r"unknown data set 'waymo'; choose nusc, kitti, or name a workload of your own: ",
     )
 
 

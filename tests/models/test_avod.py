@@ -23,6 +23,7 @@ from altermoma_ray.models.layers.ground_anchors import (
     places_in_picture,
 )
 from altermoma_ray.models.layers.suppression import best_apart
+from altermoma_ray.pruning.channels.checking import check_couplings
 from altermoma_ray.pruning.criteria import SynFlow
 from altermoma_ray.pruning.criteria.problem import Problem
 from altermoma_ray.pruning.targets import Target
@@ -270,6 +271,23 @@ def test_synaptic_flow_reaches_every_group():
     for name, mask in masks.items():
         kept[model.group_of(name)] += int(mask.sum())
     assert all(kept[group] > 0 for group in ("camera", "lidar", "fusion"))
+
+
+def test_a_model_without_channels_answers_as_with_masked_ones():
+    model, batch = toy().eval(), make_batch(TOY.inputs, counts=(2,))
+
+    def answers(one):
+        # Fixed proposals, since a choice among nearly equal ones may differ by rounding; and no maps of other widths.
+        outputs = one._outputs(batch, frozenset(), lambda anchors, *_: anchors[::40])
+        return [outputs[name] for name in ("objectness", "offsets", "classes", "corners", "angles")]
+
+    couplings = model.channel_couplings()
+    check_couplings(model, couplings, answers)
+    names = {coupling.name for coupling in couplings}
+    # Both views' last features are one coupling; all others are of one view, or of the second stage.
+    assert len(names & {"encoders.camera.extractor.fusers.2.0", "encoders.lidar.extractor.fusers.2.0"}) == 1
+    layers = 2 * (6 + 6) - 1 + 4 + 2
+    assert len(names) == layers
 
 
 def change(**sections):

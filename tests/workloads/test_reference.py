@@ -94,7 +94,7 @@ def test_an_importable_module_needs_no_file(tmp_path):
         (
             "unknown",
             "",
-            r"^unknown data set 'unknown'; choose nusc, or name a workload of your own: ",
+            r"^unknown data set 'unknown'; choose nusc, kitti, or name a workload of your own: ",
         ),
         ("nowhere.fusion:WORKLOAD", "", r"^nowhere.fusion:WORKLOAD: no module 'nowhere'; install its package here and"),
         ("tests.workloads.two_branch:NAME", "", r"two_branch has no NAME; it has WORKLOAD$"),

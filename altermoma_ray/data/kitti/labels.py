@@ -9,6 +9,7 @@ Source of the layout: ``readme.txt`` of KITTI's object development kit (Geiger e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,10 @@ from altermoma_ray.errors import UserError
 
 Floats = NDArray[np.float64]
 
-_FIELDS = ("truncation", "occlusion", "alpha", "left", "top", "right", "bottom", "height", "width", "length")
-_FIELDS += ("x", "y", "z", "rotation_y", "score")
+_FIELDS = (
+    *("truncation", "occlusion", "alpha", "left", "top", "right", "bottom", "height", "width", "length"),
+    *("x", "y", "z", "rotation_y", "score"),
+)
 """Names of the numbers of a line, after the type."""
 _OCCLUSION = _FIELDS.index("occlusion")
 _OCCLUSION_LIMIT = 2**31
@@ -129,7 +132,7 @@ def _numbers(values: list[str], where: str) -> list[float]:
     except ValueError:
         numbers = []
     # A sum of finite numbers may overflow, so the sum only spares the search through most lines.
-    if len(numbers) != len(values) or not np.isfinite(sum(numbers)):
+    if len(numbers) != len(values) or not math.isfinite(sum(numbers)):
         for name, value in zip(_FIELDS, values, strict=False):
             if not _is_finite(value):
                 raise UserError(f"{where} has {name} {value!r}; every value after the type must be a finite number")
@@ -142,6 +145,6 @@ def _numbers(values: list[str], where: str) -> list[float]:
 
 def _is_finite(value: str) -> bool:
     try:
-        return "_" not in value and bool(np.isfinite(float(value)))
+        return "_" not in value and math.isfinite(float(value))
     except ValueError:
         return False

@@ -11,18 +11,18 @@ Example: the points of one LiDAR file::
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from altermoma_ray.console import console
 from altermoma_ray.data.nuscenes.clouds import check_size, decode_points
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
+from altermoma_ray.data.pictures import cause, decode_picture
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -42,7 +42,6 @@ TABLES = (
     "visibility",
 )
 _OPENED = 8  # point clouds of each folder to look into before anything costly begins
-_PICTURE_FORMATS = ("JPEG", "PNG")  # Pillow starts Ghostscript for some others
 
 
 def check_dataroot(dataroot: Location, version: str) -> dict[str, Location]:
@@ -87,7 +86,7 @@ def describe(table: Location, known: list[Any] | None = None) -> list[Any]:
             while block := stream.read(1 << 20):
                 state.update(block)
     except OSError as error:
-        raise UserError(f"cannot read {table} ({_cause(error)}); check the file and its access") from error
+        raise UserError(f"cannot read {table} ({cause(error)}); check the file and its access") from error
     return [info.size, info.mtime_ns, state.hexdigest()]
 
 
@@ -250,19 +249,7 @@ def read_picture(
         UserError: the file is missing, broken, cut short, no JPEG or PNG, or of another size.
     """
     file = sensor_file(dataroot, name, reading)
-    try:
-        image = Image.open(io.BytesIO(_read(file)), formats=_PICTURE_FORMATS)
-        # Sizes are in the header: a "bomb" of a few kilobytes unpacks to gigabytes only when decoded.
-        if image.size == (width, height):  # a picture of any other size is not decoded
-            return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise UserError(f"picture {file} is broken (neither JPEG nor PNG); copy it from nuScenes again") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors for broken files
-        raise UserError(f"picture {file} is broken ({_cause(error)}); copy it from nuScenes again") from None
-    raise UserError(
-        f"picture {file} has {image.width}x{image.height} pixels, but the tables say "
-        f"{width}x{height}; copy it from nuScenes again"
-    )
+    return decode_picture(file, _read(file), (width, height), said_by="the tables", origin="nuScenes")
 
 
 def read_points(dataroot: Location, name: str, reading: Reading = AS_PUBLISHED) -> np.ndarray:
@@ -300,10 +287,5 @@ def _read(file: Location) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise UserError(
-            f"cannot read {file} ({_cause(error)}), which the tables name; copy it to the dataroot"
+            f"cannot read {file} ({cause(error)}), which the tables name; copy it to the dataroot"
         ) from None
-
-
-def _cause(error: BaseException) -> str:
-    # On one line: a message of several lines would break the error's own line.
-    return " ".join(str(error).split()) or type(error).__name__

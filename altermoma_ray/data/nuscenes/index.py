@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from altermoma_ray.data.arrow import Nested, local_copy, read_batch, write_table
 from altermoma_ray.data.nuscenes.dataroot import check_dataroot, describe
 from altermoma_ray.data.nuscenes.reading import AS_PUBLISHED, Reading
 from altermoma_ray.data.nuscenes.records import BoxTable, CameraFrame, LidarSweep, RadarFrame, SampleRecord
@@ -61,11 +60,9 @@ class Index:
         """
         self.file, self.dataroot, self.reading = file, dataroot, reading
         try:
-            # One batch alone: with several, each row would first have to be looked up in its batch.
-            self._batch = pa.ipc.open_file(pa.memory_map(str(_local_copy(file)))).get_batch(0)
+            self._batch, facts = read_batch(file)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{file} is not a readable index ({error}); build it with `index nusc`") from error
-        facts = {key.decode(): value.decode() for key, value in (self._batch.schema.metadata or {}).items()}
         if facts.get("format") != FORMAT:
             raise UserError(f"{file} has index format {facts.get('format')}, not {FORMAT}; build it with `index nusc`")
         if "rig" not in facts:  # an index older than rigs, which may lack cameras of the tables
@@ -90,7 +87,8 @@ class Index:
         """Folders of the sensor files on which the rows depend, below the dataroot; often none."""
         self.listing: str = facts.get("listing", "")
         """Hash of the names of the files in these folders when the index was built; see :func:`listing_of`."""
-        self._nested = {name: _Nested(self._batch.column(name)) for name in ("cameras", "lidar", "radars", "boxes")}
+        columns = ("cameras", "lidar", "radars", "boxes")
+        self._nested = {name: Nested(self._batch.column(name), _MATRICES) for name in columns}
 
     def __len__(self) -> int:
         return int(self._batch.num_rows)
@@ -235,7 +233,7 @@ def open_index(
                 return index
     build_index(dataroot, version, file, reading, progress=progress)
     # A bucket's time has seconds: an index rebuilt within one would otherwise be read from the older copy.
-    _local_copy(file, renew=True)
+    local_copy(file, renew=True)
     return Index(file, dataroot, reading)
 
 
@@ -293,7 +291,7 @@ def build_index(
     # Described before they are read: a change in between makes the index stale, instead of wrong and trusted.
     sources = {name: describe(table) for name, table in _tables(dataroot, version).items()}
     read = read_tables(dataroot, version, reading, progress=progress)
-    table, listing = read.rows.combine_chunks(), listing_of(dataroot, read.folders)
+    listing = listing_of(dataroot, read.folders)
     facts = {
         "format": FORMAT,
         "rig": read.rig.model_dump_json(),
@@ -308,49 +306,7 @@ def build_index(
         "dataroot": dataroot.kept_in(out.parent.parent),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    table = table.replace_schema_metadata(facts)
-    # In memory first: `write_bytes` is atomic, and a reader never maps half an index.
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    out.write_bytes(sink.getvalue().to_pybytes())
-
-
-class _Nested:
-    """A list<struct> column as flat arrays, one for each field, with the rows' boundaries; numbers are not copied."""
-
-    def __init__(self, column: pa.ListArray) -> None:
-        self._offsets = _numbers(column.offsets)
-        self._fields: dict[str, Any] = {}
-        for position, field in enumerate(column.type.value_type):
-            values = column.values.field(position)
-            # Sizes fixed in the schema: one reshape instead of a list of lists, without a copy.
-            if pa.types.is_fixed_size_list(field.type):
-                shape = _MATRICES.get(field.name, (field.type.list_size,))
-                self._fields[field.name] = _numbers(values.values).reshape(-1, *shape)
-            else:
-                self._fields[field.name] = values if pa.types.is_string(field.type) else _numbers(values)
-
-    def all(self, name: str) -> list[Any]:
-        """One field of all entries of all rows."""
-        return list(self._fields[name].tolist())
-
-    def get(self, row: int, name: str) -> Any:
-        """One field of all entries of a row: a NumPy view, or a list of strings."""
-        values = self._fields[name][self._offsets[row] : self._offsets[row + 1]]
-        return values if isinstance(values, np.ndarray) else values.to_pylist()
-
-    def records(self, row: int) -> list[dict[str, Any]]:
-        """All fields of each entry of a row."""
-        columns = [self.get(row, name) for name in self._fields]
-        return [dict(zip(self._fields, entry, strict=True)) for entry in zip(*columns, strict=True)]
-
-
-def _numbers(array: pa.Array) -> np.ndarray:
-    """A read-only view of an array without nulls (``to_numpy`` would import pandas where present: 0.3 s, 40 MB)."""
-    # A slice shares its parent's buffer, hence the offset.
-    view = np.frombuffer(array.buffers()[1], dtype=np.dtype(str(array.type)))
-    return view[array.offset : array.offset + len(array)]
+    write_table(read.rows, facts, out)
 
 
 _MATRICES = {"intrinsic": (3, 3), "sensor_to_ego": (4, 4), "ego_to_global": (4, 4)}
@@ -369,20 +325,3 @@ def _fingerprint(version: str, sources: dict[str, list[Any]], reading: Reading, 
     if not reading.is_default:  # otherwise the fingerprint stays the one of earlier releases, and so do their caches
         content += [reading.model_dump(mode="json"), listing]
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _local_copy(file: Location, *, renew: bool = False) -> Path:
-    """A path to map into memory: the file's own, or a local copy named after the file's address, size and time.
-
-    Buckets tell time in seconds: a file built anew within a second has the name of an older copy. ``renew`` then writes
-    the copy again.
-    """
-    if file.is_local:
-        return Path(file.path)
-    info = file.info()
-    name = hashlib.blake2b(f"{file} {info.size} {info.mtime_ns}".encode(), digest_size=16).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    copy = Location.parse(cache / "altermoma_ray" / "index" / f"{name}.arrow")
-    if renew or not copy.exists():
-        copy.write_bytes(file.read_bytes())
-    return Path(copy.path)

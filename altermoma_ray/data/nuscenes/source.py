@@ -8,7 +8,6 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.console import console
@@ -23,7 +22,7 @@ from altermoma_ray.data.nuscenes.radars import check_radars
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.data.nuscenes.rig import check_rig
 from altermoma_ray.data.nuscenes.splits import split_names
-from altermoma_ray.data.sampling import Split, ValidationPart, class_balanced_rows
+from altermoma_ray.data.sampling import Split, ValidationPart, class_balanced_rows, spread
 from altermoma_ray.data.synthetic import generate_at, matches
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
@@ -182,11 +181,11 @@ class NuScenes(BaseModel):
         if limit is None or limit >= len(rows):
             return rows
         if not self.whole_scenes or split == "train":
-            return _spread(rows, limit)
+            return spread(rows, limit)
         scenes = self.index().scenes()
         # As many scenes as fill the limit if all were equally long; the last rows of longer ones are cut off.
         of_scenes = Counter(scenes[row] for row in rows)
-        chosen = {*_spread(list(of_scenes), max(1, limit * len(of_scenes) // len(rows)))}
+        chosen = {*spread(list(of_scenes), max(1, limit * len(of_scenes) // len(rows)))}
         return [row for row in rows if scenes[row] in chosen][:limit]
 
     @property
@@ -239,14 +238,3 @@ def _open_index(dataroot: str, version: str, storage: str, reading: Reading, *, 
 
 # Module-level, so that all sources of a process share an index; a method's cache would keep each source alive.
 _open = lru_cache(maxsize=4)(_open_index)
-
-
-def _spread(values: Sequence[Any], limit: int) -> list[Any]:
-    """At most so many of the values, evenly spread, in their order.
-
-    >>> _spread("abcde", 3)
-    ['a', 'c', 'e']
-    """
-    # Not drawn: the same subset at each call. `unique` in case rounding meets one twice.
-    chosen = torch.linspace(0, len(values) - 1, limit).round().long().unique().tolist()
-    return [values[position] for position in chosen]

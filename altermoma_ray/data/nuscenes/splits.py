@@ -7,6 +7,8 @@ import json
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
+DEFAULT_VERSION = "v1.0-trainval"
+"""The version of nuScenes by default, and the only version of the synthetic set."""
 FILE = "splits.json"
 """A file beside the tables of a version, in nuscenes-devkit's form: names of splits, each with its scenes' names."""
 _FIRST = ("train", "val", "mini_train", "mini_val", "test")

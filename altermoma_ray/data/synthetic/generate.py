@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from altermoma_ray.console import console
 from altermoma_ray.data.synthetic import rig, tables, town
 from altermoma_ray.data.synthetic.scene import Parameters, write_scene
+from altermoma_ray.data.synthetic.writing import has_card, in_order, whole_folder, write_card
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -27,8 +21,6 @@ GENERATOR_VERSION = 1
 TOY_SCENES = 675
 # 600 of the toy's 675 scenes: smaller sets keep the same share.
 TRAINING_SHARE = 600 / 675
-CARD = "synthetic.json"
-"""File in the data set's folder with the parameters of its making."""
 
 
 def generate(
@@ -86,26 +78,8 @@ def generate(
     )
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1, but got {processes}; leave it out to use all cores")
-    with _whole_folder(out) as folder:
+    with whole_folder(out) as folder:
         _write(parameters, folder, processes or os.cpu_count() or 1, progress)
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``out`` at the end; nothing is left after an error."""
-    out = Path(out).expanduser().absolute()
-    # Beside the target, on the same file system, where a rename is atomic; the random part keeps two commands apart.
-    partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} exists and is not an empty folder; choose another folder or remove it")
-        yield partial_folder
-        # A rename replaces an empty folder too; onto a folder filled in the meantime it fails, and nothing is lost.
-        partial_folder.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}; choose a folder that you may write") from error
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def _write(parameters: Parameters, folder: Path, processes: int, progress: bool) -> None:
@@ -113,10 +87,11 @@ def _write(parameters: Parameters, folder: Path, processes: int, progress: bool)
     _make_folders(folder, (lidar, *eyes, *rig.RADARS), lidar)
     _write_map(folder)
     static = tables.static_tables(parameters.scenes, parameters.width, parameters.height, eyes, lidar)
-    rows = _write_scenes(parameters, _scene_names(parameters.scenes), folder, processes, progress)
+    names = list(enumerate(_scene_names(parameters.scenes)))
+    work = partial(_write_numbered, parameters, folder)
+    rows = in_order(work, names, processes, "synthetic scenes", progress=progress)
     tables.write(tables.merge([static, *rows]), folder / tables.VERSION)
-    # The card comes last of the files, so that a folder with a card is whole even after a copy by hand.
-    (folder / CARD).write_text(json.dumps(_card(parameters), indent=1) + "\n")
+    write_card(folder, _card(parameters))
 
 
 def matches(
@@ -141,13 +116,8 @@ def matches(
     Raises:
         UserError: the location cannot be read.
     """
-    folder = out if isinstance(out, Location) else Location.parse(out)
-    try:
-        found = json.loads(folder.join(CARD).read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return False
     wanted = _parameters(scenes, seed, keyframes, 2, 400, 480, reflective_ground=reflective_ground, occlusion=occlusion)
-    return bool(found == _card(wanted))
+    return has_card(out, _card(wanted))
 
 
 def _parameters(
@@ -231,28 +201,6 @@ def _write_map(root: Path) -> None:
     (root / "maps" / f"{tables.MAP_TOKEN}.png").write_bytes(town.map_mask())
     expansion = json.dumps(town.map_expansion(), separators=(",", ":"))
     (root / "maps" / "expansion" / f"{town.LOCATION}.json").write_text(expansion)
-
-
-def _write_scenes(
-    parameters: Parameters, names: list[str], root: Path, processes: int, progress: bool
-) -> list[tables.Tables]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not progress) as bar:
-        return list(
-            bar.track(_scene_rows(parameters, names, root, processes), len(names), description="synthetic scenes")
-        )
-
-
-def _scene_rows(parameters: Parameters, names: list[str], root: Path, processes: int) -> Iterator[tables.Tables]:
-    work = partial(_write_numbered, parameters, root)
-    processes = min(processes, len(names))
-    if processes == 1:
-        yield from map(work, enumerate(names))
-        return
-    # Spawned, not forked: the caller may hold threads (Ray, torch).
-    # `imap` keeps the order of scenes: rows and files do not depend on the number of processes.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(work, enumerate(names), chunksize=min(8, -(-len(names) // processes)))
 
 
 def _write_numbered(parameters: Parameters, root: Path, numbered: tuple[int, str]) -> tables.Tables:

@@ -1,8 +1,9 @@
-"""A spinning LiDAR of 32 beams, after the HDL-32E of nuScenes."""
+"""Spinning LiDARs, after the HDL-32E of nuScenes and the HDL-64E of KITTI."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,6 @@ from numpy.typing import NDArray
 from altermoma_ray.data.synthetic import rig, town
 from altermoma_ray.data.synthetic.raycast import MISS, Placement, Window, cast
 
-BEAMS = 32
-ELEVATION = (-30.67, 10.67)
-"""Of the lowest beam, ring 0, and of the highest (degrees)."""
 RANGE = 60.0
 RANGE_NOISE = 0.02
 """Standard deviation (m)."""
@@ -27,6 +25,20 @@ SURFACE_REFLECTIVITY = {"grass": 35.0, "road": 8.0, "walkway": 22.0, "carpark": 
 INTENSITY_NOISE = 8.0
 
 
+@dataclass(frozen=True)
+class Spinner:
+    """A model of LiDAR, and its place on the car."""
+
+    mount: rig.Mount
+    beams: int
+    elevation: tuple[float, float]
+    """Of the lowest beam, ring 0, and of the highest (degrees)."""
+
+
+HDL32 = Spinner(rig.LIDAR, 32, (-30.67, 10.67))
+HDL64 = Spinner(rig.KITTI_LIDAR, 64, (-24.8, 2.0))
+
+
 class Lidar:
     """The rays of one turn: [ring, azimuth], of unit length; t is therefore the range (m).
 
@@ -34,14 +46,14 @@ class Lidar:
     (3, 32, 90)
     """
 
-    def __init__(self, azimuths: int) -> None:
-        self.azimuths = azimuths
-        self.origin = np.array(rig.LIDAR.translation, np.float32)
-        elevation = np.radians(np.linspace(*ELEVATION, BEAMS))[:, None]
+    def __init__(self, azimuths: int, spinner: Spinner = HDL32) -> None:
+        self.azimuths, self.beams = azimuths, spinner.beams
+        self.origin = np.array(spinner.mount.translation, np.float32)
+        elevation = np.radians(np.linspace(*spinner.elevation, self.beams))[:, None]
         azimuth = (np.arange(azimuths) + 0.5) * (2 * math.pi / azimuths)
         flat = np.cos(elevation)
         self.rays = np.stack(
-            [flat * np.cos(azimuth), flat * np.sin(azimuth), np.broadcast_to(np.sin(elevation), (BEAMS, azimuths))]
+            [flat * np.cos(azimuth), flat * np.sin(azimuth), np.broadcast_to(np.sin(elevation), (self.beams, azimuths))]
         ).astype(np.float32)
         with np.errstate(divide="ignore"):
             ground = np.where(self.rays[2] < 0, -self.origin[2] / self.rays[2], np.inf)
@@ -68,7 +80,7 @@ class Lidar:
         across = (np.arctan2(y, x) - middle + math.pi) % turn - math.pi
         first = math.floor((middle + across.min()) % turn / turn * self.azimuths - 0.5)
         last = first + math.ceil(float(np.ptp(across)) / turn * self.azimuths) + 2
-        rings = slice(0, BEAMS)
+        rings = slice(0, self.beams)
         # A box across the first column needs two windows, as columns do not wrap.
         if first < 0:
             return [(rings, slice(0, last)), (rings, slice(self.azimuths + first, self.azimuths))]
@@ -83,7 +95,26 @@ def scan(
     random: np.random.Generator,
     pose: tuple[float, float, float] | None = None,
 ) -> NDArray[np.float32]:
-    """One turn, as if in an instant: [points, 5] x, y, z (m, LiDAR frame), intensity 0..255, ring.
+    """One turn of the LiDAR of nuScenes: [points, 5] x, y, z (m, LiDAR frame), intensity 0..255, ring.
+
+    Args:
+        lidar: the rays.
+        placed: the bodies around the car.
+        random: draws noise and lost returns.
+        pose: see :func:`measure`.
+    """
+    x, y, z, intensity, rings = measure(lidar, placed, random, pose).T
+    # Ego axes (forward, left) to the LiDAR's (right, forward).
+    return np.stack([-y, x, z, intensity, rings], 1)
+
+
+def measure(
+    lidar: Lidar,
+    placed: list[Placement],
+    random: np.random.Generator,
+    pose: tuple[float, float, float] | None = None,
+) -> NDArray[np.float32]:
+    """One turn, as if in an instant: [points, 5] x, y, z (m, ego axes, from the LiDAR), intensity 0..255, ring.
 
     All draws are made for every ray, met or not: the same generator gives the same noise with fewer bodies.
 
@@ -113,8 +144,7 @@ def scan(
     x, y, z = lidar.rays[:, returned] * length
     # Fades with range, as in haze.
     intensity = reflectivity[returned] * np.exp(-length / 100) + INTENSITY_NOISE * intensity_noise[returned]
-    # Ego axes (forward, left) to the LiDAR's (right, forward).
-    return np.stack([-y, x, z, np.clip(np.round(intensity), 0, 255), rings.astype(np.float32)], 1).astype(np.float32)
+    return np.stack([x, y, z, np.clip(np.round(intensity), 0, 255), rings.astype(np.float32)], 1).astype(np.float32)
 
 
 def _ground(lidar: Lidar, pose: tuple[float, float, float]) -> NDArray[np.float32]:

@@ -68,6 +68,14 @@ RADARS = (
     _mount("RADAR_BACK_RIGHT", -0.56, -0.62, 0.53, -175.0, 0.008, 120.0),
 )
 
+# KITTI's car: the velodyne and two of the four cameras, which look ahead and are level. The frame of calibrations and
+# labels is the grey left camera's.
+KITTI_LIDAR = _mount("velodyne", 0.76, 0.0, 1.73, 0.0, 0.0)
+KITTI_GREY = _mount("image_0", 1.03, 0.0, 1.65, 0.0, 0.0, 81.4)
+KITTI_COLOUR = _mount("image_2", 1.025, 0.06, 1.65, 0.0, 0.0, 81.4)
+KITTI_BASELINE = 0.54
+"""From a left camera to the right one beside it (m)."""
+
 EGO_LENGTH, EGO_WIDTH = 4.08, 1.73
 EGO_CENTRE = 1.3
 """The car's middle, ahead of the rear axle (m)."""

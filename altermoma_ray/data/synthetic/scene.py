@@ -195,7 +195,7 @@ class _Writer:
                 boxes = placements(self.scene.bodies, ego.pose(moment), float(time))
                 points = np.stack([returns["x"], returns["y"], returns["z"]], 1).astype(np.float64)
                 # Summed over radars, as in nuScenes' own counts.
-                counts[keyframe] += _count(boxes, _to_ego(points, mount))
+                counts[keyframe] += count_points(boxes, _to_ego(points, mount))
                 frames.append((keyframe, moment, True, radar.encode(returns)))
             self._write_chain(mount, frames)
         return counts
@@ -363,7 +363,7 @@ def _scan(parameters: Parameters, index: int, scene: Scene, number: int) -> NDAr
 
 
 def _lidar_counts(placed: list[Placement], cloud: NDArray[np.float32]) -> NDArray[np.int64]:
-    return _count(placed, _to_ego(cloud[:, :3].astype(np.float64), rig.LIDAR))
+    return count_points(placed, _to_ego(cloud[:, :3].astype(np.float64), rig.LIDAR))
 
 
 def _to_ego(points: NDArray[np.float64], mount: rig.Mount) -> NDArray[np.float64]:
@@ -373,7 +373,7 @@ def _to_ego(points: NDArray[np.float64], mount: rig.Mount) -> NDArray[np.float64
     return np.stack([cos * x - sin * y, sin * x + cos * y, z], 1) + mount.translation
 
 
-def _count(placed: list[Placement], points: NDArray[np.float64]) -> NDArray[np.int64]:
+def count_points(placed: list[Placement], points: NDArray[np.float64]) -> NDArray[np.int64]:
     """[bodies] number of the points ([points, 3], ego frame) in each annotated box."""
     counts = np.zeros(len(placed), np.int64)
     for number, item in enumerate(placed):

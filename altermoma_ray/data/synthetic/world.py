@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altermoma_ray.data.synthetic import rig, town
+from altermoma_ray.data.synthetic.area import ALL_AROUND, Area
 from altermoma_ray.data.synthetic.cues import Cues
 from altermoma_ray.data.synthetic.kinds import (
     CLUTTER,
@@ -23,8 +24,6 @@ from altermoma_ray.data.synthetic.kinds import (
     Paint,
 )
 
-REACH = 24.0
-"""Objects keep |x| and |y| within this of the car at every keyframe (m, ego frame)."""
 CLEARANCE = 0.6
 """Free space between objects (m)."""
 EGO_CLEARANCE = 1.2
@@ -125,15 +124,23 @@ class Scene:
 
 
 def plan_scene(
-    random: np.random.Generator, times: NDArray[np.float64], keyframes: NDArray[np.float64], cues: Cues
+    random: np.random.Generator,
+    times: NDArray[np.float64],
+    keyframes: NDArray[np.float64],
+    cues: Cues,
+    *,
+    kinds: tuple[Kind, ...] = (*KINDS, *CLUTTER),
+    area: Area = ALL_AROUND,
 ) -> Scene:
     """Draw a scene.
 
     Args:
         random: the scene's own generator.
         times: [T] moments at which any sensor fires; nothing collides between the first and the last.
-        keyframes: [K] moments at which objects must be within ``REACH``.
+        keyframes: [K] moments at which objects must be within the area.
         cues: what each sensor alone can tell of the bodies.
+        kinds: what there is in the world.
+        area: where it is.
     """
     ego = _plan_ego(random, float(times.max()))
     span = (float(times.min()), float(times.max()))
@@ -144,10 +151,10 @@ def plan_scene(
     ]
     bodies: list[Body] = []
     # Long things first: they find no room later.
-    wanted = [kind for kind in (*KINDS, *CLUTTER) for _ in range(random.integers(kind.count[0], kind.count[1] + 1))]
+    wanted = [kind for kind in kinds for _ in range(random.integers(kind.count[0], kind.count[1] + 1))]
     for kind in sorted(wanted, key=lambda kind: -kind.size[0][1]):
         for _ in range(ATTEMPTS):
-            body = _place(random, kind, ego, keyframes, cues)
+            body = _place(random, kind, ego, keyframes, cues, area)
             # A refused place counts as an attempt: a crowded scene ends with fewer bodies instead of never.
             if body is None:
                 continue
@@ -191,21 +198,22 @@ def _plan_ego(random: np.random.Generator, duration: float) -> EgoMotion:
 
 
 def _place(
-    random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: NDArray[np.float64], cues: Cues
+    random: np.random.Generator, kind: Kind, ego: EgoMotion, keyframes: NDArray[np.float64], cues: Cues, area: Area
 ) -> Body | None:
-    """A body of the kind somewhere around the car; None at a forbidden place, or if the body would leave the reach.
+    """A body of the kind somewhere around the car; None at a forbidden place, or if the body would leave the area.
 
     Args:
         random: the scene's generator.
         kind: of the body.
         ego: the car's motion.
-        keyframes: [K] moments at which the body must be within ``REACH``.
+        keyframes: [K] moments at which the body must be within the area.
         cues: what each sensor alone can tell of the body.
+        area: where bodies are.
     """
-    # Drawn about the middle of the scene, so that moving bodies leave the reach as rarely before as after.
+    # Drawn about the middle of the scene, so that moving bodies leave the area as rarely before as after.
     middle = float(keyframes.mean())
     ego_x, ego_y, ego_yaw = ego.pose(middle)
-    ahead, left = random.uniform(-REACH, REACH, 2)
+    ahead, left = area.draw(random)
     x = ego_x + ahead * math.cos(ego_yaw) - left * math.sin(ego_yaw)
     y = ego_y + ahead * math.sin(ego_yaw) + left * math.cos(ego_yaw)
     surface = town.surface_at(x, y)
@@ -230,7 +238,7 @@ def _place(
         at_x, at_y = body.position(float(time))
         ahead = (at_x - ego_x) * math.cos(ego_yaw) + (at_y - ego_y) * math.sin(ego_yaw)
         left = (at_y - ego_y) * math.cos(ego_yaw) - (at_x - ego_x) * math.sin(ego_yaw)
-        if max(abs(ahead), abs(left)) > REACH:
+        if not area.holds(ahead, left):
             return None
     return body
 

@@ -41,7 +41,7 @@ AVOD_FPN_TOY = AvodConfig(
         image_size=(96, 312),
         x_range=(-20.0, 20.0),
         z_range=(0.0, 40.0),
-        cell=0.3125,
+        cell=0.25,
         types=("Car", "Pedestrian", "Cyclist"),
         flip=True,
         colour_jitter=False,
@@ -49,21 +49,26 @@ AVOD_FPN_TOY = AvodConfig(
     camera=_TOY_PYRAMID,
     lidar=_TOY_PYRAMID,
     proposals=ProposalConfig(
-        stride=0.625,
-        sizes=(CARS, PEDESTRIANS, CYCLISTS),
+        # Means over the synthetic training labels.
+        sizes=(
+            ((4.27, 1.85, 1.58), (4.63, 1.85, 1.58)),
+            ((0.84, 0.66, 1.75),),
+            ((1.90, 0.70, 1.66),),
+        ),
         hidden=64,
         dropout=0.0,
-        kept_in_training=192,
-        kept=128,
-        positive=(0.5, 0.45, 0.45),
-        negative=(0.3, 0.3, 0.3),
+        # Fewer, and the many anchors around cars leave no place for pedestrians, whose anchors are few.
+        kept_in_training=512,
+        kept=512,
+        positive=(0.5, 0.4, 0.45),
+        negative=(0.3, 0.25, 0.3),
     ),
     boxes=BoxConfig(
         hidden=(192, 192),
         dropout=0.0,
-        positive=(0.65, 0.55, 0.55),
-        negative=(0.55, 0.45, 0.45),
-        mini_batch=192,
+        positive=(0.65, 0.5, 0.5),
+        negative=(0.55, 0.4, 0.4),
+        mini_batch=512,
     ),
 )
 """Small enough for two CPU cores: fewer channels, pixels, cells and layers, and no dropout in layers this narrow."""

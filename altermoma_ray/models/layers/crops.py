@@ -36,7 +36,9 @@ def crop_and_resize(features: Tensor, boxes: Tensor, size: int) -> Tensor:
     x, y = points[:, None, :, 0].expand(shape), points[:, :, None, 1].expand(shape)
     grid = torch.stack((x, y), dim=-1).reshape(1, -1, size, 2) * 2 - 1
     # `align_corners`: -1 and 1 are the centres of the outer cells, as 0 and 1 are for the boxes.
-    sampled = functional.grid_sample(features[None], grid.to(features), mode="bilinear", align_corners=True)
+    # Under mixed precision the map is half precision, too coarse for places: both take the finer of their types.
+    kind = torch.promote_types(features.dtype, grid.dtype)
+    sampled = functional.grid_sample(features[None].to(kind), grid.to(kind), mode="bilinear", align_corners=True)
     crops = sampled[0].reshape(len(features), *shape).transpose(0, 1)
     inside = on_map[:, None, :, 0] & on_map[:, :, None, 1]
     return torch.where(inside[:, None], crops, 0)

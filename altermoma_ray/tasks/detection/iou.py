@@ -71,52 +71,54 @@ def _corners(boxes: Array) -> Array:
 
 
 def _convex_intersection(first: Array, second: Array) -> Array:
-    """Area shared by pairs of convex quadrilaterals [R, 4, 2], as [R].
+    """Area shared by pairs of convex counter-clockwise quadrilaterals [R, 4, 2], as [R].
 
-    The corners of the shared polygon are among 24 candidates: corners of the one inside the other (8), and crossings
-    of two edges (16). The valid candidates, sorted by their angle about their mean, are the polygon.
+    Each edge of the second cuts off the first's part on its outer side (Sutherland and Hodgman, 1974). No tolerance is
+    needed: a corner misjudged by rounding moves the rim by as little. Where coordinates and products need no rounding,
+    as with sides along the axes at whole or halved metres, the area is exact.
     """
-    # About a point near both, so that the shoelace sum does not lose its digits to large coordinates.
-    origin = first.mean(axis=1, keepdims=True)
-    first, second = first - origin, second - origin
-    crossings, crosses = _edge_crossings(first, second)
-    points = np.concatenate((first, second, crossings), axis=1)
-    valid = np.concatenate((_inside(first, second), _inside(second, first), crosses), axis=1)
+    # About a point near both, so that the products do not lose their digits to large coordinates.
+    origin = first[:, :1]
+    polygon, second = first - origin, second - origin
+    count = np.full(len(polygon), 4)
+    for edge in range(4):
+        polygon, count = _cut(polygon, count, second[:, edge], second[:, (edge + 1) % 4])
+    # Corners beyond the count are copies of the first one, which enclose nothing.
+    corners = polygon - polygon[:, :1]
+    area = _cross(corners[:, 1:-1], corners[:, 2:]).sum(axis=1) / 2
+    return np.maximum(area, 0)
 
-    count = valid.sum(axis=1)
-    middle = np.where(valid[..., None], points, 0).sum(axis=1) / np.maximum(count, 1)[:, None]
-    points = points - middle[:, None]
-    angle = np.where(valid, np.arctan2(points[..., 1], points[..., 0]), np.inf)
-    order = angle.argsort(axis=1)
+
+def _cut(polygon: Array, count: Array, start: Array, stop: Array) -> tuple[Array, Array]:
+    """The parts of convex polygons [R, S, 2] left of the lines from ``start`` to ``stop`` [R, 2], or on them.
+
+    Args:
+        polygon: corners, counter-clockwise; those beyond the count are copies of the first.
+        count: [R] number of corners; 0 for a polygon that is gone.
+        start: one point of each line.
+        stop: another one.
+
+    Returns:
+        The polygons [R, longest, 2] and their counts, in the same form.
+    """
+    following = np.roll(polygon, -1, axis=1)
+    side = _cross((stop - start)[:, None], polygon - start[:, None])
+    side_following = np.roll(side, -1, axis=1)
+    real = np.arange(polygon.shape[1]) < count[:, None]
+    inside = real & (side >= 0)
+    crosses = real & ((side >= 0) != (side_following >= 0))
+    # Multiplied before it is divided: where the crossing is a representable point, it is met exactly.
+    drop = np.where(crosses, side - side_following, 1)[..., None]
+    crossing = polygon + (following - polygon) * side[..., None] / drop
+    # Each edge leaves its first corner, its crossing, both or none, in the order along the rim.
+    kept = np.stack((inside, crosses), axis=2).reshape(len(polygon), 2 * polygon.shape[1])
+    points = np.stack((polygon, crossing), axis=2).reshape(len(polygon), 2 * polygon.shape[1], 2)
+    count = kept.sum(axis=1)
+    # As wide as the longest polygon: rounding can make more than the one further corner of exact arithmetic.
+    order = np.argsort(~kept, axis=1, kind="stable")[:, : max(count.max(initial=0), 1)]
     points = np.take_along_axis(points, order[..., None], axis=1)
-    # Invalid candidates stand last (angle ∞); as copies of the first corner they enclose nothing.
     beyond = np.arange(points.shape[1]) >= count[:, None]
-    points = np.where(beyond[..., None], points[:, :1], points)
-    area = _cross(points, np.roll(points, -1, axis=1)).sum(axis=1) / 2
-    return np.where(count >= 3, area, 0)
-
-
-def _inside(points: Array, polygons: Array) -> NDArray[np.bool_]:
-    """Whether points [R, S, 2] lie in convex counter-clockwise polygons [R, 4, 2] or on their rim, [R, S]."""
-    edges = np.roll(polygons, -1, axis=1) - polygons
-    side = _cross(edges[:, None], points[:, :, None] - polygons[:, None])
-    return (side >= -_TOLERANCE).all(axis=2)
-
-
-def _edge_crossings(first: Array, second: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """The points where the lines of 4 × 4 edges meet, [R, 16, 2], and whether both edges reach them, [R, 16]."""
-    start, other = first[:, :, None], second[:, None]
-    along = np.roll(first, -1, axis=1)[:, :, None] - start
-    across = np.roll(second, -1, axis=1)[:, None] - other
-    determinant = _cross(along, across)
-    parallel = np.abs(determinant) < _TOLERANCE
-    # Parallel edges add no corner: where they overlap, their end points are candidates already.
-    determinant = np.where(parallel, 1, determinant)
-    t = _cross(other - start, across) / determinant
-    u = _cross(other - start, along) / determinant
-    crosses = ~parallel & (t >= 0) & (t <= 1) & (u >= 0) & (u <= 1)
-    points = start + t[..., None] * along
-    return points.reshape(len(first), 16, 2), crosses.reshape(len(first), 16)
+    return np.where(beyond[..., None], points[:, :1], points), count
 
 
 def _cross(first: Array, second: Array) -> Array:

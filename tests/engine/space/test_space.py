@@ -118,7 +118,7 @@ def test_a_user_s_space_file_is_checked(tmp_path, text, message):
 
 
 def test_unknown_spaces_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"unknown search space 'waymo'; choose nusc"):
+    with pytest.raises(UserError, match=r"unknown search space 'waymo'; choose kitti, nusc"):
         load_space("waymo")
     with pytest.raises(UserError, match="no search space file"):
         load_space("nusc", tmp_path / "missing.py")

@@ -62,6 +62,19 @@ def test_a_box_covers_itself_however_far_away():
     np.testing.assert_allclose(iou_3d(boxes, boxes).diagonal(), 1, rtol=1e-6)
 
 
+def test_tiny_boxes_overlap_as_large_ones_do():
+    first, second = random_boxes(20, 3), random_boxes(20, 4)
+    scale = np.array([1e-5] * 6 + [1])
+    small = intersection_area(first * scale, second * scale)
+    np.testing.assert_allclose(small, intersection_area(first, second) * 1e-10, rtol=1e-6, atol=1e-22)
+
+
+def test_the_area_is_exact_where_nothing_needs_rounding():
+    first = np.array([[1.5, 20.0, 0.0, 5.0, 2.0, 1.0, 0.0]])
+    second = np.array([[2.25, 20.25, 0.0, 3.5, 2.0, 1.0, 0.0]])
+    assert intersection_area(first, second).item() == 3.5 * 1.75
+
+
 def test_no_boxes():
     assert iou_3d(np.zeros((0, 7)), random_boxes(3, 0)).shape == (0, 3)
     assert iou_3d(random_boxes(3, 0), np.zeros((0, 9))).shape == (3, 0)
