@@ -62,7 +62,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help=f"data set (default: {DEFAULT_DATASET}), or a workload of your own: package.module:NAME or file.py:NAME",
     )
-    parser.add_argument("--dataroot", help="folder or URI of the data set (default: a synthetic one, made on first use)")
+    parser.add_argument(
+        "--dataroot", help="folder or URI of the data set (default: a synthetic one, made on first use)"
+    )
     parser.add_argument("--version", help="nuScenes version, such as v1.0-mini (default: v1.0-trainval)")
     add_reading_options(parser)
     add_storage_option(parser)
