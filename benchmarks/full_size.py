@@ -4,9 +4,9 @@
     python -m benchmarks.full_size --models bevfusion-pku --dataroot DIR --version v1.0-mini
 
 Needs neither Ray nor MLflow. Without ``--dataroot`` the frames are synthetic. The weights are drawn at random: times
-and memory do not depend on them. The scoring pass is DeCI over all modalities, then ReRI with each modality masked in
-turn and one reactivation step, all on one sample; the training step is AdamW on the same sample. Each is run once to
-warm up and once for the figure.
+and memory do not depend on them. Normalisation has the sample's own statistics. The scoring pass is DeCI over all
+modalities, then ReRI with each modality masked in turn and one reactivation step, all on one sample; the training step
+is AdamW on the same sample. Each is run once to warm up and once for the figure.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from altermoma_ray.cli import add_storage_option, run
 from altermoma_ray.pruning import Reactivation, contribution, prunable_weights, redundancy
@@ -76,6 +77,7 @@ def figures(options: argparse.Namespace, name: str) -> dict[str, Any]:
     model = workload.build().to(options.device)
     task = workload.task_for(model)
     batch = source.collate([dataset[0]]).to(options.device)
+    _settle(model, batch)
 
     def loss(given: Any, masked: frozenset[str]) -> Tensor:
         return task.loss(model(given, masked), given)["total"].mean()
@@ -94,6 +96,20 @@ def figures(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "loss": losses[-1].item(),
         "finite": all(bool(torch.isfinite(values).all()) for values in everything),
     }
+
+
+@torch.no_grad()
+def _settle(model: nn.Module, batch: Any) -> None:
+    """Give normalisation the statistics of a batch: without them the values of a deep random model grow from layer to
+    layer until a gradient is no number."""
+    momenta = {layer: layer.momentum for layer in model.modules() if isinstance(layer, _BatchNorm)}
+    for layer in momenta:
+        layer.reset_running_stats()
+        layer.momentum = None  # an average over all batches seen, of which there is one
+    model.train()
+    model(batch)
+    for layer, momentum in momenta.items():
+        layer.momentum = momentum
 
 
 def _score(
