@@ -68,7 +68,7 @@ AVOD_FPN_TOY = AvodConfig(
         dropout=0.0,
         positive=(0.65, 0.5, 0.5),
         negative=(0.55, 0.4, 0.4),
-        mini_batch=512,
+        mini_batch=64,  # of many more, an object's few proposals would hardly count in a training this short
     ),
 )
 """Small enough for two CPU cores: fewer channels, pixels, cells and layers, and no dropout in layers this narrow."""
