@@ -134,11 +134,15 @@ def add_storage_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _storage(text: str) -> str:
+    """The folder of all results, for argparse."""
+    return _outliving(text, ", or set ALTERMOMA_STORAGE on the nodes")
+
+
+def _outliving(text: str, remedy: str = "") -> str:
     """A place which outlives this process, for argparse: Ray deletes the working directory of a job."""
     if in_submitted_job() and "://" not in text and not Path(text).expanduser().is_absolute():
         raise argparse.ArgumentTypeError(
-            f"{text} lies in the job's working directory, which Ray deletes; give an absolute path or a URI, or set "
-            "ALTERMOMA_STORAGE on the nodes"
+            f"{text} lies in the job's working directory, which Ray deletes; give an absolute path or a URI{remedy}"
         )
     return text
 
@@ -147,6 +151,16 @@ def add_worker_options(parser: argparse.ArgumentParser, *, workers_help: str) ->
     """Options for the spread of a job over the cluster."""
     parser.add_argument("--workers", type=positive_int, help=workers_help)
     parser.add_argument("--gpus-per-worker", type=amount, default=0.0, help="GPUs of each worker (default: 0)")
+
+
+def add_save_detections_option(parser: argparse.ArgumentParser, whose: str) -> None:
+    """The option for a folder of result files; ``whose`` names the predictions in the help."""
+    parser.add_argument(
+        "--save-detections",
+        type=_outliving,
+        metavar="DIR",
+        help=f"new or empty folder for {whose}, as files that the data set's official evaluation reads",
+    )
 
 
 def add_bounds_options(parser: argparse.ArgumentParser) -> None:
@@ -298,7 +312,8 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[
     # command line leaves None for each option which was not typed. `--seed 0` and no `--seed` are then told apart.
     blank = argparse.Namespace(**dict.fromkeys(vars(options)))
     found = {name: value for name, value in vars(parser.parse_args(namespace=blank)).items() if value is not None}
-    for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri"):  # these only say which one is meant
+    # These only say which one is meant, and what is made of its result.
+    for option in ("resume", "resume_or_start", "name", "storage", "tracking_uri", "save_detections"):
         found.pop(option, None)
     origin, colon, attribute = found.get("dataset", "").rpartition(":")
     if origin.endswith(".py"):  # a plan knows a workload's file by its name alone: the file may have moved

@@ -12,6 +12,7 @@ from altermoma_ray.cli import (
     add_cost_options,
     add_data_options,
     add_plan_options,
+    add_save_detections_option,
     add_worker_options,
     given,
     positive_int,
@@ -22,8 +23,10 @@ from altermoma_ray.cli import (
 )
 from altermoma_ray.console import console
 from altermoma_ray.data.sampling import ValidationPart
-from altermoma_ray.engine.ray.workers import check_cluster
+from altermoma_ray.engine.predictions.job import check_savable, evaluate, plan_predictions, save_files
+from altermoma_ray.engine.ray.workers import check_cluster, ray_session
 from altermoma_ray.engine.search.costs import check_priced, with_costs
+from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search, prepare
 from altermoma_ray.engine.search.resuming import resume_search
 from altermoma_ray.engine.search.run import run_search
@@ -31,6 +34,7 @@ from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.leaderboard.printing import print_table
+from altermoma_ray.tracking.mlflow.models import open_model
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 SPARSITY = 0.85
@@ -55,33 +59,7 @@ def main() -> None:
         # one.
         tracker = Tracker.open(options.tracking_uri or plan.tracking_uri, storage)
     else:
-        is_limited = _check_costs(options)
-        request = SearchRequest(
-            workload=workload_of(options),
-            name=options.name,
-            checkpoint=options.checkpoint,
-            # Below `workload`, as Python evaluates from top to bottom: the SPACE of a user's file is found once the
-            # file is imported.
-            space=load_space(options.dataset or DEFAULT_DATASET, options.space),
-            space_file=options.space,
-            objective=options.objective,
-            sparsity=(LIMITED_SPARSITY if is_limited else SPARSITY) if options.sparsity is None else options.sparsity,
-            max_latency_ms=options.max_latency_ms,
-            max_macs=options.max_macs,
-            is_least_sparsity=options.sparsity is not None,
-            device=options.device,
-            trials=options.trials,
-            repeat=options.repeat,
-            validation_part=options.validation_part,
-            seed=options.seed,
-            workers=options.workers or 1,
-            gpus_per_worker=options.gpus_per_worker,
-            save_every=options.save_every,
-            tracking_uri=options.tracking_uri,
-        )
-        if is_limited or _costs_sought(options):
-            check_priced(request.space.granularities, request.space.criteria if is_limited else ())
-        plan = plan_search(request)
+        plan = _planned(options)
         tracker = Tracker.open(options.tracking_uri, storage)
         # A numbered name needs no check: `run_search` takes the next free number at the moment of beginning.
         if options.name:
@@ -92,6 +70,9 @@ def main() -> None:
                 f"[bold]trials[/] {plan.trials} instead of {options.trials}: the search space has no more different "
                 "settings; --repeat runs settings again, with other seeds"
             )
+    out = Location.parse(options.save_detections) if options.save_detections else None
+    if out is not None:
+        check_savable(plan.workload.load(), out)
     tracker.check_open(plan.dataset, plan.model)
     # After all checks of options, storage and MLflow: preparing may render a data set or read every nuScenes table.
     prepare(plan)
@@ -99,6 +80,58 @@ def main() -> None:
     # The returned plan counts: a numbered search may have got another number than the one planned.
     plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
     print_table(tracker.leaderboard(plan.name), tracker.columns(plan.name), tracker.champion(plan.name))
+    if out is not None:
+        _save_detections(plan, out, options.tracking_uri or plan.tracking_uri)
+
+
+def _planned(options: argparse.Namespace) -> SearchPlan:
+    """The plan of a new search.
+
+    Raises:
+        UserError: an option is wrong, or does not go with another one.
+    """
+    is_limited = _check_costs(options)
+    request = SearchRequest(
+        workload=workload_of(options),
+        name=options.name,
+        checkpoint=options.checkpoint,
+        # Below `workload`, as Python evaluates from top to bottom: the SPACE of a user's file is found once the
+        # file is imported.
+        space=load_space(options.dataset or DEFAULT_DATASET, options.space),
+        space_file=options.space,
+        objective=options.objective,
+        sparsity=(LIMITED_SPARSITY if is_limited else SPARSITY) if options.sparsity is None else options.sparsity,
+        max_latency_ms=options.max_latency_ms,
+        max_macs=options.max_macs,
+        is_least_sparsity=options.sparsity is not None,
+        device=options.device,
+        trials=options.trials,
+        repeat=options.repeat,
+        validation_part=options.validation_part,
+        seed=options.seed,
+        workers=options.workers or 1,
+        gpus_per_worker=options.gpus_per_worker,
+        save_every=options.save_every,
+        tracking_uri=options.tracking_uri,
+    )
+    if is_limited or _costs_sought(options):
+        check_priced(request.space.granularities, request.space.criteria if is_limited else ())
+    return plan_search(request)
+
+
+def _save_detections(plan: SearchPlan, out: Location, tracking_uri: str | None) -> None:
+    """Evaluate the champion once more, on all validation samples, and save its predictions for the official evaluation.
+
+    Raises:
+        UserError: the search has no champion.
+    """
+    with open_model(plan.name, plan.storage, tracking_uri) as checkpoint:
+        model, _ = plan.workload.load().load(checkpoint)
+    job = plan_predictions(plan.workload, model, "all", saves=True)
+    if job.metrics() is None:
+        with ray_session():
+            evaluate(job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
+    console.print(f"[bold]detections[/] of the champion: {save_files(job, out)} files in {out}")
 
 
 def _check_costs(options: argparse.Namespace) -> bool:
@@ -147,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         default="all",
         help="validation scenes to search on (default: all)",
     )
+    add_save_detections_option(parser, "the champion's predictions on all validation samples")
     return parser
 
 

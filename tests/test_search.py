@@ -62,8 +62,9 @@ def workplace(tmp_path_factory, synthetic_root):
 @pytest.fixture(scope="module")
 def searched(workplace):
     """A finished search."""
-    _, options = workplace
-    done = command("search", *options, "--name", "first", "--resume-or-start")
+    storage, options = workplace
+    detections = ("--save-detections", storage / "detections")
+    done = command("search", *options, "--name", "first", "--resume-or-start", *detections)
     assert done.returncode == 0, done.stderr
     assert "starting first, which is not in" in done.stderr
     return done
@@ -103,6 +104,15 @@ def test_every_trial_is_on_the_leaderboard_and_in_mlflow(searched, workplace, le
     assert "trial 0" in searched.stderr
     assert "left" in searched.stderr
     assert "ray" not in searched.stderr.lower().replace("altermoma_ray", "").replace("array", "")
+
+
+def test_the_detections_of_the_champion_are_saved(searched, workplace, printed):
+    storage, options = workplace
+    results = json.loads((storage / "detections" / "results_nusc.json").read_text())["results"]
+    rows = json.loads(printed("leaderboard", "first", "--storage", storage, "--format", "json"))
+    found = json.loads(printed("evaluate", *options[:5], "--storage", storage, "--pruned", "first", "--format", "json"))
+    assert found["map"] == pytest.approx(rows[0]["map"])
+    assert len(results) > 1
 
 
 LOAD_CHAMPION = """

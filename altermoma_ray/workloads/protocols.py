@@ -63,6 +63,10 @@ class Task(Protocol):
     The redundancy report needs two things more, which a task may have: ``occupied(batch)``, the cells of the model's
     maps that an object covers, bool [N, x, y], since the report compares maps there and elsewhere; and ``map_extent``,
     the least and the greatest x, then y, of the maps.
+
+    Where the data set has an official evaluation that reads files, a task may have ``result_files(predictions, data,
+    rows)``: the texts of these files by their names, for ``--save-detections``. Its arguments are those of
+    :meth:`evaluate`.
     """
 
     metrics: tuple[Metric, ...]

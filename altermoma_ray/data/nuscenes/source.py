@@ -74,6 +74,12 @@ class NuScenes(BaseModel):
     """Key of :data:`.disturbances.DISTURBANCES` that takes points away from every sample; None leaves all."""
 
     @property
+    def sensors(self) -> tuple[str, ...]:
+        """The kinds of sensors that the model reads, out of ``camera``, ``lidar`` and ``radar``."""
+        has_radar = self.inputs is not None and self.inputs.radar is not None
+        return ("camera", *(("lidar",) if self.reads_points else ()), *(("radar",) if has_radar else ()))
+
+    @property
     def train_split(self) -> str:
         return split_names(self.version)[0]
 

@@ -57,6 +57,18 @@ class Evaluator:
             masked: modalities to mask.
             on_batch: called after each batch of this worker.
         """
+        found = self.predictions(model, task, masked=masked, on_batch=on_batch)
+        return task.evaluate(found, self._data, self._rows)
+
+    def predictions(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        masked: frozenset[str] = frozenset(),
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """The decoded predictions of all samples, by sample name; the same on every worker. Arguments are as above."""
         device = next(model.parameters()).device
         training = model.training
         model.eval()
@@ -72,7 +84,7 @@ class Evaluator:
         # A metric like mAP is no mean over samples: predictions are gathered, and each worker scores all of them.
         for part in _gather(found):
             found.update(part)
-        return task.evaluate(found, self._data, self._rows)
+        return found
 
 
 def _gather(found: dict[str, Any]) -> list[dict[str, Any]]:

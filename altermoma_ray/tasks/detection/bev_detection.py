@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from torch import Tensor
 from altermoma_ray.data.batch import Batch, Detections
 from altermoma_ray.tasks.detection.boxes import BevGrid
 from altermoma_ray.tasks.detection.metrics import METRICS
-from altermoma_ray.tasks.metrics.nuscenes_detection import evaluate
+from altermoma_ray.tasks.metrics.nuscenes_detection import RESULTS, evaluate, submission
 
 if TYPE_CHECKING:
     from altermoma_ray.data.nuscenes.source import NuScenes
@@ -63,6 +64,12 @@ class BevDetection(ABC):
             rows: the samples to evaluate on.
         """
         return evaluate(predictions, data.index(), rows)
+
+    def result_files(
+        self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]
+    ) -> dict[str, str]:
+        """``results_nusc.json``, a file of detections for the official evaluation; arguments of :meth:`evaluate`."""
+        return {RESULTS: json.dumps(submission(predictions, data.index(), rows, data.sensors))}
 
     def occupied(self, batch: Batch) -> Tensor:
         """The cells of the BEV map covered by an object, bool [N, X, Y]; the redundancy report looks at these cells."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from altermoma_ray.data.kitti.batch import KittiBatch
-from altermoma_ray.data.kitti.labels import Labels
+from altermoma_ray.data.kitti.labels import Labels, format_labels
 from altermoma_ray.models.configurations.avod import AvodConfig
 from altermoma_ray.models.layers import ground_anchors
 from altermoma_ray.models.layers.ground_anchors import rectangles
@@ -157,6 +157,16 @@ class KittiTask:
         """
         truth = data.ground_truth(rows)
         return flat(evaluate(truth, {frame: predictions[frame] for frame in truth}), self.config.inputs.types)
+
+    def result_files(self, predictions: Mapping[str, Labels], data: Any, rows: Sequence[int]) -> dict[str, str]:
+        """A file ``FRAME.txt`` for each frame, in the layout that KITTI's official evaluation reads.
+
+        Args:
+            predictions: see :meth:`evaluate`.
+            data: see :meth:`evaluate`.
+            rows: the frames to report.
+        """
+        return {f"{frame}.txt": format_labels(predictions[frame]) for frame in data.ground_truth(rows)}
 
 
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:

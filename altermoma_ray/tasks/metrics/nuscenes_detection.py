@@ -7,7 +7,7 @@ from the index instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,9 @@ Array = NDArray[np.float64]
 
 CONFIGURATION: DetectionConfig = config_factory("detection_cvpr_2019")
 """The official ranges, thresholds and weights."""
+SENSORS = ("camera", "lidar")
+RESULTS = "results_nusc.json"
+"""Name of a results file, of detections and of tracks, as the devkit's own examples have it."""
 
 
 def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[int]) -> dict[str, float]:
@@ -66,13 +69,16 @@ def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[
     }
 
 
-def submission(detections: Mapping[str, Detections], index: Index, rows: Sequence[int]) -> dict[str, Any]:
+def submission(
+    detections: Mapping[str, Detections], index: Index, rows: Sequence[int], sensors: Collection[str] = SENSORS
+) -> dict[str, Any]:
     """Detections in the form of an official results file: global frame, attributes guessed from the speed.
 
     Args:
         detections: by sample token, in the lidar frame; one entry for each of ``rows``.
         index: the data set.
         rows: the samples to report.
+        sensors: the model's, out of ``camera``, ``lidar`` and ``radar``.
 
     Returns:
         The dict to write as JSON: ``meta``, and ``results`` with at most 500 boxes a sample.
@@ -84,10 +90,16 @@ def submission(detections: Mapping[str, Detections], index: Index, rows: Sequenc
     Raises:
         ValueError: a sample has no entry, or an entry is not finite.
     """
-    used = {
-        f"use_{source}": source in ("camera", "lidar") for source in ("camera", "lidar", "radar", "map", "external")
-    }
-    return {"meta": used, "results": results_of(detections, [index.record(row) for row in rows])}
+    return {"meta": used(sensors), "results": results_of(detections, [index.record(row) for row in rows])}
+
+
+def used(sensors: Collection[str]) -> dict[str, bool]:
+    """What a results file says of the data that its boxes were made from.
+
+    >>> [name for name, is_used in used(("camera", "radar")).items() if is_used]
+    ['use_camera', 'use_radar']
+    """
+    return {f"use_{source}": source in sensors for source in ("camera", "lidar", "radar", "map", "external")}
 
 
 class IndexEval(DetectionEval):

@@ -10,7 +10,7 @@ for each object and threshold.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.data.nuscenes.records import SampleRecord
 from altermoma_ray.models.configurations.tracker import TrackerConfig
 from altermoma_ray.tasks.metrics.clear_mot import Counts, Frame, Scene
-from altermoma_ray.tasks.metrics.nuscenes_detection import Tables, placement, results_of
+from altermoma_ray.tasks.metrics.nuscenes_detection import SENSORS, Tables, placement, results_of, used
 from altermoma_ray.tasks.tracking.tracker import UNTRACKED, Tracker
 
 if TYPE_CHECKING:
@@ -189,7 +189,11 @@ def evaluate(
 
 
 def submission(
-    detections: Mapping[str, Detections], index: Index, rows: Sequence[int], config: TrackerConfig
+    detections: Mapping[str, Detections],
+    index: Index,
+    rows: Sequence[int],
+    config: TrackerConfig,
+    sensors: Collection[str] = SENSORS,
 ) -> dict[str, Any]:
     """Tracks in the form of an official results file of the tracking challenge.
 
@@ -198,6 +202,7 @@ def submission(
         index: the data set.
         rows: the samples to report.
         config: of the tracker.
+        sensors: the model's, out of ``camera``, ``lidar`` and ``radar``.
 
     Returns:
         The dict to write as JSON: ``meta``, and ``results`` with at most 500 boxes a sample.
@@ -209,10 +214,7 @@ def submission(
     Raises:
         ValueError: a sample has no entry, or an entry is not finite.
     """
-    used = {
-        f"use_{source}": source in ("camera", "lidar") for source in ("camera", "lidar", "radar", "map", "external")
-    }
-    return {"meta": used, "results": _tracked(detections, [index.record(row) for row in rows], config)}
+    return {"meta": used(sensors), "results": _tracked(detections, [index.record(row) for row in rows], config)}
 
 
 def _tracked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from altermoma_ray.data.batch import Batch, Detections
 from altermoma_ray.models.configurations.tracker import TrackerConfig
 from altermoma_ray.tasks.detection.bev_detection import BevDetection
+from altermoma_ray.tasks.metrics.nuscenes_detection import RESULTS
 from altermoma_ray.tasks.tracking.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -65,6 +67,14 @@ class TrackingTask:
         from altermoma_ray.tasks.metrics.nuscenes_tracking import evaluate
 
         return evaluate(predictions, data.index(), rows, self.tracker)
+
+    def result_files(
+        self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]
+    ) -> dict[str, str]:
+        """``results_nusc.json``, a file of tracks for the official evaluation; arguments of :meth:`evaluate`."""
+        from altermoma_ray.tasks.metrics.nuscenes_tracking import submission
+
+        return {RESULTS: json.dumps(submission(predictions, data.index(), rows, self.tracker, data.sensors))}
 
     def occupied(self, batch: Batch) -> Tensor:
         """The cells of the BEV map covered by an object, bool [N, X, Y]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,15 @@ def test_the_command_says_one_line(fault, kitti, answer, tmp_path):
     assert not [name for name in left if not name.endswith(".arrow")]
     if "picture cut" not in fault and "points " not in fault:
         assert not left
+
+
+def test_the_page_of_errors_says_the_same():
+    text = (Path(__file__).parents[3] / "docs" / "errors.md").read_text()
+    rows = [line.split(" | ") for line in text.partition("## KITTI")[2].partition("\n## ")[0].splitlines()]
+    documented = {row[0].strip("| "): row[2].strip("`| ") for row in rows if len(row) == 3}
+    known = FAULTS.keys() & documented.keys()
+    assert len(known) >= 16
+    assert [fault for fault in known if not re.search(FAULTS[fault][1], documented[fault])] == []
 
 
 def test_an_option_of_nuscenes(kitti, answer):
