@@ -26,12 +26,14 @@ from altermoma_ray.models.grouping import group_by_encoder
 from altermoma_ray.models.heads.proposals import OBJECT, ProposalHead, proposals_of
 from altermoma_ray.models.heads.view_boxes import BoxHead
 from altermoma_ray.models.layers.crops import crop_and_resize
-from altermoma_ray.models.layers.ground_anchors import GroundAnchors, places_in_bev, places_in_picture
+from altermoma_ray.models.layers.ground_anchors import GroundAnchors, map_shape, places_in_bev, places_in_picture
 from altermoma_ray.pruning.channels import Coupling
 
 Propose = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Proposals [P, 6] from anchors [A, 6], objectness logits [A, 2] and changes [A, 6]."""
 _PICTURE_CHANNELS = 3
+FUSED = "fused"
+"""Name of the mean of both views in :meth:`Avod.features`."""
 
 
 class Avod(nn.Module):
@@ -95,6 +97,35 @@ class Avod(nn.Module):
 
         return self._outputs(batch, masked, propose)
 
+    def features(self, batch: KittiBatch, masked: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+        """Maps [N, C, X, Z] of both views, by their names, and ``fused``, the mean that the second stage takes of them.
+
+        The views have no common map. A cell here is a place of anchors, and its features are those of a crop, averaged
+        over the crop: of a box on the ground that has the mean size of all anchors. A masked view is 0.
+
+        Args:
+            batch: samples on the model's device.
+            masked: see :meth:`forward`.
+        """
+        self._check(masked)
+        (columns, rows), size = map_shape(self.config.proposals, self.config.inputs), self.anchors.shapes.mean(dim=0)
+        frames = []
+        for number in range(len(batch)):
+            maps, weights, places = self._views(batch, number, masked)
+            anchors = self.anchors.on_ground(batch.planes[number]).unflatten(0, (-1, len(self.anchors.shapes)))[:, 0]
+            boxes = torch.cat((anchors[:, :3], size.expand(len(anchors), 3)), dim=1)
+            seen = {
+                view: crop_and_resize(features[0], places[view](boxes), self.config.boxes.crop).mean(dim=(2, 3))
+                for view, (features, _) in maps.items()
+            }
+            fused = torch.stack([weights[view] * seen[view] for view in seen]).sum(dim=0)
+            frames.append({**{view: seen.get(view, torch.zeros_like(fused)) for view in self.modalities}, FUSED: fused})
+        # Places run from far to near, and x faster than z.
+        return {
+            name: torch.stack([frame[name].reshape(rows, columns, -1).flip(0).permute(2, 1, 0) for frame in frames])
+            for name in frames[0]
+        }
+
     def flow(self, batch: KittiBatch) -> Callable[[nn.Module], Tensor]:
         """The sum of the outputs when both extractors see ones, for SynFlow (Tanaka et al., NeurIPS 2020).
 
@@ -156,22 +187,27 @@ class Avod(nn.Module):
 
         yield tensors
 
-    def _outputs(self, batch: KittiBatch, masked: frozenset[str], propose: Propose) -> dict[str, list[Tensor]]:
+    def _check(self, masked: frozenset[str]) -> None:
+        """Refuse what cannot be masked.
+
+        Raises:
+            ValueError: a masked view is unknown, or none is left.
+        """
         if unknown := masked - set(self.modalities):
             raise ValueError(
                 f"`masked` may hold {', '.join(self.modalities)}, but got {', '.join(sorted(map(str, unknown)))}"
             )
         if len(masked) == len(self.modalities):
             raise ValueError(f"`masked` must leave one of {', '.join(self.modalities)}, but holds all of them")
+
+    def _outputs(self, batch: KittiBatch, masked: frozenset[str], propose: Propose) -> dict[str, list[Tensor]]:
+        self._check(masked)
         frames = [self._frame(batch, number, masked, propose) for number in range(len(batch))]
         return {name: [frame[name] for frame in frames] for name in frames[0]}
 
     def _frame(self, batch: KittiBatch, number: int, masked: frozenset[str], propose: Propose) -> dict[str, Tensor]:
-        views = {"camera": batch.images[number], "lidar": batch.bev[number]}
-        maps = {view: self.encoders[view](one[None]) for view, one in views.items() if view not in masked}
-        weights = self._weights(maps)
-        anchors = self.anchors(batch.planes[number], batch.points[number])
-        projection, settings = batch.projection[number], self.config
+        maps, weights, places = self._views(batch, number, masked)
+        anchors, settings = self.anchors(batch.planes[number], batch.points[number]), self.config
 
         def fused(level: int, boxes: Tensor, size: int) -> Tensor:
             """The mean over the kept views of their crops at boxes.
@@ -181,11 +217,7 @@ class Avod(nn.Module):
                 boxes: [B, 6].
                 size: cells of a crop along each side.
             """
-            places = {
-                "camera": lambda: places_in_picture(boxes, projection, settings.inputs.image_size),
-                "lidar": lambda: places_in_bev(boxes, settings.inputs),
-            }
-            crops = [weights[view] * crop_and_resize(maps[view][level][0], places[view](), size) for view in maps]
+            crops = [weights[view] * crop_and_resize(maps[view][level][0], places[view](boxes), size) for view in maps]
             return torch.stack(crops).sum(dim=0)
 
         objectness, offsets = self.proposals(fused(1, anchors, settings.proposals.crop))
@@ -193,6 +225,19 @@ class Avod(nn.Module):
         boxes = self.boxes(fused(0, proposals, settings.boxes.crop))
         stages = {"anchors": anchors, "objectness": objectness, "offsets": offsets, "proposals": proposals, **boxes}
         return {**stages, **{view: features[0] for view, (features, _) in maps.items()}}
+
+    def _views(
+        self, batch: KittiBatch, number: int, masked: frozenset[str]
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float], dict[str, Callable[[Tensor], Tensor]]]:
+        """Of each kept view of a frame its features and their summary, its weight, and where boxes [B, 6] lie in it."""
+        inputs, projection = self.config.inputs, batch.projection[number]
+        views = {"camera": batch.images[number], "lidar": batch.bev[number]}
+        maps = {view: self.encoders[view](one[None]) for view, one in views.items() if view not in masked}
+        places: dict[str, Callable[[Tensor], Tensor]] = {
+            "camera": lambda boxes: places_in_picture(boxes, projection, inputs.image_size),
+            "lidar": lambda boxes: places_in_bev(boxes, inputs),
+        }
+        return maps, self._weights(maps), places
 
     def _weights(self, maps: Mapping[str, Any]) -> dict[str, float]:
         """The weight of each view in the mean; drawn in training with both views (path drop).

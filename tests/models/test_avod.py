@@ -19,6 +19,7 @@ from altermoma_ray.models.layers.ground_anchors import (
     GroundAnchors,
     decode,
     encode,
+    map_shape,
     places_in_bev,
     places_in_picture,
 )
@@ -206,6 +207,28 @@ def test_a_masked_view_is_left_out_of_the_mean():
     assert camera.abs().max() > 0
     assert lidar.abs().max() > 0
     assert not torch.equal(camera, lidar)
+
+
+def test_maps_show_what_each_view_holds_of_a_box_at_each_place():
+    model, batch = toy().eval(), make_batch(TOY.inputs)
+    with torch.no_grad():
+        maps = model.features(batch)
+        shape = (len(batch), TOY.camera.channels[0], *map_shape(TOY.proposals, TOY.inputs))
+        assert {name: found.shape for name, found in maps.items()} == dict.fromkeys(("camera", "lidar", "fused"), shape)
+        assert torch.allclose(maps["fused"], (maps["camera"] + maps["lidar"]) / 2, atol=1e-6)
+        # The third cell along x and the fifth along z, by hand: its box stands on the ground.
+        x = TOY.inputs.x_range[0] + 2.5 * TOY.proposals.stride
+        z = TOY.inputs.z_range[0] + 4.5 * TOY.proposals.stride
+        a, b, c, d = batch.planes[1].tolist()
+        box = torch.tensor([[x, -(a * x + c * z + d) / b, z, *model.anchors.shapes.mean(dim=0).tolist()]])
+        (features, _) = model.encoders["lidar"](batch.bev[1:])
+        wanted = crop_and_resize(features[0], places_in_bev(box, TOY.inputs), TOY.boxes.crop).mean(dim=(2, 3))[0]
+        assert wanted.abs().max() > 0
+        assert torch.allclose(maps["lidar"][1, :, 2, 4], wanted, atol=1e-5)
+        alone = model.features(batch, frozenset({"camera"}))
+    assert not alone["camera"].any()
+    assert torch.equal(alone["fused"], alone["lidar"])
+    assert torch.allclose(alone["lidar"], maps["lidar"])
 
 
 def test_a_masked_view_is_not_computed():

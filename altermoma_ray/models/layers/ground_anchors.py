@@ -9,6 +9,8 @@ a row left, top, right, bottom as shares of the view's width and height.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +89,12 @@ class GroundAnchors(nn.Module):
         last = ((centre + half - low) / inputs.cell).ceil().long()
         (i, j), (k, m) = torch.minimum(first, cells).unbind(1), torch.minimum(last, cells).unbind(1)
         return sums[k, m] - sums[i, m] - sums[k, j] + sums[i, j]
+
+
+def map_shape(config: ProposalConfig, inputs: KittiInputs) -> tuple[int, int]:
+    """Places of anchors along x and along z, as in :attr:`GroundAnchors.grid`."""
+    (left, right), (near, far) = inputs.x_range, inputs.z_range
+    return math.ceil((right - left) / config.stride - 0.5), math.ceil((far - near) / config.stride - 0.5)
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from altermoma_ray.models.configurations.avod import AvodConfig
 from altermoma_ray.models.layers import ground_anchors
 from altermoma_ray.models.layers.ground_anchors import rectangles
 from altermoma_ray.models.layers.suppression import best_apart
+from altermoma_ray.tasks.detection.boxes import BevGrid
 from altermoma_ray.tasks.kitti import box_code
 from altermoma_ray.tasks.kitti.detections import labels_of
 from altermoma_ray.tasks.kitti.matching import owners, shares
@@ -157,6 +158,27 @@ class KittiTask:
         """
         truth = data.ground_truth(rows)
         return flat(evaluate(truth, {frame: predictions[frame] for frame in truth}), self.config.inputs.types)
+
+    @property
+    def map_extent(self) -> tuple[float, float, float, float]:
+        """Least and greatest x, then least and greatest z (m) of the model's maps (rectified camera frame)."""
+        inputs = self.config.inputs
+        return (*inputs.x_range, *inputs.z_range)
+
+    def occupied(self, batch: KittiBatch) -> Tensor:
+        """The cells of the model's maps covered by an object, bool [N, X, Z]; the redundancy report looks at them."""
+        inputs, stride = self.config.inputs, self.config.proposals.stride
+        grid = BevGrid(
+            origin=(inputs.x_range[0], inputs.z_range[0]),
+            cell=(stride, stride),
+            shape=ground_anchors.map_shape(self.config.proposals, inputs),
+        )
+        # The grid's second axis is z here, and a positive rotation_y turns from x away from z.
+        seen_from_above = [
+            torch.cat((boxes[:, [0, 2, 1, 3, 4, 5]], -boxes[:, 6:], boxes.new_zeros(len(boxes), 2)), dim=1)
+            for boxes in batch.boxes
+        ]
+        return torch.stack([grid.occupied(boxes) for boxes in seen_from_above])
 
     def result_files(self, predictions: Mapping[str, Labels], data: Any, rows: Sequence[int]) -> dict[str, str]:
         """A file ``FRAME.txt`` for each frame, in the layout that KITTI's official evaluation reads.

@@ -155,3 +155,22 @@ def test_columns_are_of_moderate_difficulty():
     assert names[:3] == ["ap-3d", "ap-bev", "ap-3d/car/moderate"]
     assert len(names) == 2 + 2 * 3
     assert len({metric.name for metric in TASK.metrics}) == len(TASK.metrics) == 4 + 2 * 2 * 3 * 3
+
+
+def test_cells_under_an_object_are_occupied():
+    batch = make_batch(TOY.inputs, counts=(1, 0))
+    batch.boxes[0] = torch.tensor([[2.0, 1.6, 20.0, 8.0, 1.0, 1.5, -math.pi / 4]])
+    (taken, empty), stride = TASK.occupied(batch), TOY.proposals.stride
+    assert not empty.any()
+    (x0, x1, z0, z1) = TASK.map_extent
+    assert taken.shape == (round((x1 - x0) / stride), round((z1 - z0) / stride))
+
+    def at(x, z):
+        return bool(taken[int((x - x0) / stride), int((z - z0) / stride)])
+
+    # The heading -45° leads to the right and away from the camera.
+    assert at(4.5, 22.5)
+    assert at(-0.5, 17.5)
+    assert not at(4.5, 17.5)
+    assert not at(-0.5, 22.5)
+    assert 20 <= taken.sum() <= 48  # 8 m² in cells of 0.25 m², with a rim
