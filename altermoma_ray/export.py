@@ -46,11 +46,17 @@ def load_model(checkpoint: Location) -> FusionModel:
         UserError: the file is missing, damaged, or of a model that is none of this project's.
     """
     from altermoma_ray.models.checkpoint import load_checkpoint, read_header
+    from altermoma_ray.models.configurations.avod_fpn import AVOD_CONFIGURATIONS
     from altermoma_ray.models.weights.plain import is_ours
     from altermoma_ray.models.weights.state_files import check_numbers
 
     if is_ours(checkpoint):
         config = json.loads(read_header(checkpoint.read_bytes()).get("config", "{}"))
+        if config.get("name") in AVOD_CONFIGURATIONS:
+            raise UserError(
+                f"{checkpoint} is of model {config['name']!r}, but files are made for BEVFusion models alone; export "
+                "the model yourself with torch.export or torch.onnx"
+            )
         if not {"inputs", "fuser", "head"} <= set(config):
             raise UserError(
                 f"{checkpoint} is of a model of your own, whose parts this command does not know; export the model "

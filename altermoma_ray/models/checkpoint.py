@@ -118,7 +118,9 @@ def load_checkpoint(
 def _bevfusion(config: str, origin: str) -> nn.Module:
     # Imported here: a search of a user's own model needs no BEVFusion, whose parts take seconds to import.
     from altermoma_ray.models.configurations.config import parse_configuration
+    from altermoma_ray.models.configurations.families import CONFIGURATIONS, check_family
 
+    check_family(config, CONFIGURATIONS, origin)
     return parse_configuration(config, origin).build()
 
 

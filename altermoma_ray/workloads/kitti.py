@@ -13,11 +13,13 @@ from altermoma_ray.errors import UserError
 from altermoma_ray.models.avod import Avod
 from altermoma_ray.models.configurations.avod import AvodConfig
 from altermoma_ray.models.configurations.avod_fpn import (
+    AVOD_CONFIGURATIONS,
     AVOD_FPN_CARS,
     AVOD_FPN_PEOPLE,
     AVOD_FPN_TOY,
     avod_configuration,
 )
+from altermoma_ray.models.configurations.families import check_family
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
 from altermoma_ray.tasks.kitti.task import KittiTask
@@ -50,6 +52,12 @@ class AvodOnKitti(Workload):
     def modalities(self) -> tuple[str, ...]:
         return cast(AvodConfig, self.model).modalities
 
+    def build(self, configuration: str | None = None) -> nn.Module:
+        """A new model, of a checkpoint's configuration where one is given."""
+        if configuration is not None:
+            check_family(configuration, AVOD_CONFIGURATIONS, "the checkpoint")
+        return super().build(configuration)
+
     def task_for(self, model: nn.Module) -> Task:
         """The task of a model's own configuration: a checkpoint may have learned other types."""
         return KittiTask(cast(Avod, model).config)
@@ -66,7 +74,11 @@ class AvodOnKitti(Workload):
                 f"no weights for {self.name}: give --checkpoint FILE, "
                 f"or train one with python -m altermoma_ray.train kitti --model {self.name}"
             )
-        return super().unpruned(checkpoint)
+        model = super().unpruned(checkpoint)
+        found = cast(Avod, model).config.name
+        if found != self.name and found in AVOD_CONFIGURATIONS:
+            raise UserError(f"{checkpoint} is of model {found!r}, not {self.name!r}; choose that model")
+        return model
 
 
 def find(

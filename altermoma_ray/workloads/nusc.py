@@ -18,7 +18,8 @@ from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.configurations.anchors import AnchorHeadConfig
 from altermoma_ray.models.configurations.centerpoint import CenterPointHeadConfig
 from altermoma_ray.models.configurations.config import ModelConfig, parse_configuration
-from altermoma_ray.models.configurations.named import adopted, configuration
+from altermoma_ray.models.configurations.families import check_family
+from altermoma_ray.models.configurations.named import CONFIGURATIONS, adopted, configuration
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
 from altermoma_ray.models.weights.load import load_weights
 from altermoma_ray.places import Place
@@ -82,6 +83,7 @@ class BevFusion(Workload):
         if configuration is None:
             config = cast(ModelConfig, self.model)
         else:
+            check_family(configuration, CONFIGURATIONS, "the checkpoint")
             config = adopted(parse_configuration(configuration, "the checkpoint"), self.model)
         return config.build()
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from altermoma_ray.models.bevfusion import FusionModel
 from altermoma_ray.models.checkpoint import read_header, save_checkpoint
+from altermoma_ray.models.configurations.avod_fpn import avod_configuration
 from altermoma_ray.models.configurations.named import configuration
 from altermoma_ray.storage import Location
 
@@ -111,6 +112,16 @@ def test_width_that_the_runtime_does_not_take(saved, check, line):
     config = config.model_copy(update={"camera": config.camera.model_copy(update=camera)})
     words = r"context has 72 channels, but CUDA-BEVFusion's splat takes multiples of 10; prune with --target cuda-"
     check("width that the runtime does not take", line(saved(config)), words)
+
+
+def test_export_of_a_model_for_kitti(bench, check, line):
+    torch.manual_seed(0)
+    file = bench.folder / "avod.safetensors"
+    save_checkpoint(Location.parse(file), avod_configuration("avod-fpn-toy").build(), {})
+    words = (
+        r"avod.safetensors is of model 'avod-fpn-toy', but files are made for BEVFusion models alone; export the mod"
+    )
+    check("export of a model for KITTI", line(file), words)
 
 
 def test_export_of_ones_own_model(bench, check, line):

@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch
 from safetensors.torch import load_file, save_file
 
-from altermoma_ray.models.checkpoint import read_header
+from altermoma_ray.models.checkpoint import read_header, save_checkpoint
+from altermoma_ray.models.configurations.avod_fpn import avod_configuration
+from altermoma_ray.storage import Location
 
 
 class Payload:
@@ -29,6 +31,20 @@ def test_no_checkpoint_for_ones_own_data(bench, check):
         ["search", "nusc", *bench.stored("--dataroot", str(bench.dataroot))],
         r"no weights for bevfusion-mit: give --checkpoint FILE .*, or train one with",
     )
+
+
+def test_checkpoint_of_another_data_sets_model(bench, check, complaint):
+    torch.manual_seed(0)
+    save_checkpoint(Location.parse(bench.folder / "avod.safetensors"), avod_configuration("avod-fpn-toy").build(), {})
+    check(
+        "checkpoint of a model for KITTI",
+        bench.search("--checkpoint", f"{bench.folder}/avod.safetensors"),
+        r"avod.safetensors is of model 'avod-fpn-toy'; choose that model, or give another checkpoint$",
+    )
+    theirs = "the checkpoint is of model 'bevfusion-mit-toy'; choose that model, or give another checkpoint"
+    assert complaint(["search", "kitti", *bench.stored("--checkpoint", str(bench.checkpoint))]) == f"error: {theirs}"
+    line = ["search", "kitti", "--model", "avod-fpn-cars", "--checkpoint", f"{bench.folder}/avod.safetensors"]
+    assert "is of model 'avod-fpn-toy', not 'avod-fpn-cars'; choose that model" in complaint([*line, *bench.stored()])
 
 
 def test_checkpoint_with_missing_tensors(bench, check):
