@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +28,8 @@ from altermoma_ray.workloads.protocols import Task
 from altermoma_ray.workloads.recipe import Recipe, Stage
 from altermoma_ray.workloads.workload import Workload
 
+SHIPPED = Path(__file__).parents[1] / "models" / "checkpoints" / f"{AVOD_FPN_TOY.name}.safetensors"
+"""The toy's checkpoint, which comes with the project, for the synthetic set."""
 TRAINING_FRAMES = 3_712
 """Frames of the usual training split."""
 STEPS = 120_000
@@ -117,6 +120,7 @@ def find(
 def workload(options: Options, storage: Location) -> Workload:
     """The workload of a command's options."""
     config = avod_configuration(options.model)
+    is_synthetic = options.dataroot == str(synthetic_kitti_folder(storage))
     return AvodOnKitti(
         name=config.name,
         dataset="kitti",
@@ -124,6 +128,7 @@ def workload(options: Options, storage: Location) -> Workload:
         task=KittiTask(config),
         data=Kitti(dataroot=options.dataroot, storage=str(storage), inputs=config.inputs),
         recipe=RECIPES[config.name],
+        checkpoint=str(SHIPPED) if is_synthetic and config == AVOD_FPN_TOY else None,
     )
 
 

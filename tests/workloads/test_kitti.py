@@ -11,6 +11,7 @@ from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.models.configurations.avod_fpn import AVOD_CONFIGURATIONS, avod_configuration
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads import kitti
+from altermoma_ray.workloads.kitti import SHIPPED
 from altermoma_ray.workloads.reference import WorkloadReference, find_workload
 
 
@@ -54,10 +55,18 @@ def test_the_reference_finds_the_workload_in_another_process(storage):
     assert again.load().model == avod_configuration("avod-fpn-people")
 
 
-def test_a_search_without_weights_is_refused(storage):
-    workload = kitti.workload(kitti.find(storage), storage)
+def test_a_search_without_weights_is_refused(storage, tmp_path):
+    workload = kitti.workload(kitti.find(storage, dataroot=str(tmp_path), model="avod-fpn-toy"), storage)
     with pytest.raises(UserError, match="no weights for avod-fpn-toy: give --checkpoint FILE, or train one"):
         workload.unpruned()
+    with pytest.raises(UserError, match="no weights for avod-fpn-cars: give --checkpoint FILE, or train one"):
+        kitti.workload(kitti.find(storage, model="avod-fpn-cars"), storage).unpruned()
+
+
+def test_the_toy_s_weights_come_with_the_project(storage):
+    model = kitti.workload(kitti.find(storage), storage).unpruned()
+    assert model.config == avod_configuration("avod-fpn-toy")
+    assert SHIPPED.stat().st_size < 5_000_000
 
 
 def test_a_checkpoint_brings_its_own_configuration(storage):
