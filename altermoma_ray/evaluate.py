@@ -18,6 +18,7 @@ from altermoma_ray.console import console
 from altermoma_ray.data.sampling import ValidationPart
 from altermoma_ray.engine.predictions.job import check_savable, evaluate, plan_predictions, save_files
 from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.engine.robustness.job import check_subjects
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.models import open_model
 from altermoma_ray.workloads.workload import Workload
@@ -37,6 +38,7 @@ def main() -> None:
     else:
         with open_model(options.pruned, reference.storage_location, options.tracking_uri) as checkpoint:
             model, _ = workload.load(checkpoint)
+        check_subjects(workload, {options.pruned: model})
     workload.source().prepare()
     # After `prepare`: the job's folder is named by the fingerprint of the prepared data.
     job = plan_predictions(reference, model, options.validation_part, saves=out is not None)
