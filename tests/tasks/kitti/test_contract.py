@@ -1,4 +1,4 @@
-"""The detection task of KITTI keeps the contract of tasks, on synthetic frames."""
+"""The detection task of KITTI, and the workload of its toy, keep their contracts on synthetic frames."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from altermoma_ray.data.kitti.labels import Labels
 from altermoma_ray.models.configurations.avod_fpn import avod_configuration
 from altermoma_ray.tasks.kitti.task import KittiTask
 from altermoma_ray.testing import TaskContract
+from altermoma_ray.testing.workload import WorkloadContract
+from altermoma_ray.workloads.kitti import SHIPPED
+from altermoma_ray.workloads.reference import find_workload
 from tests.tasks.kitti.test_task import perfect
 
 TOY = avod_configuration("avod-fpn-toy")
@@ -30,6 +33,17 @@ class TestToy(TaskContract):
 
     def make_data(self):
         return self._kitti
+
+
+class TestWorkload(WorkloadContract):
+    """The toy with its weights and the frames together; the suites of the parts run on other frames too."""
+
+    checkpoint = str(SHIPPED)
+
+    @pytest.fixture(autouse=True)
+    def _take(self, kitti):
+        reference = find_workload("kitti", kitti.storage, dataroot=kitti.dataroot, model=TOY.name)
+        self.workload = reference.load()
 
 
 def test_objects_as_predictions_are_worth_more_than_none(kitti):
