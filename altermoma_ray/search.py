@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from typing import get_args
 
 from altermoma_ray import metrics
@@ -77,11 +78,13 @@ def main() -> None:
     # After all checks of options, storage and MLflow: preparing may render a data set or read every nuScenes table.
     prepare(plan)
     plan = with_costs(plan)
-    # The returned plan counts: a numbered search may have got another number than the one planned.
-    plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
-    print_table(tracker.leaderboard(plan.name), tracker.columns(plan.name), tracker.champion(plan.name))
-    if out is not None:
-        _save_detections(plan, out, options.tracking_uri or plan.tracking_uri)
+    # The champion is evaluated in the search's own session: to start Ray again would take longer than to evaluate.
+    with nullcontext() if out is None else ray_session():
+        # The returned plan counts: a numbered search may have got another number than the one planned.
+        plan = run_search(plan, tracker, resume=resume, numbered=options.name is None)
+        print_table(tracker.leaderboard(plan.name), tracker.columns(plan.name), tracker.champion(plan.name))
+        if out is not None:
+            _save_detections(plan, out, options.tracking_uri or plan.tracking_uri)
 
 
 def _planned(options: argparse.Namespace) -> SearchPlan:
@@ -129,8 +132,7 @@ def _save_detections(plan: SearchPlan, out: Location, tracking_uri: str | None) 
         model, _ = plan.workload.load().load(checkpoint)
     job = plan_predictions(plan.workload, model, "all", saves=True)
     if job.metrics() is None:
-        with ray_session():
-            evaluate(job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
+        evaluate(job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker)
     console.print(f"[bold]detections[/] of the champion: {save_files(job, out)} files in {out}")
 
 
