@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import get_args
 
 from altermoma_ray.cli import (
@@ -54,7 +55,7 @@ def main() -> None:
         console.print(f"[bold]detections[/] {save_files(job, out)} files in {out}")
     if options.format == "json":
         # NaN, of a class that no sample has, is not part of JSON.
-        print(json.dumps({name: value if value == value else None for name, value in metrics.items()}, indent=1))
+        print(json.dumps({name: None if math.isnan(value) else value for name, value in metrics.items()}, indent=1))
     else:
         _print(workload, metrics)
 

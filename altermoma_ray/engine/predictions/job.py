@@ -147,8 +147,9 @@ def evaluate_worker(job: PredictionJob, reporter: Reporter | None = None) -> Non
     if job.saves:
         # Metrics of an earlier evaluation without files would tell of whole files if this process stopped among them.
         job.figures.delete()
+        files = job.files  # once: a folder's name is a hash, and KITTI has thousands of files
         for name, text in task.result_files(found, data, rows).items():  # type: ignore[attr-defined]
-            job.files.join(name).write_text(text)
+            files.join(name).write_text(text)
     # The metrics last: they stand for an evaluation that came to its end.
     job.figures.write_bytes(_METRICS.dump_json(task.evaluate(found, data, rows), indent=1))
 
