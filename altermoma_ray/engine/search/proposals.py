@@ -1,4 +1,4 @@
-"""The proposals of a search: Optuna's sampler and early stopping, arranged to give one search for one seed.
+"""The proposals of a search: new trials and early stopping, arranged to give one search for one seed.
 
 Early stopping is asynchronous successive halving (Li et al., *A System for Massively Parallel Hyperparameter Tuning*,
 MLSys 2020): a trial first runs to the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the
@@ -10,33 +10,21 @@ order. A search must be reproducible, and a resumed search equal to an undisturb
 depends on the order of the ends. Segment n follows from the results of segments 0 ... n − lookahead, all of which must
 have ended, and from nothing else. Replaying the results of a stopped search then proposes the same segments again.
 
-Two trials of one setting and one seed find the same. A setting proposed before is therefore drawn again. If the sampler
-insists, a setting is taken out of the remaining ones (:mod:`altermoma_ray.engine.space.distinct`). A search asked to
-repeat settings runs them again with another seed each time.
+What a new trial tries is drawn in :mod:`altermoma_ray.engine.search.drawing`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
-
+from altermoma_ray.engine.search.drawing import Draws
 from altermoma_ray.engine.space import PruningSetting, SearchSpace, distinct
 from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.engine.trials.results import has_ended
 from altermoma_ray.tracking.objective import Objective
 from altermoma_ray.tracking.result import TrialResult
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-_ATTEMPTS = 100
-"""Largest number of draws for one new setting: the first tenth by the TPE sampler, the others at random."""
 
 
 class Proposer(Protocol):
@@ -120,17 +108,15 @@ class Proposals:
         seed: int,
         repeat: bool | None = None,
     ) -> None:
-        self._space, self._sizes, self._objective = space, dict(sizes), objective
+        self._space, self._objective = space, objective
         self._metric = objective.metrics[0]
         """The metric compared at rungs."""
-        self._sparsity = None if objective.searches_sparsity else sparsity
         self._rungs = 0 if objective.is_pareto else len(space.rungs)
         self._lookahead, self._seed, self._repeat = lookahead, seed, repeat
-        self._trials = distinct.number_of_settings(space, sizes, self._sparsity, trials) if repeat is False else trials
+        drawn = None if objective.searches_sparsity else sparsity
+        self._trials = distinct.number_of_settings(space, sizes, drawn, trials) if repeat is False else trials
+        self._draws = Draws(space, sizes, objective, sparsity=drawn, trials=self._trials, seed=seed, repeat=repeat)
         self._settings: list[PruningSetting] = []
-        self._keys: list[str] = []
-        """Keys of the settings, see :func:`altermoma_ray.engine.space.distinct.key`."""
-        self._draws: dict[int, tuple[dict[str, object], dict[str, BaseDistribution]]] = {}
         self._segments: list[_Segment] = []
         self._furthest: dict[int, int | None] = {}
         self._ended = 0
@@ -158,8 +144,7 @@ class Proposals:
             return None
         self._segments.append(segment)
         self._furthest[segment.number] = segment.until
-        before, own = self._keys[: segment.number], self._keys[segment.number]
-        times = before.count(own) if self._repeat else 0
+        times = self._draws.times(segment.number) if self._repeat else 0
         seed = (self._seed + times) % 2**32 if times else None
         return TrialTask(number=segment.number, setting=self._settings[segment.number], until=segment.until, seed=seed)
 
@@ -198,91 +183,17 @@ class Proposals:
         number = len(self._settings)
         if number == self._trials:
             return None
-        setting = self._suggest(number, visible)
-        self._keys.append(distinct.key(setting))
-        self._settings.append(setting)
+        self._settings.append(self._draws.setting(number, self._reached(visible), self._results))
         published = number == 0 and self._space.published_first
         return _Segment(number, 0 if self._rungs and not published else None)
 
-    def _suggest(self, number: int, visible: int) -> PruningSetting:
-        published = number == 0 and self._space.published_first
-        draws = self._space.published(self._sparsity) if published else None
-        if draws is not None and not self._space.holds(draws):
-            # Values outside the ranges, as β = 1, are no draws of the sampler, which cannot learn from them.
-            return self._space.setting(draws, self._sizes, self._sparsity)
-        seen = self._seen(visible)
-        for attempt in range(_ATTEMPTS):
-            setting = self._draw(number, attempt, seen, draws)
-            if self._repeat is not False or distinct.key(setting) not in self._keys:
-                return setting
-        # A small space with few settings left: they are listed, and the first unused one is taken.
-        with contextlib.suppress(distinct.EndlessError):
-            for draws, left in distinct.settings(self._space, self._sizes, self._sparsity):
-                if distinct.key(left) not in self._keys:
-                    return self._draw(number, 0, seen, draws)
-        return setting  # an endless space with hardly any different settings
-
-    def _draw(
-        self, number: int, attempt: int, seen: Sequence[FrozenTrial], draws: Mapping[str, object] | None = None
-    ) -> PruningSetting:
-        """Draw a setting by a new sampler, which has seen some trials.
-
-        Args:
-            number: number of the trial.
-            attempt: 0 for the first draw of the trial.
-            seen: the trials to learn from.
-            draws: values to take in place of the sampler's own.
-        """
-        # A new sampler for each draw, seeded by the trial's number: the draw follows from the search's seed and the
-        # seen trials alone, without a hidden state.
-        words = (self._seed, number, attempt) if attempt else (self._seed, number)
-        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-        startup = max(4, min(10, self._trials // 4))
-        sampler = (
-            optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
-            if attempt < _ATTEMPTS // 10
-            else optuna.samplers.RandomSampler(seed=seed)
-        )
-        study = optuna.create_study(directions=self._objective.directions, sampler=sampler)
-        # Enqueued draws pass through ``suggest`` as the sampler's own, and are noted with their ranges.
-        study.add_trials(seen)
-        if draws is not None:
-            study.enqueue_trial(dict(draws))
-        trial = study.ask()
-        setting = self._space.suggest(trial, self._sizes, self._sparsity)
-        self._draws[number] = dict(trial.params), dict(trial.distributions)
-        return setting
-
-    def _seen(self, visible: int) -> list[FrozenTrial]:
-        """The trials to learn from, each in its state after the visible segments.
-
-        A failed trial teaches nothing, nor does a trial without a finite objective: Optuna takes no NaN, and its own
-        samplers leave failed trials out.
-        """
-        reached = {
-            segment.number: segment.until for segment in self._segments[:visible] if segment.number in self._draws
+    def _reached(self, visible: int) -> dict[int, int | None]:
+        """The rungs reached by the visible segments, by trial; None for a trial run to its end."""
+        furthest = {segment.number: segment.until for segment in self._segments[:visible]}
+        return {
+            number: None if until is None or _is_whole(self._results[number], until) else until
+            for number, until in furthest.items()
         }
-        seen = []
-        for number, until in reached.items():
-            result, (params, distributions) = self._results[number], self._draws[number]
-            if until is None or _is_whole(result, until):
-                values = self._objective.values(result)
-                if result.status == "finished" and self._objective.is_defined(values):
-                    seen.append(create_trial(params=params, distributions=distributions, values=values))
-            elif len(result.history) > until:
-                # A stopped trial still tells TPE of its rungs. To the gain and back by the sign: a value which is not
-                # finite becomes the worst one, since Optuna takes no NaN.
-                gains = [self._metric.gain(self._value_at(number, rung)) for rung in range(until + 1)]
-                steps = {result.history[rung].step: self._metric.sign * gain for rung, gain in enumerate(gains)}
-                seen.append(
-                    create_trial(
-                        state=TrialState.PRUNED,
-                        params=params,
-                        distributions=distributions,
-                        intermediate_values=steps,
-                    )
-                )
-        return seen
 
 
 def _is_whole(result: TrialResult, until: int) -> bool:
