@@ -87,6 +87,11 @@ class Objective:
         known = {**metrics, SPARSITY.name: result.sparsity.get("total", math.nan)}
         return [known.get(name, math.nan) for name in self.names]
 
+    def gains(self, result: TrialResult, evaluation: int) -> tuple[float, ...]:
+        """The gains of a trial at one of its evaluations, one for each metric of the objective."""
+        values = self.values(result, evaluation)
+        return tuple(metric.gain(value) for metric, value in zip(self.metrics, values, strict=True))
+
     def is_defined(self, values: Sequence[float]) -> bool:
         """Whether each of the values is a finite number."""
         return all(map(math.isfinite, values))

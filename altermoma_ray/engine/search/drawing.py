@@ -8,6 +8,7 @@ repeat settings runs them again with another seed each time.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -146,6 +147,12 @@ class Draws:
             if until is None:
                 values = self._objective.values(result)
                 if result.status == "finished" and self._objective.is_defined(values):
+                    seen.append(create_trial(params=params, distributions=distributions, values=values))
+            elif self._objective.is_pareto:
+                # Optuna knows no stopped trials of several objectives. This one is told by its last evaluation, which
+                # the trials that went on have beaten.
+                values = self._objective.values(result, until) if len(result.history) > until else [math.nan]
+                if self._objective.is_defined(values):
                     seen.append(create_trial(params=params, distributions=distributions, values=values))
             elif len(result.history) > until:
                 # A stopped trial still tells TPE of its rungs. To the gain and back by the sign: a value which is not

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from altermoma_ray.data.sampling import Split
 from altermoma_ray.engine.scoring.indicators import ScoringJob, merged
 from altermoma_ray.engine.search.driver import FILE
-from altermoma_ray.engine.search.proposals import Grid, Proposals, Proposer
+from altermoma_ray.engine.search.proposals import Grid, Proposals, Proposer, has_rungs
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.files import SpaceReference
 from altermoma_ray.engine.trials.budget import Budget
@@ -92,6 +92,18 @@ class SearchPlan(BaseModel):
     lookahead: int = Field(default=0, ge=0)
     """Number of segments of trials proposed ahead of the results, see
     :class:`altermoma_ray.engine.search.proposals.Proposals`; 0 until the cluster is known."""
+
+    stops_early: bool | None = None
+    """Whether trials stop at the space's rungs, see :class:`altermoma_ray.engine.search.proposals.Proposals`.
+
+    None in older plans.
+    """
+
+    @property
+    def has_rungs(self) -> bool:
+        """Whether trials are evaluated at the space's rungs."""
+        # Comparisons must measure every trial alike.
+        return not self.grid and has_rungs(self.optimised, self.stops_early)
 
     @property
     def figures(self) -> Figures:
@@ -209,8 +221,7 @@ class SearchPlan(BaseModel):
             fine_tune_epochs=self.space.fine_tune_epochs,
             iterative_rounds=self.space.iterative_rounds,
             pruning_phase=self.space.pruning_phase,
-            # Without rungs: comparisons must measure every trial alike, and no single metric ranks a Pareto search.
-            rungs=() if self.grid or self.optimised.is_pareto else self.space.rungs,
+            rungs=self.space.rungs if self.has_rungs else (),
             rung_samples=self.space.rung_samples,
             without=without_of(self.optimised.names),
             save_every=self.save_every,
@@ -264,6 +275,7 @@ class SearchPlan(BaseModel):
             lookahead=self.lookahead,
             seed=self.seed,
             repeat=self.repeat,
+            stops_early=self.stops_early,
         )
 
 

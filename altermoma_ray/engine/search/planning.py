@@ -130,6 +130,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
         sizes=sizes,
         space_reference=reference_to(space, request.space_file),
         trials=trials,
+        stops_early=True,
         tracking_uri=kept_uri(request.tracking_uri, storage),
     )
 

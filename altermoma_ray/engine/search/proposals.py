@@ -1,9 +1,9 @@
 """The proposals of a search: new trials and early stopping, arranged to give one search for one seed.
 
-Early stopping is asynchronous successive halving (Li et al., *A System for Massively Parallel Hyperparameter Tuning*,
-MLSys 2020): a trial first runs to the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the
-trials at a rung are promoted: they go on from there, to the next rung or to the end. Trial 0, as far as trial 0 is the
-paper's configuration, always runs to the end.
+Early stopping is asynchronous successive halving (:mod:`altermoma_ray.engine.search.stopping`): a trial first runs to
+the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the trials at a rung are promoted: they
+go on from there, to the next rung or to the end. Trial 0, as far as trial 0 is the paper's configuration, always runs
+to the end.
 
 A proposal is a segment: a trial, and the rung up to which the trial runs. Segments run side by side and end in any
 order. A search must be reproducible, and a resumed search equal to an undisturbed one. Segment n therefore never
@@ -15,11 +15,11 @@ What a new trial tries is drawn in :mod:`altermoma_ray.engine.search.drawing`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from altermoma_ray.engine.search.drawing import Draws
+from altermoma_ray.engine.search.stopping import Halving, Standing
 from altermoma_ray.engine.space import PruningSetting, SearchSpace, distinct
 from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.engine.trials.results import has_ended
@@ -94,6 +94,8 @@ class Proposals:
         seed: seed of the sampler.
         repeat: whether a setting may come again, with a seed of its own each time. None, as in plans of earlier
             releases, repeats settings with the same seed.
+        stops_early: whether trials stop at the space's rungs; otherwise each runs to its end. None, as in plans of
+            earlier releases, stops trials of a single objective.
     """
 
     def __init__(
@@ -107,11 +109,11 @@ class Proposals:
         lookahead: int,
         seed: int,
         repeat: bool | None = None,
+        stops_early: bool | None = None,
     ) -> None:
         self._space, self._objective = space, objective
-        self._metric = objective.metrics[0]
-        """The metric compared at rungs."""
-        self._rungs = 0 if objective.is_pareto else len(space.rungs)
+        self._rungs = len(space.rungs) if has_rungs(objective, stops_early) else 0
+        self._stopping = Halving(self._rungs, space.reduction)
         self._lookahead, self._seed, self._repeat = lookahead, seed, repeat
         drawn = None if objective.searches_sparsity else sparsity
         self._trials = distinct.number_of_settings(space, sizes, drawn, trials) if repeat is False else trials
@@ -159,25 +161,28 @@ class Proposals:
         return True
 
     def _promotion(self, visible: int) -> _Segment | None:
-        """The best trial to go on from the highest possible rung; None where no trial may go on."""
-        # From the highest rung down, as in Algorithm 2 of Li et al.: a trial near its end goes before a new one.
-        for rung in reversed(range(self._rungs)):
-            gains = {
-                segment.number: self._metric.gain(self._value_at(segment.number, rung))
-                for segment in self._segments[:visible]
-                if (segment.until is None or segment.until >= rung)
-                and len(self._results[segment.number].history) > rung
-            }
-            best = sorted(gains, key=lambda number: (-gains[number], number))
-            for number in best[: int(len(gains) / self._space.reduction)]:
-                # Only a trial still standing at this rung can be promoted; the others of the best have gone on before.
-                waits = self._furthest[number] == rung and not _is_whole(self._results[number], rung)
-                if waits and gains[number] > -math.inf:
-                    return _Segment(number, rung + 1 if rung + 1 < self._rungs else None)
-        return None
+        """The next segment of a trial that stopped at a rung; None where no trial may go on."""
+        number = self._stopping.promoted(self._standings(visible))
+        if number is None:
+            return None
+        rung = self._furthest[number]
+        assert rung is not None  # a promoted trial stands at a rung
+        return _Segment(number, rung + 1 if rung + 1 < self._rungs else None)
 
-    def _value_at(self, number: int, rung: int) -> float:
-        return self._objective.values(self._results[number], rung)[0]
+    def _standings(self, visible: int) -> list[Standing]:
+        """The trials of the visible segments, as far as these segments went."""
+        standings = []
+        for number, until in {segment.number: segment.until for segment in self._segments[:visible]}.items():
+            result, furthest = self._results[number], self._furthest[number]
+            rungs = range(self._rungs if until is None else until + 1)
+            standings.append(
+                Standing(
+                    number=number,
+                    gains=[self._objective.gains(result, rung) for rung in rungs if rung < len(result.history)],
+                    waits_at=None if furthest is None or _is_whole(result, furthest) else furthest,
+                )
+            )
+        return standings
 
     def _new_trial(self, visible: int) -> _Segment | None:
         number = len(self._settings)
@@ -194,6 +199,11 @@ class Proposals:
             number: None if until is None or _is_whole(self._results[number], until) else until
             for number, until in furthest.items()
         }
+
+
+def has_rungs(objective: Objective, stops_early: bool | None) -> bool:
+    """Whether a search's trials stop at rungs; arguments are those of :class:`Proposals`."""
+    return not objective.is_pareto if stops_early is None else stops_early
 
 
 def _is_whole(result: TrialResult, until: int) -> bool:

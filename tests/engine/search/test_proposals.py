@@ -6,6 +6,7 @@ import random
 import pytest
 
 from altermoma_ray.engine.search.proposals import Objective, Proposals
+from altermoma_ray.engine.search.stopping import ranked
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.distinct import number_of_settings
 from altermoma_ray.engine.trials.results import has_ended
@@ -16,8 +17,9 @@ from altermoma_ray.tracking.result import Evaluation, TrialResult
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 
 
-def proposals(trials=20, lookahead=4, objective="map", repeat=None, **space):
+def proposals(trials=20, lookahead=4, objective="map", repeat=None, stops_early=None, **space):
     figures = {"sparsity": 0.9, "trials": trials, "lookahead": lookahead, "seed": 7, "repeat": repeat}
+    figures["stops_early"] = stops_early
     return Proposals(SearchSpace(**space), SIZES, Objective.parse(objective, FIGURES), **figures)
 
 
@@ -51,7 +53,7 @@ def outcome(task, rungs=1):
         status="finished" if task.until is None else "stopped",
         metrics=history[-1].metrics,
         history=history,
-        sparsity={"total": 0.9},
+        sparsity={"total": task.setting.sparsity},
         params_left=1000,
         started=0,
         ended=1,
@@ -132,10 +134,32 @@ def test_trial_zero_is_the_paper_s_configuration():
     assert outside.next().setting.scope == "group"
 
 
-def test_a_pareto_search_draws_the_sparsity_and_stops_nothing():
+def test_a_pareto_search_of_an_earlier_release_stops_nothing():
     tasks = run(proposals(objective="map,sparsity"), 0)
     assert numbers(tasks, None) == list(range(20))
     assert len({round(task.setting.sparsity, 6) for task in tasks}) > 10
+
+
+def test_a_pareto_search_draws_the_sparsity_and_stops_trials_that_others_beat():
+    tasks = run(proposals(objective="map,sparsity", stops_early=True), 0)
+    assert len({round(task.setting.sparsity, 6) for task in tasks if task.until == 0}) > 10
+    promoted = numbers(tasks, None)
+    assert promoted[0] == 0
+    assert 20 // 3 <= len(promoted) - 1 <= 9
+    points = {task.number: (outcome(task).metrics["map"], outcome(task).sparsity["total"]) for task in tasks}
+    assert set(ranked(points)[:3]) <= set(promoted)
+    assert all(run(proposals(objective="map,sparsity", stops_early=True), order) == tasks for order in (1, 2))
+
+
+def test_points_are_ranked_front_by_front_and_those_with_room_around_them_first():
+    first = {0: (1.0, 9.0), 1: (3.0, 7.0), 2: (4.0, 6.5), 3: (9.0, 1.0)}  # room: none at the ends, 1 by 3, 2 by 3
+    second = {4: (0.5, 8.0), 5: (8.0, 0.5)}
+    third = {6: (0.25, 0.25)}
+    unknown = {7: (math.nan, 9.0), 8: (9.0, -math.inf)}
+    # Point 1 spans (4 − 1 + 9 − 6.5) / 8 = 0.6875, and point 2 (9 − 3 + 7 − 1) / 8 = 1.5 of the front's ranges.
+    assert ranked(first | second | third | unknown) == [0, 3, 2, 1, 4, 5, 6, 7, 8]
+    assert ranked({2: (0.5,), 0: (0.25,), 1: (0.5,), 3: (math.nan,)}) == [1, 2, 0, 3]
+    assert ranked({}) == []
 
 
 def test_failed_trials_teach_nothing_and_stop_nothing():

@@ -1,0 +1,205 @@
+"""A table of whole trials to replay: what early stopping could have known of each trial, and how each trial ended.
+
+    python -m benchmarks.trial_table --sparsity 0.85 [--trials 48] [--workload nusc] [--model bevfusion-mit-toy]
+
+The settings are drawn at random from the workload's search space, and every trial runs to its end. A trial is evaluated
+on all validation samples before fine-tuning, with the unpruned model's normalisation statistics and with statistics
+taken anew, and after 1, 2, 4, 8, 15, 30 and 60 of 60 steps. An evaluation before the last pruning of an iterative
+schedule measures the model under the last masks; training then goes on with the masks of its schedule.
+
+An evaluation gives the objective of all samples, of the first ones that a search would take for a rung, and of each
+sample alone. The table is ``results/trials-<model>-<sparsity>.parquet``, one row an evaluation; ``benchmarks.replay``
+reads it. Ended trials are kept in ``--storage``, so that a run which was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from altermoma_ray.cli import positive_int, ratio, run
+from altermoma_ray.console import console
+from altermoma_ray.engine.search.planning import SearchRequest, plan_search
+from altermoma_ray.engine.space.files import load_space
+from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, retake_statistics
+from altermoma_ray.engine.trials.clock import Clock
+from altermoma_ray.engine.trials.job import TrialJob, TrialTask
+from altermoma_ray.engine.trials.results import read_result
+from altermoma_ray.engine.trials.trial import TrialRunner
+from altermoma_ray.pruning import Masks
+from altermoma_ray.storage import Location
+from altermoma_ray.tracking.result import Evaluation, TrialResult
+from altermoma_ray.workloads.reference import find_workload
+from benchmarks.report import options_parser
+
+STEPS = (1, 2, 4, 8, 15, 30)
+"""Evaluations on the way, in steps of a fine-tuning of 60; a longer one is evaluated at the same shares."""
+SUBSETS = (10, 20, 40, 75)
+"""Numbers of samples of which a rung could take the objective, beside all."""
+
+
+class TableRunner(TrialRunner):
+    """Runs trials as a search does, and evaluates them more often and sample by sample."""
+
+    def __init__(self, job: TrialJob, objective: str) -> None:
+        super().__init__(job)
+        self._objective = objective
+        self._rows = self._data.rows("validation", job.validation_part)
+        parts = (self._data.rows("validation", job.validation_part, size) for size in SUBSETS if size < len(self._rows))
+        self._subsets = {f"first/{len(rows)}": rows for rows in parts}
+        self._last: dict[str, Tensor] = {}
+
+    def _evaluate(self, evaluator: Evaluator) -> dict[str, float]:
+        found = evaluator.predictions(self._model, self._task)
+        subsets = {**self._subsets, f"first/{len(self._rows)}": self._rows}
+        subsets |= {f"sample/{position:04d}": [row] for position, row in enumerate(self._rows)}
+        return {name: self._value(found, rows) for name, rows in subsets.items()}
+
+    def _value(self, found: dict[str, Any], rows: Sequence[int]) -> float:
+        return float(self._task.evaluate(found, self._data, rows)[self._objective])
+
+    def _fine_tune(
+        self,
+        trial: TrialTask,
+        plan: Sequence[tuple[int, Masks]],
+        steps: int,
+        end: int,
+        history: list[Evaluation],
+        clock: Clock,
+    ) -> Iterator[Evaluation]:
+        self._last = self._units(trial).held(plan[-1][1])
+        yield Evaluation(step=0, metrics=self._untrained(trial))
+        yield from super()._fine_tune(trial, plan, steps, end, history, clock)
+
+    @torch.no_grad()
+    def _untrained(self, trial: TrialTask) -> dict[str, float]:
+        """The figures before any training: with the unpruned model's statistics, and ``renewed/`` with new ones."""
+        self._model.load_state_dict(self._initial)
+        self._prune()
+        figures = self._evaluate(self._evaluator)
+        retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
+        return figures | {f"renewed/{name}": value for name, value in self._evaluate(self._evaluator).items()}
+
+    @torch.no_grad()
+    def _figures(self, trial: TrialTask, evaluator: Evaluator) -> dict[str, float]:
+        trained = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        self._prune()
+        metrics = self._evaluate(evaluator)
+        self._told = exchange_statistics(self._model)
+        self._model.load_state_dict(trained)
+        return metrics
+
+    def _prune(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            if name in self._last:
+                parameter.mul_(self._last[name].to(parameter.device))
+
+
+def drawn(space: Any, sizes: dict[str, int], sparsity: float, trials: int, seed: int) -> list[TrialTask]:
+    """Trials with settings drawn at random; a trial has a sampler of its own, and does not depend on the others."""
+    tasks = []
+    for number in range(trials):
+        words = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=words))
+        tasks.append(TrialTask(number=number, setting=space.suggest(study.ask(), sizes, sparsity)))
+    return tasks
+
+
+def table(results: Sequence[TrialResult]) -> pa.Table:
+    """One row an evaluation: the trial and its setting, the step, and the objective of subsets and of each sample."""
+    rows = []
+    for result in results:
+        for evaluation in result.history:
+            for prefix in ("", "renewed/"):
+                figures = {
+                    name.removeprefix(prefix): value
+                    for name, value in evaluation.metrics.items()
+                    if name.startswith(prefix) and (prefix or not name.startswith("renewed/"))
+                }
+                if figures:
+                    rows.append(_row(result, evaluation.step, bool(prefix), figures))
+    return pa.Table.from_pylist(rows)
+
+
+def _row(result: TrialResult, step: int, renewed: bool, figures: dict[str, float]) -> dict[str, Any]:
+    samples = [figures[name] for name in sorted(figures) if name.startswith("sample/")]
+    subsets = {int(name.partition("/")[2]): value for name, value in figures.items() if name.startswith("first/")}
+    return {
+        "trial": result.number,
+        "setting": json.dumps(result.params),
+        "step": step,
+        "renewed": renewed,
+        "subset_sizes": sorted(subsets),
+        "subset_values": np.float32([subsets[size] for size in sorted(subsets)]).tolist(),
+        "sample_values": np.float32(samples).tolist(),
+    }
+
+
+def main() -> None:
+    """Run what is left of the trials and write the table."""
+    options = _options()
+    asked = {name: getattr(options, name) for name in ("dataroot", "model") if getattr(options, name)}
+    workload = find_workload(options.workload, options.storage, **asked)
+    workload.load().source().prepare()
+    space = load_space(options.workload, options.space)
+    request = SearchRequest(
+        workload=workload,
+        checkpoint=options.checkpoint,
+        space=space,
+        sparsity=options.sparsity,
+        trials=options.trials,
+        repeat=True,
+        seed=options.seed,
+    )
+    plan = plan_search(request)
+    model = workload.load().name
+    name = f"trials-{model}-{options.sparsity:g}"
+    folder = Location.parse(options.storage).join("tables", name)
+    job = plan.trial_job().model_copy(
+        update={
+            "folder": str(folder),
+            "rungs": tuple(step / 60 for step in STEPS),
+            "rung_samples": 10**6,
+            "save_every": 1e9,
+        }
+    )
+    runner = TableRunner(job, plan.optimised.names[0])
+    for task in drawn(space, plan.sizes, options.sparsity, options.trials, options.seed):
+        if read_result(job, task.number) is not None:
+            continue
+        for _ in runner.run(task):
+            pass
+        result = read_result(job, task.number)
+        if result is not None and result.history:
+            seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in result.seconds.items())
+            best = max(value for name, value in result.history[-1].metrics.items() if name.startswith("first/"))
+            console.print(f"  trial {task.number}: {result.status}, {best:.3f} ({seconds})")
+    ended = [result for number in range(options.trials) if (result := read_result(job, number)) is not None]
+    target = Path(options.results) / f"{name}.parquet"
+    pq.write_table(table(ended), target, compression="zstd")
+    console.print(f"{len(ended)} trials in {target.name}")
+
+
+def _options() -> argparse.Namespace:
+    parser = options_parser(__doc__)
+    parser.add_argument("--workload", default="nusc", help="name or reference (default: nusc)")
+    parser.add_argument("--model", help="the workload's model (default: its own)")
+    parser.add_argument("--space", type=Path, help="Python file that defines SPACE (default: the workload's)")
+    parser.add_argument("--sparsity", type=ratio, default=0.85, help="of every trial (default: 0.85)")
+    parser.add_argument("--trials", type=positive_int, default=48, help="to draw (default: 48)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)
