@@ -4,8 +4,13 @@
 
 The settings are drawn at random from the workload's search space, and every trial runs to its end. A trial is evaluated
 on all validation samples before fine-tuning, with the unpruned model's normalisation statistics and with statistics
-taken anew, and after 1, 2, 4, 8, 15, 30 and 60 of 60 steps. An evaluation before the last pruning of an iterative
-schedule measures the model under the last masks; training then goes on with the masks of its schedule.
+taken anew, after 1, 2, 4, 8, 15, 30 and 60 of 60 steps, and after a sprint: a fine-tuning of 4 or 8 steps alone, whose
+learning rate falls to 0 within them and is the same for all trials. An evaluation before the last pruning of an
+iterative schedule measures the model under the last masks; training then goes on with the masks of its schedule.
+
+At last one fine-tuning of ``--shared`` steps is shared by all trials: each step prunes the weights by the last masks of
+a trial drawn at random, and learns under these masks alone. Every trial is evaluated with the shared weights under its
+own masks, with statistics of its own.
 
 An evaluation gives the objective of all samples, of the first ones that a search would take for a rung, and of each
 sample alone. The table is ``results/trials-<model>-<sparsity>.parquet``, one row an evaluation; ``benchmarks.replay``
@@ -16,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +37,13 @@ from altermoma_ray.console import console
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.training.loop import one_cycle, train_steps, training_batches
 from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, retake_statistics
 from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.results import read_result
 from altermoma_ray.engine.trials.trial import TrialRunner
-from altermoma_ray.pruning import Masks
+from altermoma_ray.pruning import MaskHolder, Masks
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation, TrialResult
 from altermoma_ray.workloads.reference import find_workload
@@ -47,6 +53,12 @@ STEPS = (1, 2, 4, 8, 15, 30)
 """Evaluations on the way, in steps of a fine-tuning of 60; a longer one is evaluated at the same shares."""
 SUBSETS = (10, 20, 40, 75)
 """Numbers of samples of which a rung could take the objective, beside all."""
+
+
+SPRINTS = (4, 8)
+"""Lengths of the short fine-tunings, in steps."""
+COMMON_RATE = 6e-4
+"""Learning rate of fine-tunings that are not a trial's own: the middle of the search space's range."""
 
 
 class TableRunner(TrialRunner):
@@ -84,12 +96,26 @@ class TableRunner(TrialRunner):
 
     @torch.no_grad()
     def _untrained(self, trial: TrialTask) -> dict[str, float]:
-        """The figures before any training: with the unpruned model's statistics, and ``renewed/`` with new ones."""
+        """The figures with the unpruned model's statistics, ``renewed/`` with new ones, ``sprint N/`` after N steps."""
         self._model.load_state_dict(self._initial)
         self._prune()
         figures = self._evaluate(self._evaluator)
-        retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
-        return figures | {f"renewed/{name}": value for name, value in self._evaluate(self._evaluator).items()}
+        for steps in (0, *SPRINTS):
+            self._model.load_state_dict(self._initial)
+            self._sprint(steps)
+            retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
+            found = self._evaluate(self._evaluator)
+            figures |= {f"{f'sprint {steps}' if steps else 'renewed'}/{name}": value for name, value in found.items()}
+        return figures
+
+    @torch.enable_grad()
+    def _sprint(self, steps: int) -> None:
+        """Fine-tune under the last masks for a few steps, at one learning rate for all trials, which falls to 0."""
+        optimizer = torch.optim.AdamW(self._model.parameters(), lr=COMMON_RATE, weight_decay=self._recipe.weight_decay)
+        with MaskHolder(self._model, self._last, optimizer) as holder:
+            batches, schedule = self._batches(steps, self._job.seed), one_cycle(optimizer, steps)
+            clip = self._recipe.clip_norm
+            train_steps(self._model, self._task, batches, optimizer, schedule, clip_norm=clip, holder=holder)
 
     @torch.no_grad()
     def _figures(self, trial: TrialTask, evaluator: Evaluator) -> dict[str, float]:
@@ -100,10 +126,45 @@ class TableRunner(TrialRunner):
         self._model.load_state_dict(trained)
         return metrics
 
+    def shared(self, trials: Sequence[TrialTask], steps: int) -> dict[int, dict[str, float]]:
+        """The figures of each trial with weights which all trials have trained together."""
+        masks = {trial.number: self._units(trial).held(self.decide(trial)[1]) for trial in trials}
+        self._model.load_state_dict(self._initial)
+        optimizer = torch.optim.AdamW(self._model.parameters(), lr=COMMON_RATE, weight_decay=self._recipe.weight_decay)
+        scheduler, rng = one_cycle(optimizer, steps), np.random.default_rng(self._job.seed)
+        weights = dict(self._model.named_parameters())
+        for batch in training_batches(self._data, self._recipe, steps=steps, seed=self._job.seed, augment=False):
+            mask = masks[int(rng.choice(list(masks)))]
+            whole = {name: weight.detach().clone() for name, weight in weights.items()}
+            _multiply(weights, mask)
+            self._model.train()
+            optimizer.zero_grad(set_to_none=True)
+            self._task.loss(self._model(batch, frozenset()), batch)["total"].mean().backward()
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.clip_norm)
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(whole[name])
+                    if weight.grad is not None and name in mask:
+                        weight.grad.mul_(mask[name])
+            optimizer.step()
+            scheduler.step()
+        trained = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        found = {}
+        for trial in trials:
+            self._model.load_state_dict(trained)
+            _multiply(weights, masks[trial.number])
+            retake_statistics(self._model, self._batches(BATCHES, self._job.seed))
+            found[trial.number] = self._evaluate(self._evaluator)
+        return found
+
     def _prune(self) -> None:
-        for name, parameter in self._model.named_parameters():
-            if name in self._last:
-                parameter.mul_(self._last[name].to(parameter.device))
+        _multiply(dict(self._model.named_parameters()), self._last)
+
+
+@torch.no_grad()
+def _multiply(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    for name, mask in masks.items():
+        weights[name].mul_(mask.to(weights[name].device))
 
 
 def drawn(space: Any, sizes: dict[str, int], sparsity: float, trials: int, seed: int) -> list[TrialTask]:
@@ -116,30 +177,36 @@ def drawn(space: Any, sizes: dict[str, int], sparsity: float, trials: int, seed:
     return tasks
 
 
-def table(results: Sequence[TrialResult]) -> pa.Table:
-    """One row an evaluation: the trial and its setting, the step, and the objective of subsets and of each sample."""
+def table(results: Sequence[TrialResult], shared: Mapping[int, Mapping[str, float]]) -> pa.Table:
+    """One row an evaluation: the trial and its setting, the step, and the objective of subsets and of each sample.
+
+    The column ``kind`` tells the weights and statistics evaluated: ``own`` of the trial, ``renewed`` for its own
+    weights with statistics taken anew, ``sprint`` for the weights after a sprint, ``shared`` for the weights of the
+    fine-tuning shared by all trials.
+    """
     rows = []
     for result in results:
         for evaluation in result.history:
-            for prefix in ("", "renewed/"):
-                figures = {
-                    name.removeprefix(prefix): value
-                    for name, value in evaluation.metrics.items()
-                    if name.startswith(prefix) and (prefix or not name.startswith("renewed/"))
-                }
-                if figures:
-                    rows.append(_row(result, evaluation.step, bool(prefix), figures))
+            kinds: dict[str, dict[str, float]] = {}
+            for name, value in evaluation.metrics.items():
+                kind, figure = name.split("/", 1) if name.count("/") > 1 else ("own", name)
+                kinds.setdefault(kind, {})[figure] = value
+            for kind, figures in kinds.items():
+                name, _, steps = kind.partition(" ")
+                rows.append(_row(result, int(steps or evaluation.step), name, figures))
+        if result.number in shared:
+            rows.append(_row(result, 0, "shared", shared[result.number]))
     return pa.Table.from_pylist(rows)
 
 
-def _row(result: TrialResult, step: int, renewed: bool, figures: dict[str, float]) -> dict[str, Any]:
+def _row(result: TrialResult, step: int, kind: str, figures: Mapping[str, float]) -> dict[str, Any]:
     samples = [figures[name] for name in sorted(figures) if name.startswith("sample/")]
     subsets = {int(name.partition("/")[2]): value for name, value in figures.items() if name.startswith("first/")}
     return {
         "trial": result.number,
         "setting": json.dumps(result.params),
         "step": step,
-        "renewed": renewed,
+        "kind": kind,
         "subset_sizes": sorted(subsets),
         "subset_values": np.float32([subsets[size] for size in sorted(subsets)]).tolist(),
         "sample_values": np.float32(samples).tolist(),
@@ -175,7 +242,8 @@ def main() -> None:
         }
     )
     runner = TableRunner(job, plan.optimised.names[0])
-    for task in drawn(space, plan.sizes, options.sparsity, options.trials, options.seed):
+    tasks = drawn(space, plan.sizes, options.sparsity, options.trials, options.seed)
+    for task in tasks:
         if read_result(job, task.number) is not None:
             continue
         for _ in runner.run(task):
@@ -186,8 +254,15 @@ def main() -> None:
             best = max(value for name, value in result.history[-1].metrics.items() if name.startswith("first/"))
             console.print(f"  trial {task.number}: {result.status}, {best:.3f} ({seconds})")
     ended = [result for number in range(options.trials) if (result := read_result(job, number)) is not None]
+    file = folder.join("shared.json")
+    if options.shared and not file.exists():
+        whole = {result.number for result in ended if result.status == "finished"}
+        file.write_text(json.dumps(runner.shared([task for task in tasks if task.number in whole], options.shared)))
+    shared = (
+        {int(number): figures for number, figures in json.loads(file.read_bytes()).items()} if file.exists() else {}
+    )
     target = Path(options.results) / f"{name}.parquet"
-    pq.write_table(table(ended), target, compression="zstd")
+    pq.write_table(table(ended, shared), target, compression="zstd")
     console.print(f"{len(ended)} trials in {target.name}")
 
 
@@ -198,6 +273,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--space", type=Path, help="Python file that defines SPACE (default: the workload's)")
     parser.add_argument("--sparsity", type=ratio, default=0.85, help="of every trial (default: 0.85)")
     parser.add_argument("--trials", type=positive_int, default=48, help="to draw (default: 48)")
+    parser.add_argument("--shared", type=int, default=240, help="steps shared by all trials; 0 for none (default: 240)")
     return parser.parse_args()
 
 

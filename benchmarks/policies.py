@@ -1,0 +1,195 @@
+"""Ways to stop trials early, told apart by ``benchmarks.replay`` on a table of whole trials.
+
+A policy is a ladder of rungs and a rule for who goes on. The rule is the product's own (:class:`Halving`), given the
+gains as they were measured, or corrected for what is known of a trial's setting (:class:`Correction`). The last
+evaluation of a trial may end before its last sample (:class:`Paired`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from scipy import stats
+
+from altermoma_ray.engine.search.stopping import Halving, Standing, ranked
+
+STATISTICS_SAMPLES = 64
+"""Samples run through a model to take its normalisation statistics anew: 16 batches of 4."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A place where trials stop: after ``step`` steps, evaluated on ``samples`` samples."""
+
+    step: int
+    samples: int
+    kind: str = "own"
+    """The weights and statistics evaluated, see :func:`benchmarks.trial_table.table`."""
+
+    @property
+    def progress(self) -> int:
+        """Steps of the trial's own fine-tuning that are done by then; those of a sprint are lost."""
+        return self.step if self.kind == "own" else 0
+
+    @property
+    def evaluated(self) -> int:
+        """Samples that the evaluation runs through the model."""
+        return self.samples + (0 if self.kind == "own" else STATISTICS_SAMPLES)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of the table: all that any policy may learn of it."""
+
+    setting: Mapping[str, Any]
+    subsets: Mapping[tuple[int, str], Mapping[int, float]]
+    """By step and kind: the objective of the first samples, by their number."""
+    samples: Mapping[tuple[int, str], np.ndarray]
+    """The same, of each sample alone."""
+
+    @property
+    def steps(self) -> int:
+        return max(step for step, _ in self.subsets)
+
+    @property
+    def size(self) -> int:
+        """Number of validation samples."""
+        return max(self.subsets[self.steps, "own"])
+
+    @property
+    def final(self) -> float:
+        return self.subsets[self.steps, "own"][self.size]
+
+    def at(self, rung: Rung) -> float:
+        """The objective at a rung; −inf where it is no number."""
+        known = self.subsets[rung.step, rung.kind]
+        value = known[min(rung.samples, max(known))]
+        return value if math.isfinite(value) else -math.inf
+
+
+def read_table(file: Path) -> list[Trial]:
+    """The trials of a table which ran to their ends."""
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for row in pq.read_table(file).to_pylist():
+        rows.setdefault(row["trial"], []).append(row)
+    trials = [
+        Trial(
+            json.loads(own[0]["setting"]),
+            {(r["step"], r["kind"]): dict(zip(r["subset_sizes"], r["subset_values"], strict=True)) for r in own},
+            {(r["step"], r["kind"]): np.array(r["sample_values"]) for r in own},
+        )
+        for own in rows.values()
+    ]
+    longest = max(trial.steps for trial in trials)
+    return [trial for trial in trials if trial.steps == longest and math.isfinite(trial.final)]
+
+
+class Patient(Halving):
+    """Successive halving as first published: a rung promotes nobody before all its trials are there.
+
+    No trial is promoted for being among the best of the first few; in return no trial ends before all have begun.
+    """
+
+    def promoted(self, standings: Sequence[Standing]) -> int | None:
+        # Every rung is full when the rungs below have no more to give: the lowest goes first.
+        for rung in range(self._rungs):
+            reached = [one for one in standings if one.reached(rung)]
+            gains = {one.number: one.gains[rung] for one in reached}
+            waiting = {one.number for one in reached if one.waits_at == rung}
+            best = ranked(gains)[: int(len(gains) / self._reduction)]
+            for number in best:
+                if number in waiting:
+                    return number
+        return None
+
+
+class Correction:
+    """What a trial's end will be, from its gain at a rung and its setting, learnt from the trials that have ended.
+
+    A ridge regression of the end on the gain, the schedule, and the logarithm of the learning rate and its square: the
+    settings whose curves rise late, which a rung alone puts too low.
+
+    Args:
+        least: number of ended trials before anything is corrected.
+        strength: of the ridge, for features of unit variance.
+    """
+
+    def __init__(self, least: int = 6, strength: float = 1.0) -> None:
+        self._least, self._strength = least, strength
+
+    def __call__(self, trial: Trial, rung: Rung, ended: Sequence[Trial]) -> float:
+        """The predicted end of a trial; its gain at the rung while too few trials have ended."""
+        gain = trial.at(rung)
+        known = [other for other in ended if math.isfinite(other.at(rung))]
+        if len(known) < self._least or not math.isfinite(gain):
+            return gain
+        features = np.array([self._features(other, rung) for other in known])
+        # The gain itself keeps the weight 1: the others explain what is left between the rung and the end.
+        left = np.array([other.final - other.at(rung) for other in known])
+        mean, spread = features.mean(0), features.std(0) + 1e-9
+        scaled = (features - mean) / spread
+        weights = np.linalg.solve(
+            scaled.T @ scaled + self._strength * np.eye(scaled.shape[1]), scaled.T @ (left - left.mean())
+        )
+        own = (np.array(self._features(trial, rung)) - mean) / spread
+        return float(gain + left.mean() + own @ weights)
+
+    def _features(self, trial: Trial, rung: Rung) -> list[float]:
+        rate = math.log(float(trial.setting["learning_rate"]))
+        schedules = ("one-shot", "linear", "cubic", "exponential")
+        return [trial.at(rung), rate, rate**2, *(float(trial.setting["schedule"] == name) for name in schedules)]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Ends a trial's last evaluation as soon as it is worse than the best trial on the same samples.
+
+    Wilcoxon's signed-rank test on the differences sample by sample, as Optuna's ``WilcoxonPruner`` has it.
+    """
+
+    p: float = 0.1
+    least: int = 16
+    every: int = 8
+
+    def samples_read(self, trial: Trial, best: Trial | None, order: np.ndarray) -> int:
+        """How many samples of the last evaluation are read before it ends."""
+        if best is None:
+            return trial.size
+        key = trial.steps, "own"
+        differences = (trial.samples[key] - best.samples[key])[order]
+        for read in range(self.least, trial.size, self.every):
+            part = differences[:read]
+            if part.mean() < 0 and np.any(part) and stats.wilcoxon(part, alternative="less").pvalue < self.p:
+                return read
+        return trial.size
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Rungs, and who goes on from them."""
+
+    name: str
+    rungs: tuple[Rung, ...] = ()
+    reduction: float = 3.0
+    correction: Correction | None = None
+    paired: Paired | None = None
+    shared_steps: int = 0
+    """Steps of a fine-tuning shared by all trials, paid once."""
+    is_patient: bool = False
+    """Whether nobody goes on before all trials have begun, see :class:`Patient`."""
+    stopping: Halving = field(init=False)
+
+    def __post_init__(self) -> None:
+        kind = Patient if self.is_patient else Halving
+        object.__setattr__(self, "stopping", kind(len(self.rungs), self.reduction))
+
+    def gain(self, trial: Trial, rung: Rung, ended: Sequence[Trial]) -> float:
+        """The figure by which trials at a rung are compared."""
+        return trial.at(rung) if self.correction is None else self.correction(trial, rung, ended)
