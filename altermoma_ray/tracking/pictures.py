@@ -1,4 +1,4 @@
-"""Pictures: the Pareto front of a search and the score histogram of a trial, as PNG bytes."""
+"""The picture of a search, its trials and their Pareto front, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from altermoma_ray.metrics import SPARSITY, Metric
 
 if TYPE_CHECKING:
     from altermoma_ray.tracking.leaderboard.board import Row
-    from altermoma_ray.tracking.result import Histogram
 
 Point = tuple[float, float]
 """A trial's figures along the horizontal and the vertical axis."""
@@ -109,23 +108,6 @@ def pareto_picture(
         if points:
             axes.plot([x * (100 if percent else 1) for x, _ in points], [y for _, y in points], label=label, **look)
     if axes.has_data():
-        axes.legend()
-    return to_png(figure)
-
-
-def histogram_picture(title: str, histograms: Mapping[str, Histogram]) -> bytes:
-    """One panel a parameter group: how many weights have which score, pruned and kept."""
-    figure = Figure(figsize=(4 * len(histograms), 3.2), layout="constrained")
-    figure.suptitle(title)
-    for column, (group, histogram) in enumerate(histograms.items(), start=1):
-        axes = figure.add_subplot(1, len(histograms), column, title=group, xlabel="score", ylabel="weights")
-        for name, color in (("pruned", "tab:gray"), ("kept", "tab:blue")):
-            axes.stairs(getattr(histogram, name), histogram.edges, fill=True, alpha=0.6, color=color, label=name)
-        # Scores over more than three powers of ten; a logarithmic axis has no place for an edge at 0.
-        if 0 < 1000 * histogram.edges[0] < histogram.edges[-1]:
-            axes.set_xscale("log")
-        # Counts from none to millions: logarithmic above 1, and linear below for bins without a weight.
-        axes.set_yscale("symlog", linthresh=1)
         axes.legend()
     return to_png(figure)
 

@@ -122,6 +122,8 @@ class Proposals:
         self._segments: list[_Segment] = []
         self._furthest: dict[int, int | None] = {}
         self._ended = 0
+        self._seen = 0
+        """Number of segments whose results the draws have learnt from."""
         self._results: dict[int, TrialResult] = {}
         self.exhausted = False
         """Whether nothing more will be proposed."""
@@ -188,17 +190,14 @@ class Proposals:
         number = len(self._settings)
         if number == self._trials:
             return None
-        self._settings.append(self._draws.setting(number, self._reached(visible), self._results))
+        for segment in self._segments[self._seen : visible]:
+            result, until = self._results[segment.number], segment.until
+            whole = until is None or _is_whole(result, until)
+            self._draws.see(segment.number, None if whole else until, result)
+        self._seen = visible
+        self._settings.append(self._draws.setting(number))
         published = number == 0 and self._space.published_first
         return _Segment(number, 0 if self._rungs and not published else None)
-
-    def _reached(self, visible: int) -> dict[int, int | None]:
-        """The rungs reached by the visible segments, by trial; None for a trial run to its end."""
-        furthest = {segment.number: segment.until for segment in self._segments[:visible]}
-        return {
-            number: None if until is None or _is_whole(self._results[number], until) else until
-            for number, until in furthest.items()
-        }
 
 
 def has_rungs(objective: Objective, stops_early: bool | None) -> bool:

@@ -1,6 +1,6 @@
 """The files of a trial's run, laid out in a folder, which is then logged at once.
 
-    configuration.json  layer_sparsity.json  histogram.json  histogram.png
+    configuration.json  layer_sparsity.json  histogram.json  histogram.html
     model/              the pruned model for ``mlflow.pytorch.load_model``
     and the trial's own files, unchanged (model.safetensors, masks.safetensors)
 
@@ -23,7 +23,7 @@ from torch import nn
 
 from altermoma_ray import __version__
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.pictures import histogram_picture
+from altermoma_ray.tracking.histograms import histogram_page
 
 if TYPE_CHECKING:
     from altermoma_ray.tracking.result import TrialResult
@@ -40,7 +40,7 @@ def write_result(folder: Path, result: TrialResult) -> None:
         if record[name]:
             (folder / f"{name}.json").write_text(json.dumps(record[name], indent=2))
     if result.histogram:
-        (folder / "histogram.png").write_bytes(histogram_picture(f"trial {result.number}", result.histogram))
+        (folder / "histogram.html").write_text(histogram_page(f"trial {result.number}", result.histogram), "utf-8")
 
 
 def write_files(folder: Path, files: Mapping[str, Location | bytes]) -> None:

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from altermoma_ray.engine.search.drawing import Draws
 from altermoma_ray.engine.search.proposals import Objective, Proposals
 from altermoma_ray.engine.search.stopping import ranked
 from altermoma_ray.engine.space import SearchSpace
@@ -276,3 +277,26 @@ def test_a_space_of_which_a_part_is_finite_never_repeats_either():
     space = FEW | {"scopes": ("global", "group")}
     tasks = run(proposals(trials=40, repeat=False, **space), 0)
     assert len(distinct_settings(tasks)) == 40
+
+
+@pytest.mark.parametrize("objective", ["map", "map,sparsity"])
+def test_draws_learn_from_250_trials_good_ones_however_old_and_the_latest(objective):
+    def result(number):
+        good = number < 25  # and a Pareto front
+        value, sparsity = (2 - number / 1000, 0.9 + number / 1000) if good else (number % 100 / 100, number % 7 / 10)
+        figures = {"metrics": {"map": value}, "sparsity": {"total": sparsity}, "params_left": 1000}
+        return TrialResult(number=number, status="finished", started=0, ended=1, **figures)
+
+    def draw(unseen):
+        figures = {"sparsity": None if objective == "map,sparsity" else 0.9, "trials": 400, "seed": 7}
+        draws = Draws(SearchSpace(), SIZES, Objective.parse(objective, FIGURES), **figures)
+        for number in range(300):
+            draws.setting(number)
+        for number in set(range(300)) - set(unseen):
+            draws.see(number, None, result(number))
+        return draws.setting(300)
+
+    whole = draw(unseen=())
+    assert draw(unseen=range(30, 75)) == whole
+    assert draw(unseen=range(5)) != whole
+    assert draw(unseen=range(280, 300)) != whole
