@@ -16,12 +16,11 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from altermoma_ray.engine.ray import mailbox
 from altermoma_ray.engine.ray.trainer import fit_once
-from altermoma_ray.engine.ray.workers import rank_and_world, start_again, worker_device
+from altermoma_ray.engine.ray.workers import rank_and_world, start_again
 from altermoma_ray.storage import Location
 
 
@@ -132,10 +131,7 @@ class WorkerGroup:
 def _serve(load: Callable[[Any], Callable[[Any], None]], job: Any, works: Any) -> None:
     """A worker's life: loading, then one piece of work after another."""
     rank, _ = rank_and_world()
-    device = worker_device()
     run = load(job)
     while (work := ray.get(works.take.remote(rank))) is not None:
-        # Every piece of work begins with the random numbers of a worker which has just loaded.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            run(work)
+        run(work)
         works.end.remote()

@@ -151,6 +151,8 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
         ).fit()
+    # Tune gives its actors a few seconds to end: workers of a killed one may have left files of their own.
+    plan.folder.join("ray").delete()
 
 
 def _reference(plan: SearchPlan, job: TrialJob) -> Any:
