@@ -23,7 +23,17 @@ def fit_once(
 ) -> None:
     """Run ``function(*arguments)`` on new Ray Train workers and wait, without a second try.
 
-    The arguments are those of :func:`run_on_workers`.
+    Example:
+        Two workers greet::
+
+            fit_once(print, ("hello",), workers=2, gpus_per_worker=0.0, storage=storage)
+
+    Args:
+        function: run by every worker, with ``torch.distributed`` set up.
+        arguments: picklable.
+        workers: number of workers, each with one CPU.
+        gpus_per_worker: GPUs of each worker.
+        storage: place for Ray's files while the workers run, within reach of every node.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed or died.
