@@ -1,11 +1,11 @@
-"""What a trial costs beyond its own computing: in a reused Tune actor, and with Ray's own recipe.
+"""What a trial costs beyond its own computing: in a reused Tune actor, on Ray Train workers, and with Ray's own recipe.
 
     python -m benchmarks.overhead
 
-A real search on the toy, two one-thread trials side by side, logged to MLflow. A trial's overhead is the time from the
-end of its actor's trial before to its own end, less what it spends on its scores, its fine-tuning and its evaluation;
-an actor's first trial loads the model and the data and has no predecessor. Beside it: empty trials, one after the
-other, each of which starts a TorchTrainer with two workers.
+Two real searches on the toy, logged to MLflow: one with two one-thread trials side by side, one whose trials have two
+Ray Train workers each. A trial's overhead is the time from the end of its process's trial before to its own end, less
+what it spends on its scores, its fine-tuning and its evaluation; the first trial of a process loads the model and the
+data and has no predecessor. Beside them: empty trials, one after the other, each of which starts a TorchTrainer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OWN = ("score", "fine_tune", "evaluate")
 
 
 def overheads(results: Sequence[TrialResult]) -> Iterator[tuple[int, float]]:
-    """Trial number and overhead in seconds of every trial that was not its actor's first."""
+    """Trial number and overhead in seconds of every trial that was not its process's first."""
     by_process: dict[str, list[TrialResult]] = {}
     for result in sorted(results, key=lambda result: result.ended):
         by_process.setdefault(result.configuration["process"], []).append(result)
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--trials", type=positive_int, default=10)
     parser.add_argument("--epochs", type=float, default=0.1, help="fine-tuning of each trial (default: 0.1)")
     parser.add_argument("--empty", type=positive_int, default=4, help="empty trials of the recipe (default: 4)")
-    parser.add_argument("--workers", type=positive_int, default=2, help="of each empty trial (default: 2)")
+    parser.add_argument("--workers", type=positive_int, default=2, help="of a trial on Ray Train workers (default: 2)")
     options = parser.parse_args()
     space = SearchSpace(
         scoring_batches=1,
@@ -64,16 +64,18 @@ def main() -> None:
         plan = toy_plan(options, space=space, trials=options.trials, storage=storage)
         tracker = Tracker.open(None, plan.storage)
         results = run_search(plan, tracker, resume=False).results()
+        of_workers = plan.model_copy(update={"name": f"{plan.name}-workers", "workers": options.workers})
+        on_workers = run_search(of_workers, tracker, resume=False).results()
     with recipe_session():
         ends = run_recipe(empty_trial, [{}] * options.empty, workers=options.workers, side_by_side=1)
-    ours = dict(overheads(results))
+    ours, groups = dict(overheads(results)), dict(overheads(on_workers))
     nested = [later - earlier for earlier, later in itertools.pairwise(ends)]
-    sides = {"reused actor": list(ours.values()), "nested TorchTrainer": nested}
+    sides = {"reused actor": [*ours.values()], "reused workers": [*groups.values()], "nested TorchTrainer": nested}
     median = {side: statistics.median(seconds) for side, seconds in sides.items()}
     publish(
         options,
         "overhead",
-        "Seconds of a trial beyond its own computing, after its actor's first",
+        "Seconds of a trial beyond its own computing, after its process's first",
         measured={
             side: {"trials": len(seconds), "median": median[side], "max": max(seconds)}
             for side, seconds in sides.items()
@@ -81,11 +83,18 @@ def main() -> None:
         targets=[
             Target("overhead of a trial, median (s)", median["reused actor"], most=TARGET),
             Target("overhead of a trial, max (s)", max(sides["reused actor"]), most=TARGET),
+            Target("overhead of a trial on Ray Train workers, median (s)", median["reused workers"], most=TARGET),
             Target(
                 "nested TorchTrainer / reused actor, medians", median["nested TorchTrainer"] / median["reused actor"]
             ),
         ],
-        details={"overhead_by_trial": ours, "nested": nested, "seconds": {r.number: r.seconds for r in results}},
+        details={
+            "overhead_by_trial": ours,
+            "on_workers_by_trial": groups,
+            "nested": nested,
+            "seconds": {result.number: result.seconds for result in results},
+            "seconds_on_workers": {result.number: result.seconds for result in on_workers},
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,10 @@ def test_a_foreign_workload_is_searched_to_its_end_and_resumed(workers, tmp_path
 
     folder = tmp_path / "storage" / "searches" / "fusion-1" / "trials"
     before = {number: (folder / f"{number:04d}" / "result.json").read_bytes() for number in range(3)}
+    processes = {json.loads(content)["configuration"]["process"] for content in before.values()}
+    if workers == 2 and (os.cpu_count() or 1) < 4:  # room for one group, whose workers stay
+        assert len(processes) == 1
+
     file.unlink()
     (folder / "0002" / "result.json").unlink()
     again = command("search", "--resume", *storage)

@@ -14,7 +14,6 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as distributed
-from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
@@ -23,6 +22,7 @@ from altermoma_ray.console import console
 from altermoma_ray.engine.ray import private
 from altermoma_ray.engine.ray.cluster import check_cluster, cluster_address, short_folders
 from altermoma_ray.engine.ray.progress import ProgressBar
+from altermoma_ray.engine.ray.trainer import fit_once
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
@@ -230,53 +230,36 @@ def run_on_workers(
         UserError: a worker raised one.
         ray.train.TrainingFailedError: a worker failed otherwise, or died once more.
     """
+
+    def attempt() -> None:
+        with ProgressBar(describe, total) as bar:
+            arguments = job, bar.reporter
+            fit_once(function, arguments, workers=workers, gpus_per_worker=gpus_per_worker, storage=storage)
+
+    start_again(attempt, describe)
+
+
+def start_again(attempt: Callable[[], None], describe: str) -> None:
+    """Call ``attempt()``, which runs on workers, again after the death of a worker, up to three times.
+
+    Args:
+        attempt: raises the error of its workers.
+        describe: name of the work in messages.
+
+    Raises:
+        UserError: a worker raised one.
+        ray.train.TrainingFailedError: a worker failed otherwise, or died once more.
+    """
     # Not left to Train's own restarts: Train would also start again after an error of the job, which only comes again.
     for again in reversed(range(_RESTARTS + 1)):
         try:
-            _run_once(function, job, workers, gpus_per_worker, storage, describe, total)
+            attempt()
             return
         except Exception as error:
             _raise_user_error(error)
             if not again or not has_died(error):
                 raise
         console.print(f"  {describe}: a worker died; all start again ({_RESTARTS + 1 - again} of {_RESTARTS} times)")
-
-
-def _run_once(
-    function: Callable[[Any, Any], None],
-    job: Any,
-    workers: int,
-    gpus_per_worker: float,
-    storage: Location,
-    describe: str,
-    total: int,
-) -> None:
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
-
-    # Before anything is asked for: places of a controller killed earlier would leave this job without CPUs.
-    private.free_abandoned_places()
-    with ProgressBar(describe, total) as bar, scratch_folder(storage) as scratch:
-        reserved = scratch.join("reserved")
-        trainer = private.quiet_trainer()(
-            _worker_main,
-            train_loop_config={"function": function, "job": job, "reporter": bar.reporter, "reserved": str(reserved)},
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=gpus_per_worker > 0,
-                resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker > 0 else {})},
-            ),
-            # NCCL, Train's choice for GPUs, refuses two workers on one GPU.
-            torch_config=TorchConfig(backend="gloo" if 0 < gpus_per_worker < 1 else None),
-            run_config=RunConfig(name="job", storage_path=scratch.path, storage_filesystem=scratch.filesystem),
-        )
-        try:
-            trainer.fit()
-        # The group's number comes from storage: only workers can tell, and by now they may all be dead.
-        except Exception:
-            if reserved.exists():
-                private.free_places(reserved.read_text())
-            raise
 
 
 def has_died(error: Exception) -> bool:
@@ -287,32 +270,6 @@ def has_died(error: Exception) -> bool:
     if failures and all(isinstance(one, distributed.DistError) or _LOST.search(str(one)) for one in failures):
         return True
     return any(private.is_death(one) for one in (*failures, error))
-
-
-@contextlib.contextmanager
-def scratch_folder(storage: Location) -> Iterator[Location]:
-    """A folder in storage for Ray's own files, deleted at the end of the ``with`` block.
-
-    Example:
-        The folder of one job::
-
-            with scratch_folder(storage) as scratch:
-                run_config = RunConfig(storage_path=scratch.path, storage_filesystem=scratch.filesystem)
-    """
-    folder = storage.join("ray", uuid.uuid4().hex)
-    folder.make_folder()
-    try:
-        yield folder
-    finally:
-        folder.delete()
-
-
-def _worker_main(config: dict[str, Any]) -> None:
-    # The first act of each worker: a death at any later moment leaves the group's number behind.
-    group = get_current_placement_group()
-    assert group is not None
-    Location.parse(config["reserved"]).write_text(group.id.hex())
-    config["function"](config["job"], config["reporter"])
 
 
 def _raise_user_error(error: Exception) -> None:

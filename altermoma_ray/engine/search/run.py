@@ -18,13 +18,13 @@ import ray
 from ray import tune
 
 from altermoma_ray.console import console
+from altermoma_ray.engine.ray.trainer import scratch_folder
 from altermoma_ray.engine.ray.workers import (
     check_room,
     check_shared,
     driver_resources,
     ray_session,
     result_of,
-    scratch_folder,
     worker_slots,
 )
 from altermoma_ray.engine.scoring.score import score
@@ -36,7 +36,7 @@ from altermoma_ray.engine.search.planning import begin_search
 from altermoma_ray.engine.search.resuming import on_same_data
 from altermoma_ray.engine.search.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trials.job import TrialJob
-from altermoma_ray.engine.trials.trainable import TrialActor, distributed_trial
+from altermoma_ray.engine.trials.trainable import GroupActor, TrialActor
 from altermoma_ray.engine.trials.trial import TrialRunner, forget_state
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import COSTS, SPARSITY
@@ -110,10 +110,8 @@ def _run_trials(plan: SearchPlan, job: TrialJob, logbook: Logbook) -> list[Trial
             )
         else:
             trainable = tune.with_resources(
-                tune.with_parameters(
-                    distributed_trial, job=job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker
-                ),
-                driver_resources(),  # the trial's own process only waits for its workers
+                tune.with_parameters(GroupActor, job=job, workers=plan.workers, gpus_per_worker=plan.gpus_per_worker),
+                driver_resources(),  # the actor only waits for its workers, which have places of their own
             )
         tune_trials(plan, searcher, trainable)
         if searcher.mistake is not None:
@@ -138,7 +136,7 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,  # the searcher ends the search; a number here would count segments, not trials
-                reuse_actors=plan.workers == 1,
+                reuse_actors=True,
                 max_concurrent_trials=max(1, plan.lookahead // 2),  # even while a node is away
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -153,6 +151,8 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
         ).fit()
+    # Tune gives its actors a few seconds to end: workers of a killed one may have left files of their own.
+    plan.folder.join("ray").delete()
 
 
 def _reference(plan: SearchPlan, job: TrialJob) -> Any:

@@ -1,14 +1,14 @@
-"""A trial under Ray Tune: in a reused actor, or on Ray Train workers of its own."""
+"""Trials under Ray Tune: in a reused actor, or on a group of Ray Train workers which stays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray import tune
 
-from altermoma_ray.engine.ray.progress import Reporter
-from altermoma_ray.engine.ray.workers import has_died, rank_and_world, run_on_workers
+from altermoma_ray.engine.ray.group import WorkerGroup
+from altermoma_ray.engine.ray.workers import has_died
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.results import record_failure
 from altermoma_ray.engine.trials.trial import TrialRunner
@@ -58,38 +58,43 @@ class TrialActor(tune.Trainable):
         return {"done": True} if report is None else {"done": False, **report}
 
 
-def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_per_worker: float) -> None:
-    """A Tune function which runs its trial on Ray Train workers.
+class GroupActor(tune.Trainable):
+    """Runs one trial after another on Ray Train workers, which load the model, the data and the indicators once.
 
-    Args:
-        config: Tune's configuration, with the trial's ``task``.
-        job: the part common to all trials.
-        workers: Ray Train workers of each trial.
-        gpus_per_worker: GPUs of each worker.
+    Tune makes the actor, which only waits for its workers::
 
-    Raises:
-        Exception: a worker died more often than a job starts again; Tune tries the trial once more.
+        trainable = tune.with_parameters(GroupActor, job=job, workers=2, gpus_per_worker=0.0)
+        tune.Tuner(trainable, tune_config=tune.TuneConfig(reuse_actors=True)).fit()
     """
-    task = TrialTask.model_validate(config["task"])
-    try:
-        run_on_workers(
-            _worker,
-            (job, task),
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            storage=Location.parse(job.folder),
-            describe=f"trial {task.number}",
-            total=len(job.rungs) + 1,
-        )
-    except UserError as error:
-        # Reported, not raised: Tune would take an exception for a failure of this trial alone, and try again.
-        tune.report({"number": task.number, MISTAKE: str(error)})
-        return
-    except Exception as error:
-        if has_died(error):  # no fault of the setting: Tune tries again
-            raise
-        record_failure(job, task, describe(error))
-    tune.report({"number": task.number})
+
+    def setup(
+        self, config: dict[str, Any], job: TrialJob | None = None, workers: int = 1, gpus_per_worker: float = 0.0
+    ) -> None:
+        assert job is not None
+        self._job = job
+        storage = Location.parse(job.folder)
+        self._group = WorkerGroup(_load, job, workers=workers, gpus_per_worker=gpus_per_worker, storage=storage)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        # Tune reuses the actor only where this returns True. The workers stay, with all loaded data.
+        self._task = TrialTask.model_validate(new_config["task"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            self._group.run(self._task.model_dump(mode="json"), f"trial {self._task.number}")
+        except UserError as error:
+            # Reported, not raised: Tune would take an exception for a failure of this trial alone, and try again.
+            return {"done": True, MISTAKE: str(error)}
+        except Exception as error:
+            if has_died(error):  # no fault of the setting: Tune tries again
+                raise
+            record_failure(self._job, self._task, describe(error))
+        return {"done": True}
+
+    def cleanup(self) -> None:
+        self._group.close()
 
 
 def describe(error: BaseException) -> str:
@@ -101,9 +106,12 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _worker(work: tuple[TrialJob, TrialTask], reporter: Reporter) -> None:
-    job, task = work
-    rank, _ = rank_and_world()
-    for _ in TrialRunner(job).run(task):
-        if rank == 0:
-            reporter.advance()
+def _load(job: TrialJob) -> Callable[[dict[str, Any]], None]:
+    """A worker's function that runs its part of one trial."""
+    runner = TrialRunner(job)
+
+    def run(task: dict[str, Any]) -> None:
+        for _ in runner.run(TrialTask.model_validate(task)):
+            pass  # storage gets the result; Tune reads it there
+
+    return run

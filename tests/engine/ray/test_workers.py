@@ -18,6 +18,8 @@ import torch.distributed as distributed
 from ray.train import TrainingFailedError
 from ray.util import placement_group_table
 
+from altermoma_ray.engine.ray import mailbox
+from altermoma_ray.engine.ray.group import WorkerGroup
 from altermoma_ray.engine.ray.workers import check_shared, run_on_workers
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
@@ -94,6 +96,62 @@ def test_an_error_of_its_own_is_raised_at_once(ray_of_four, tmp_path):
     with pytest.raises(TrainingFailedError, match="no such weight"):
         work(fails, tmp_path, workers=2)
     assert attempts(tmp_path) == 1
+
+
+def load(folder):
+    def run(work):
+        rank = distributed.get_rank()
+        first = not list(Path(folder).glob(f"{work['name']}-*"))
+        distributed.barrier()
+        Path(folder, f"{work['name']}-{rank}").write_text(str(os.getpid()))
+        if first and rank == 1 and work.get("dies"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 1 and work.get("fails"):
+            raise ValueError("no such weight")
+        distributed.barrier()  # that the other one never reaches then
+
+    return run
+
+
+def group_of(workers, folder):
+    return WorkerGroup(load, str(folder), workers=workers, gpus_per_worker=0.0, storage=Location.parse(folder))
+
+
+def processes(folder, name):
+    """Of the workers that did a piece of work last."""
+    return {file.read_text() for file in folder.glob(f"{name}-*")}
+
+
+def test_a_group_keeps_its_workers_until_one_dies_or_fails(ray_of_four, tmp_path, capsys):
+    group = group_of(2, tmp_path)
+    group.run({"name": "one"}, "one")
+    group.run({"name": "two"}, "two")
+    group.run({"name": "three", "dies": True}, "three")
+    assert "three: a worker died; all start again (1 of 3 times)" in capsys.readouterr().err
+    with pytest.raises(TrainingFailedError, match="no such weight"):
+        group.run({"name": "four", "fails": True}, "four")
+    one, two, three, four = (processes(tmp_path, name) for name in ("one", "two", "three", "four"))
+    assert one == two
+    assert three == four
+    assert len(one | three) == 4
+    assert {place["state"] for place in placement_group_table().values()} <= {"REMOVED"}
+    assert list((tmp_path / "ray").iterdir()) == []
+    assert group.close() is None
+
+
+@pytest.mark.slow
+def test_an_idle_group_leaves_room_for_another(ray_of_four, tmp_path, monkeypatch):
+    monkeypatch.setattr(mailbox, "IDLE_SECONDS", 1.0)
+    group, other = group_of(3, tmp_path), group_of(3, tmp_path)  # which do not fit both
+    group.run({"name": "one"}, "one")
+    other.run({"name": "two"}, "two")
+    with pytest.raises(TrainingFailedError, match="no such weight"):
+        group.run({"name": "three", "fails": True}, "three")
+    group.run({"name": "four"}, "four")
+    assert [each.close() for each in (group, other)] == [None, None]
+    done = [processes(tmp_path, name) for name in ("one", "two", "three", "four")]
+    assert len(set.union(*done)) == 12
+    assert {place["state"] for place in placement_group_table().values()} <= {"REMOVED"}
 
 
 @pytest.fixture
