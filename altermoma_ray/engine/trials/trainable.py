@@ -9,14 +9,17 @@ from ray import tune
 
 from altermoma_ray.engine.ray.progress import Reporter
 from altermoma_ray.engine.ray.workers import has_died, rank_and_world, run_on_workers
+from altermoma_ray.engine.trials.ending import taker
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
-from altermoma_ray.engine.trials.results import record_failure
+from altermoma_ray.engine.trials.results import describe, record_failure
 from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
 MISTAKE = "mistake"
 """Key of a report with a user's mistake: not the trial's fault, since every other trial would meet the mistake too."""
+BESIDE = "beside"
+"""Key of a trial's configuration: the name of the process that ends its run, see :class:`MetricProcess`."""
 
 
 class TrialActor(tune.Trainable):
@@ -38,13 +41,14 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Tune reuses the actor only where this returns True. The runner stays, with all loaded data.
         self._task = TrialTask.model_validate(new_config["task"])
+        self._beside = taker(new_config.get(BESIDE))
         self._run: Iterator[dict[str, float]] = self._reports()
         return True
 
     def _reports(self) -> Iterator[dict[str, float]]:
         if self._runner is None:
             self._runner = TrialRunner(self._job)
-        yield from self._runner.run(self._task)
+        yield from self._runner.run(self._task, self._beside)
 
     def step(self) -> dict[str, Any]:
         # Tune asks for one report at a time; the trial, a generator, rests at its last evaluation until the next call.
@@ -62,7 +66,7 @@ def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_
     """A Tune function which runs its trial on Ray Train workers.
 
     Args:
-        config: Tune's configuration, with the trial's ``task``.
+        config: Tune's configuration, with the trial's ``task`` and the process :data:`BESIDE` it.
         job: the part common to all trials.
         workers: Ray Train workers of each trial.
         gpus_per_worker: GPUs of each worker.
@@ -74,7 +78,7 @@ def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_
     try:
         run_on_workers(
             _worker,
-            (job, task),
+            (job, task, config.get(BESIDE)),
             workers=workers,
             gpus_per_worker=gpus_per_worker,
             storage=Location.parse(job.folder),
@@ -92,18 +96,9 @@ def distributed_trial(config: dict[str, Any], job: TrialJob, workers: int, gpus_
     tune.report({"number": task.number})
 
 
-def describe(error: BaseException) -> str:
-    """An error's type and text on one line.
-
-    >>> describe(ValueError("too few\\n  samples"))
-    'ValueError: too few samples'
-    """
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _worker(work: tuple[TrialJob, TrialTask], reporter: Reporter) -> None:
-    job, task = work
+def _worker(work: tuple[TrialJob, TrialTask, str | None], reporter: Reporter) -> None:
+    job, task, beside = work
     rank, _ = rank_and_world()
-    for _ in TrialRunner(job).run(task):
+    for _ in TrialRunner(job).run(task, taker(beside)):
         if rank == 0:
             reporter.advance()
