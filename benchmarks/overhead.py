@@ -27,7 +27,7 @@ from benchmarks.report import Target, options_parser, publish
 from benchmarks.toy import toy_plan
 
 TARGET = 2.0
-OWN = ("score", "fine_tune", "evaluate")
+OWN = ("score", "fine_tune", "evaluate", "metric")
 """Stages that are a trial's own computing."""
 
 

@@ -144,6 +144,7 @@ def load_batches(
     rank: int = 0,
     world: int = 1,
     processes: int = 0,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Any]:
     """Load this worker's part of each global batch.
 
@@ -154,6 +155,7 @@ def load_batches(
         rank: this worker's number.
         world: number of workers.
         processes: number of processes to load ahead; 0 loads in the caller's own.
+        generator: draws the seeds of the loader's processes; None draws from torch's random numbers.
 
     Yields:
         One batch for each global batch; None where no sample of the global batch is this worker's.
@@ -168,6 +170,7 @@ def load_batches(
         batch_sampler=parts,
         collate_fn=partial(_collate, collate),
         num_workers=processes,
+        generator=generator,
         multiprocessing_context="spawn" if processes else None,  # a Ray worker has threads: forking may hang
     )
     # Raised here, in the caller's process, where the error's text is its whole message.

@@ -70,7 +70,8 @@ class TrialResult(_Record):
     histogram: dict[str, Histogram] = {}
     """Scores by parameter group."""
     seconds: dict[str, float] = {}
-    """Wall time by stage."""
+    """Wall time by stage: ``evaluate`` is the passes over validation samples, ``metric`` the task's metrics of them.
+    Metrics may be computed beside the next trial."""
     started: float
     """Seconds since the epoch."""
     ended: float

@@ -52,7 +52,7 @@ class Recipe(BaseModel):
     class_balanced: bool = False
     """Whether epochs are drawn by the data source's ``balanced_rows`` instead of every sample once."""
     loader_processes: int = Field(default=0, ge=0)
-    """Processes to load data ahead for each worker; 0 loads in the worker itself."""
+    """Processes to load data ahead for each worker, in fine-tuning and evaluation; 0 loads in the worker itself."""
     augment: bool = False
     """Augmentation while the unpruned model is trained; fine-tuning after pruning goes without."""
     stages: tuple[Stage, ...] = ()

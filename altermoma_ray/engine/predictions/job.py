@@ -138,7 +138,8 @@ def evaluate_worker(job: PredictionJob, reporter: Reporter | None = None) -> Non
     rows = data.rows("validation", job.validation_part)
     model, _ = workload.load(Location.parse(job.checkpoint))
     task = workload.task_for(model)
-    evaluator = Evaluator(data, rows, batch_size=workload.recipe.batch_size)
+    recipe = workload.recipe
+    evaluator = Evaluator(data, rows, batch_size=recipe.batch_size, processes=recipe.loader_processes)
     found = evaluator.predictions(
         model.to(worker_device()), task, on_batch=reporter.advance if reporter is not None else lambda: None
     )

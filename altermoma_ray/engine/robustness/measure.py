@@ -44,7 +44,8 @@ def measure_worker(job: RobustnessJob, reporter: Reporter | None = None) -> None
     # By disturbance: an evaluator keeps its decoded samples for all conditions and models that share them.
     for disturbance in dict.fromkeys(condition.disturbance for condition in found.values()):
         source = data if disturbance is None else data.disturbed(disturbance)  # type: ignore[attr-defined]
-        evaluator = Evaluator(source, rows, batch_size=workload.recipe.batch_size)
+        recipe = workload.recipe
+        evaluator = Evaluator(source, rows, batch_size=recipe.batch_size, processes=recipe.loader_processes)
         for label, subject in job.subjects.items():
             model, _ = workload.load(Location.parse(subject.checkpoint))
             model.to(worker_device())

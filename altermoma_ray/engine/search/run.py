@@ -10,6 +10,7 @@ Every result of a search is in storage as soon as known. A search can therefore 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from typing import Any
@@ -34,10 +35,11 @@ from altermoma_ray.engine.search.logbook import Logbook
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.planning import begin_search
 from altermoma_ray.engine.search.resuming import on_same_data
-from altermoma_ray.engine.search.searcher import ForgiveNodes, ProposalSearcher, StopOnMistake
+from altermoma_ray.engine.search.searcher import CollectMetrics, ForgiveNodes, ProposalSearcher, StopOnMistake
 from altermoma_ray.engine.trials.job import TrialJob
+from altermoma_ray.engine.trials.results import forget_state
 from altermoma_ray.engine.trials.trainable import GroupActor, TrialActor
-from altermoma_ray.engine.trials.trial import TrialRunner, forget_state
+from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import COSTS, SPARSITY
 from altermoma_ray.storage import Location
@@ -130,7 +132,7 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
         searcher: proposes segments of trials and takes in their results.
         trainable: runs one segment, with its parameters and resources.
     """
-    with scratch_folder(plan.folder) as scratch:
+    with scratch_folder(plan.folder) as scratch, contextlib.closing(searcher):
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -146,7 +148,7 @@ def tune_trials(plan: SearchPlan, searcher: ProposalSearcher, trainable: Any) ->
                 storage_filesystem=scratch.filesystem,
                 verbose=0,
                 stop=StopOnMistake(searcher),
-                callbacks=[ForgiveNodes()],
+                callbacks=[ForgiveNodes(), CollectMetrics(searcher)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials save their state themselves
                 failure_config=tune.FailureConfig(max_failures=3),
             ),

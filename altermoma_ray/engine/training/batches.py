@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from altermoma_ray.data.sampling import Collate
+from altermoma_ray.data.sampling import Collate, load_batches
 
 KEEP_BYTES = 2 << 30
 """Decoded batches are kept up to this size in bytes; a batch read again is not decoded again."""
@@ -25,12 +27,20 @@ class LazyBatches(Sequence[Any]):
         collate: makes a batch of samples.
         positions: one list for each batch.
         keep_bytes: upper bound of the size of all kept batches.
+        processes: processes that load ahead during a loop over all batches; 0 decodes in the caller's own. A batch
+            asked for by its number is always decoded by the caller.
     """
 
     def __init__(
-        self, dataset: Any, collate: Collate, positions: Sequence[Sequence[int]], *, keep_bytes: int = KEEP_BYTES
+        self,
+        dataset: Any,
+        collate: Collate,
+        positions: Sequence[Sequence[int]],
+        *,
+        keep_bytes: int = KEEP_BYTES,
+        processes: int = 0,
     ) -> None:
-        self._dataset, self._collate = dataset, collate
+        self._dataset, self._collate, self._processes = dataset, collate, processes
         self._positions = [list(batch) for batch in positions]
         self._kept: dict[int, Any] = {}
         self._free_bytes = keep_bytes
@@ -39,19 +49,50 @@ class LazyBatches(Sequence[Any]):
         return len(self._positions)
 
     def __getitem__(self, number: int) -> Any:  # type: ignore[override]
-        # `Sequence.__iter__` counts up until this error: a for loop ends here.
         if number >= len(self):
             raise IndexError(number)
         if number in self._kept:
             return self._kept[number]
         batch = self._collate([self._dataset[position] for position in self._positions[number]])
+        if self._keeps(batch):
+            self._kept[number] = batch
+        return batch
+
+    def __iter__(self) -> Iterator[Any]:
+        missing = [number for number in range(len(self)) if number not in self._kept]
+        if not self._processes or not missing:
+            for number in range(len(self)):
+                yield self[number]
+            return
+        # A generator of its own: with torch's common one, a trial's random numbers would depend on the processes.
+        loaded = load_batches(
+            self._dataset,
+            self._collate,
+            [self._positions[number] for number in missing],
+            processes=self._processes,
+            generator=torch.Generator(),
+        )
+        for number in range(len(self)):
+            if number in self._kept:
+                yield self._kept[number]
+                continue
+            batch = next(loaded)
+            if self._keeps(batch):
+                # A loader's tensors are in shared memory, each with an open file: a kept batch is copied out of there.
+                batch = self._kept[number] = copy.deepcopy(batch)
+            yield batch
+        # The loader ends its processes at its own end, which is behind the last batch.
+        assert next(loaded, None) is None
+
+    def _keeps(self, batch: Any) -> bool:
+        """Whether a new batch is kept; its bytes are then no longer free."""
         # First come, first kept. Every pass reads the batches in the same order: a cache replacing the oldest would
         # throw out each batch just before its next use. A later, smaller batch may still fit.
         size = bytes_of(batch)
-        if size <= self._free_bytes:
-            self._kept[number] = batch
-            self._free_bytes -= size
-        return batch
+        if size > self._free_bytes:
+            return False
+        self._free_bytes -= size
+        return True
 
 
 def bytes_of(value: object) -> int:

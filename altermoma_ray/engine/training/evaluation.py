@@ -11,6 +11,7 @@ from torch import nn
 
 from altermoma_ray.engine.ray.workers import rank_and_world
 from altermoma_ray.engine.training.batches import LazyBatches
+from altermoma_ray.errors import UserError
 from altermoma_ray.workloads.protocols import DataSource, Task
 
 
@@ -27,17 +28,21 @@ class Evaluator:
         data: gives samples and annotations.
         rows: the validation samples of all workers together.
         batch_size: samples of one forward pass on this worker.
+        processes: processes that load ahead, as a recipe's ``loader_processes``; 0 loads in the worker itself. They
+            end with each pass over the samples, and a pass whose batches are all kept starts none.
     """
 
-    def __init__(self, data: DataSource, rows: Sequence[int], *, batch_size: int) -> None:
+    def __init__(self, data: DataSource, rows: Sequence[int], *, batch_size: int, processes: int = 0) -> None:
         rank, world = rank_and_world()
-        self._data, self._rows = data, list(rows)
+        self._data = data
+        self.rows = list(rows)
+        """The validation samples of all workers together."""
         # Strided, without padding: a DistributedSampler repeats samples to give all workers as many, and a repeated
         # sample would count twice. Nothing below waits for other workers batch by batch, so counts may differ.
-        own = self._rows[rank::world]
+        own = self.rows[rank::world]
         dataset = data.dataset(own, augment=False, seed=0)
         spans = [range(start, min(start + batch_size, len(own))) for start in range(0, len(own), batch_size)]
-        self._batches = LazyBatches(dataset, data.collate, spans)
+        self._batches = LazyBatches(dataset, data.collate, spans, processes=processes)
 
     def __call__(
         self,
@@ -56,9 +61,12 @@ class Evaluator:
             task: decodes and scores predictions.
             masked: modalities to mask.
             on_batch: called after each batch of this worker.
+
+        Raises:
+            UserError: a sample's file is missing or broken, or the task's own ``evaluate`` raised the error.
         """
         found = self.predictions(model, task, masked=masked, on_batch=on_batch)
-        return task.evaluate(found, self._data, self._rows)
+        return on_first_worker(lambda: task.evaluate(found, self._data, self.rows))
 
     def predictions(
         self,
@@ -68,7 +76,10 @@ class Evaluator:
         masked: frozenset[str] = frozenset(),
         on_batch: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
-        """The decoded predictions of all samples, by sample name; the same on every worker. Arguments are as above."""
+        """The decoded predictions by sample name: of all samples on rank 0, of their own samples on other workers.
+
+        Arguments are as above.
+        """
         device = next(model.parameters()).device
         training = model.training
         model.eval()
@@ -81,17 +92,58 @@ class Evaluator:
                     on_batch()
         finally:
             model.train(training)
-        # A metric like mAP is no mean over samples: predictions are gathered, and each worker scores all of them.
-        for part in _gather(found):
+        # A metric like mAP is no mean over samples: predictions are gathered, and one worker scores all of them.
+        for part in _gathered(found):
             found.update(part)
         return found
 
 
-def _gather(found: dict[str, Any]) -> list[dict[str, Any]]:
-    _, world = rank_and_world()
+def on_first_worker(compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Metrics computed by rank 0 alone, on one core, and told to the other workers.
+
+    >>> on_first_worker(lambda: {"accuracy": 0.5})
+    {'accuracy': 0.5}
+
+    Args:
+        compute: gives the metrics; called on rank 0 only.
+
+    Raises:
+        Exception: ``compute`` raised it; the other workers raise an error of the same text.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return compute()
+    metrics: dict[str, float] = {}
+    failure: Exception | None = None
+    if rank == 0:
+        try:
+            metrics = compute()
+        except Exception as error:
+            failure = error
+    # Told in any case: a worker that waited for metrics while rank 0 raised would wait for ever.
+    told: list[Any] = [metrics, None if failure is None else _plain(failure)]
+    distributed.broadcast_object_list(told, src=0)
+    if failure is not None:
+        raise failure
+    if told[1] is not None:
+        raise told[1]
+    return dict(told[0])
+
+
+def _plain(error: Exception) -> Exception:
+    """The error as one which every worker can unpickle; the kinds with a meaning in the engine stay what they are."""
+    for kind in (UserError, FloatingPointError):
+        if isinstance(error, kind):
+            return kind(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _gathered(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The predictions of every worker, in order, on rank 0; nothing on the others."""
+    rank, world = rank_and_world()
     if world == 1:
         return []
     # Predictions have different lengths on each worker, so they travel as pickled objects, not as tensors.
-    parts: list[dict[str, Any]] = [{} for _ in range(world)]
-    distributed.all_gather_object(parts, found)
-    return parts
+    parts: list[dict[str, Any]] | None = [{} for _ in range(world)] if rank == 0 else None
+    distributed.gather_object(found, parts)
+    return parts or []

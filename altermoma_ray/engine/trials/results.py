@@ -1,4 +1,4 @@
-"""Results of trials in storage: reading them, and recording a failure."""
+"""Results of trials in storage: reading them, recording a failure, and forgetting the state behind them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.places import kept_in
+from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation, TrialResult
 
 
@@ -78,3 +79,27 @@ def configuration_of(job: TrialJob, trial: TrialTask) -> dict[str, Any]:
         "job": job.model_dump(mode="json", context=kept_in(job.workload.storage_location)),
         "recipe": job.workload.load().recipe.model_dump(mode="json"),
     }
+
+
+def describe(error: BaseException) -> str:
+    """An error's type and text on one line.
+
+    >>> describe(ValueError("too few\\n  samples"))
+    'ValueError: too few samples'
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def forget_state(job: TrialJob, number: int) -> None:
+    """Delete the saved state of a trial.
+
+    Args:
+        job: the trial's job.
+        number: the trial's number.
+    """
+    state_file(job, number).delete()
+
+
+def state_file(job: TrialJob, number: int) -> Location:
+    """The file of a trial's saved state, see :class:`altermoma_ray.engine.trials.saved_state.SavedState`."""
+    return job.trial_folder(number).join("halfway.safetensors")

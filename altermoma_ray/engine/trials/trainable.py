@@ -9,14 +9,17 @@ from ray import tune
 
 from altermoma_ray.engine.ray.group import WorkerGroup
 from altermoma_ray.engine.ray.workers import has_died
+from altermoma_ray.engine.trials.ending import taker
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
-from altermoma_ray.engine.trials.results import record_failure
+from altermoma_ray.engine.trials.results import describe, record_failure
 from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.errors import UserError
 from altermoma_ray.storage import Location
 
 MISTAKE = "mistake"
 """Key of a report with a user's mistake: not the trial's fault, since every other trial would meet the mistake too."""
+BESIDE = "beside"
+"""Key of a trial's configuration: the name of the process that ends its run, see :class:`MetricProcess`."""
 
 
 class TrialActor(tune.Trainable):
@@ -38,13 +41,14 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Tune reuses the actor only where this returns True. The runner stays, with all loaded data.
         self._task = TrialTask.model_validate(new_config["task"])
+        self._beside = taker(new_config.get(BESIDE))
         self._run: Iterator[dict[str, float]] = self._reports()
         return True
 
     def _reports(self) -> Iterator[dict[str, float]]:
         if self._runner is None:
             self._runner = TrialRunner(self._job)
-        yield from self._runner.run(self._task)
+        yield from self._runner.run(self._task, self._beside)
 
     def step(self) -> dict[str, Any]:
         # Tune asks for one report at a time; the trial, a generator, rests at its last evaluation until the next call.
@@ -78,12 +82,12 @@ class GroupActor(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Tune reuses the actor only where this returns True. The workers stay, with all loaded data.
-        self._task = TrialTask.model_validate(new_config["task"])
+        self._task, self._beside = TrialTask.model_validate(new_config["task"]), new_config.get(BESIDE)
         return True
 
     def step(self) -> dict[str, Any]:
         try:
-            self._group.run(self._task.model_dump(mode="json"), f"trial {self._task.number}")
+            self._group.run((self._task.model_dump(mode="json"), self._beside), f"trial {self._task.number}")
         except UserError as error:
             # Reported, not raised: Tune would take an exception for a failure of this trial alone, and try again.
             return {"done": True, MISTAKE: str(error)}
@@ -97,21 +101,13 @@ class GroupActor(tune.Trainable):
         self._group.close()
 
 
-def describe(error: BaseException) -> str:
-    """An error's type and text on one line.
-
-    >>> describe(ValueError("too few\\n  samples"))
-    'ValueError: too few samples'
-    """
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _load(job: TrialJob) -> Callable[[dict[str, Any]], None]:
+def _load(job: TrialJob) -> Callable[[tuple[dict[str, Any], str | None]], None]:
     """A worker's function that runs its part of one trial."""
     runner = TrialRunner(job)
 
-    def run(task: dict[str, Any]) -> None:
-        for _ in runner.run(TrialTask.model_validate(task)):
+    def run(work: tuple[dict[str, Any], str | None]) -> None:
+        task, beside = work
+        for _ in runner.run(TrialTask.model_validate(task), taker(beside)):
             pass  # storage gets the result; Tune reads it there
 
     return run

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 import torch
@@ -26,7 +27,7 @@ from altermoma_ray.engine.scoring.indicators import (
 from altermoma_ray.engine.scoring.score import score_missing
 from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS, bound_units
 from altermoma_ray.engine.training.distillation import Distillation
-from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.training.evaluation import Evaluator, on_first_worker
 from altermoma_ray.engine.training.loop import (
     FineTuningBatches,
     data_parallel,
@@ -38,10 +39,17 @@ from altermoma_ray.engine.training.loop import (
 from altermoma_ray.engine.training.norms import BATCHES, Statistics, exchange_statistics, retake_statistics
 from altermoma_ray.engine.trials.budget import costs_of, within_budget
 from altermoma_ray.engine.trials.clock import Clock
-from altermoma_ray.engine.trials.events import events_of, step_of
+from altermoma_ray.engine.trials.ending import Ending, Found, TakeEnding, metrics_of, write_result
+from altermoma_ray.engine.trials.events import Event, events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
-from altermoma_ray.engine.trials.results import configuration_of, has_ended, read_result, record_failure
+from altermoma_ray.engine.trials.results import (
+    configuration_of,
+    has_ended,
+    read_result,
+    record_failure,
+    state_file,
+)
 from altermoma_ray.engine.trials.saved_state import SavedState, all_agree, seeded
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, coverage, prunable_weights
@@ -49,7 +57,7 @@ from altermoma_ray.pruning.criteria import IndicatorCriterion
 from altermoma_ray.pruning.granularity import Granularity
 from altermoma_ray.pruning.targets import OutOfReach, Target
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.result import Evaluation, Status, TrialResult
+from altermoma_ray.tracking.result import Evaluation, TrialResult
 from altermoma_ray.workloads.workload import groups_of
 
 
@@ -75,10 +83,11 @@ class TrialRunner:
         self._names = list(prunable_weights(self._model))
         self._groups = groups_of(self._model, self._names)
         self._coverage = coverage(self._model)
+        size, processes = self._recipe.batch_size, self._recipe.loader_processes
         rows = self._data.rows("validation", job.validation_part)
-        self._evaluator = Evaluator(self._data, rows, batch_size=self._recipe.batch_size)
+        self._evaluator = Evaluator(self._data, rows, batch_size=size, processes=processes)
         rung_rows = self._data.rows("validation", job.validation_part, job.rung_samples)
-        self._rung_evaluator = Evaluator(self._data, rung_rows, batch_size=self._recipe.batch_size)
+        self._rung_evaluator = Evaluator(self._data, rung_rows, batch_size=size, processes=processes)
         # Bounded, since each entry has the size of the model. The caches belong to this runner, not to the class, whose
         # cache would keep every runner alive.
         self._indicators = lru_cache(maxsize=4)(load_indicators)
@@ -90,17 +99,18 @@ class TrialRunner:
     def reference(self) -> dict[str, float]:
         """Metrics of the unpruned model."""
         self._model.load_state_dict(self._initial)
-        return self._evaluate(self._evaluator)
+        return self._metrics(self._found(self._evaluator), self._evaluator)
 
-    def _evaluate(self, evaluator: Evaluator) -> dict[str, float]:
-        """The task's metrics of the whole model, and of the model without each modality named by the objective."""
-        metrics = evaluator(self._model, self._task)
-        for modality in self._job.without:
-            masked = evaluator(self._model, self._task, masked=frozenset({modality}))
-            metrics |= {metric.without(modality).name: masked[metric.name] for metric in self._task.metrics}
-        return metrics
+    def _found(self, evaluator: Evaluator) -> Found:
+        """Predictions of the whole model, and of the model without each modality named by the objective."""
+        masks = {"": frozenset[str](), **{modality: frozenset({modality}) for modality in self._job.without}}
+        return {name: evaluator.predictions(self._model, self._task, masked=masked) for name, masked in masks.items()}
 
-    def run(self, trial: TrialTask) -> Iterator[dict[str, float]]:
+    def _metrics(self, found: Found, evaluator: Evaluator) -> dict[str, float]:
+        """The task's metrics of predictions; the same on every worker."""
+        return on_first_worker(lambda: metrics_of(found, self._task, self._data, evaluator.rows))
+
+    def run(self, trial: TrialTask, beside: TakeEnding | None = None) -> Iterator[dict[str, float]]:
         """Run a trial, yielding the metrics of every evaluation with ``step``; the result is in storage at the end.
 
         A loss which is not finite, or a sparsity or budget beyond the reach of whole units, ends the trial as
@@ -109,20 +119,21 @@ class TrialRunner:
 
         Args:
             trial: its setting, and how far to run.
+            beside: takes over the end of the run: the metrics of the last evaluation, and the result in storage.
 
         Yields:
-            The metrics of an evaluation, and its ``step``.
+            The metrics of an evaluation, and its ``step``; of metrics computed beside the ``step`` alone.
         """
         earlier = read_result(self._job, trial.number)
         is_there = earlier is not None and earlier.status != "failed" and has_ended(earlier, trial.until)
         # `all_agree` first: every worker must take part, whatever the worker itself has read.
         if all_agree(is_there) and is_there:
             return
-        clock = Clock(earlier)
         self._told = None
-        history: list[Evaluation] = []
         steps = self._steps(trial)
         end = steps if trial.until is None else step_of(self._job.rungs[trial.until], steps)
+        run = _Run(trial=trial, steps=steps, end=end, earlier=earlier, clock=Clock(earlier), defers=beside is not None)
+        clock, history = run.clock, run.history
         try:
             score_missing(self._job.scoring_of(trial))
             clock.lap("criterion")
@@ -130,7 +141,7 @@ class TrialRunner:
             plan = self._plan(scores, trial, steps)
             costs = costs_of(self._job.costs, self._units(trial), plan[-1][1])
             clock.lap("score")
-            for evaluation in self._fine_tune(trial, plan, steps, end, history, clock):
+            for evaluation in self._fine_tune(run, plan):
                 evaluation = Evaluation(step=evaluation.step, metrics={**evaluation.metrics, **costs})
                 # `_fine_tune` shares this list, and keeps it with the state when asked for the next evaluation.
                 history.append(evaluation)
@@ -140,7 +151,12 @@ class TrialRunner:
                 self._renew_statistics(trial)
             else:
                 exchange_statistics(self._model, self._told)
-            self._write(trial, "finished" if end == steps else "stopped", history, scores, plan[-1][1], clock)
+            if rank_and_world()[0] == 0:
+                result = self._write(run, scores, plan[-1][1])
+                if beside is not None and run.unscored is not None:
+                    beside(Ending(result, *run.unscored))
+                else:
+                    write_result(self._job, result)
         except (FloatingPointError, OutOfReach) as error:
             # Raised on all workers alike, so none is left in a reduction, and one record is enough.
             if rank_and_world()[0] == 0:
@@ -195,27 +211,20 @@ class TrialRunner:
         target = within_budget(target, self._job.budget, self._job.costs, units, scores)
         return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rounds(schedule), strict=True)]
 
-    def _fine_tune(
-        self,
-        trial: TrialTask,
-        plan: Sequence[tuple[int, Masks]],
-        steps: int,
-        end: int,
-        history: list[Evaluation],
-        clock: Clock,
-    ) -> Iterator[Evaluation]:
-        """Prune θ_init by the plan, train up to step ``end`` of ``steps``, and evaluate at every rung and at the end.
+    def _fine_tune(self, run: _Run, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:
+        """Prune θ_init by the plan, train up to the run's end, and evaluate at every rung and at the end.
 
-        A trial which stopped at a rung, or died, goes on from its saved state. ``history`` then begins with the
-        evaluations made before. ``clock`` receives the time spent.
+        A trial which stopped at a rung, or died, goes on from its saved state. The run's history then begins with the
+        evaluations made before. Its clock receives the time spent.
         """
+        trial, steps, end, clock = run.trial, run.steps, run.end, run.clock
         self._model.load_state_dict(self._initial)
         optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=trial.setting.learning_rate, weight_decay=self._recipe.weight_decay
         )
         saved = self._saved_state(trial)
-        done, earlier = saved.restore(self._model, optimizer)
-        history.extend(earlier)
+        done, kept = saved.restore(self._model, optimizer)
+        run.take_up(kept, done)
         # Over all steps, not to the rung: a promoted trial goes on along the curve of an uninterrupted one.
         scheduler = one_cycle(optimizer, steps, done=done)
         seed = self._job.seed_of(trial)
@@ -231,12 +240,12 @@ class TrialRunner:
                 # Nothing else brings the norms' statistics up to date; those of whole units are taken anew in any case.
                 if trial.setting.granularity == SINGLE_WEIGHTS:
                     retake_statistics(self._model, self._batches(BATCHES, seed))
-                yield Evaluation(step=0, metrics=self._figures(trial, self._evaluator))
+                yield Evaluation(step=0, metrics=self._measured(run, self._evaluator))
                 return
             trained, clip_norm = data_parallel(self._model), self._recipe.clip_norm
             train = partial(train_steps, trained, self._task, clip_norm=clip_norm, holder=holder, extra_loss=extra_loss)
             step = done
-            for event in (event for event in events if done < event.step <= end):
+            for event in (event for event in events if run.has_to_do(event, done)):
                 train(itertools.islice(batches, event.step - step), optimizer, scheduler)
                 step = event.step
                 clock.lap("fine_tune")
@@ -245,20 +254,30 @@ class TrialRunner:
                     holder.update(units.held(event.masks))
                 if event.is_evaluated:
                     synchronise_buffers(self._model)
-                    metrics = self._figures(trial, self._evaluator if step == steps else self._rung_evaluator)
-                    clock.lap("evaluate")
-                    yield Evaluation(step=step, metrics=metrics)
+                    evaluator = self._evaluator if step == steps else self._rung_evaluator
+                    yield Evaluation(step=step, metrics=self._measured(run, evaluator, is_last=step == end))
                 # Behind the yield: by now the caller has put the evaluation into the history.
                 if step < steps:
-                    saved.save(step, history, self._model, optimizer, now=step == end)
+                    saved.save(step, run.scored, self._model, optimizer, now=step == end)
 
-    def _figures(self, trial: TrialTask, evaluator: Evaluator) -> dict[str, float]:
-        """The metrics of a trial's model, with statistics taken anew; training goes on with its own."""
+    def _measured(self, run: _Run, evaluator: Evaluator, *, is_last: bool = True) -> dict[str, float]:
+        """The metrics of a trial's model; none where the run leaves its last ones to another process."""
+        found = self._predictions(run.trial, evaluator)
+        run.clock.lap("evaluate")
+        if is_last and run.defers:
+            run.unscored = evaluator.rows, found
+            return {}
+        metrics = self._metrics(found, evaluator)
+        run.clock.lap("metric")
+        return metrics
+
+    def _predictions(self, trial: TrialTask, evaluator: Evaluator) -> Found:
+        """Predictions of a trial's model, with statistics taken anew; training goes on with its own."""
         trained = exchange_statistics(self._model)
         self._renew_statistics(trial)
-        metrics = self._evaluate(evaluator)
+        found = self._found(evaluator)
         self._told = exchange_statistics(self._model, trained)
-        return metrics
+        return found
 
     def _renew_statistics(self, trial: TrialTask) -> None:
         """Take the norms' statistics anew where whole units are pruned; single weights keep those of training."""
@@ -267,18 +286,12 @@ class TrialRunner:
             # Each worker has seen its own share of the batches.
             synchronise_buffers(self._model)
 
-    def _write(
-        self,
-        trial: TrialTask,
-        status: Status,
-        history: Sequence[Evaluation],
-        scores: Weights,
-        masks: Masks,
-        clock: Clock,
-    ) -> None:
-        if rank_and_world()[0] != 0:
-            return
-        # `result.json` is written last of all: a trial which dies in here runs again, and overwrites the other files.
+    def _write(self, run: _Run, scores: Weights, masks: Masks) -> TrialResult:
+        """Write the trial's files but for ``result.json``, which is written last of all, of what this returns.
+
+        A trial that dies in here runs again, and overwrites the files.
+        """
+        trial, history, clock = run.trial, run.history, run.clock
         folder = self._job.trial_folder(trial.number)
         configuration = configuration_of(self._job, trial) | {
             "fine_tune_steps": history[-1].step,  # the steps done, which early stopping cuts short
@@ -299,9 +312,9 @@ class TrialRunner:
         clock.lap("write")
         # The time of scoring as spent by the trial which paid for it: this one may have read the scores from storage.
         seconds = clock.seconds | {"criterion": seconds_to_score(self._job.scoring_of(trial))}
-        result = TrialResult(
+        return TrialResult(
             number=trial.number,
-            status=status,
+            status="finished" if run.end == run.steps else "stopped",
             params={**self._job.params_of(trial), **{f"ratio_{group}": sparsity[group] for group in self._groups}},
             metrics=history[-1].metrics,
             history=list(history),
@@ -315,26 +328,48 @@ class TrialRunner:
             started=clock.started,
             ended=time.time(),
         )
-        folder.join("result.json").write_text(result.to_json())
-        # A stopped trial keeps its state for a promotion. Forgotten after the result: the other order could lose both.
-        if status == "finished":
-            forget_state(self._job, trial.number)
 
     def _saved_state(self, trial: TrialTask) -> SavedState:
         # Without the rung: a promoted trial is the same one, and takes up its own state.
         identity = trial.model_dump_json(exclude={"until"})
-        return SavedState(_state_file(self._job, trial.number), identity, every=self._job.save_every)
+        return SavedState(state_file(self._job, trial.number), identity, every=self._job.save_every)
 
 
-def forget_state(job: TrialJob, number: int) -> None:
-    """Delete the saved state of a trial.
+@dataclass
+class _Run:
+    """A trial's way to a rung or to its end."""
 
-    Args:
-        job: the trial's job.
-        number: the trial's number.
-    """
-    _state_file(job, number).delete()
+    trial: TrialTask
+    steps: int
+    """Length of the whole fine-tuning."""
+    end: int
+    """The step at which the run ends."""
+    earlier: TrialResult | None
+    """The result at an earlier rung."""
+    clock: Clock
+    defers: bool
+    """Whether another process computes the metrics of the run's last evaluation."""
+    history: list[Evaluation] = field(default_factory=list)
+    unscored: tuple[Sequence[int], Found] | None = None
+    """Rows and predictions of the last evaluation, where another process computes its metrics."""
 
+    @property
+    def scored(self) -> list[Evaluation]:
+        """The evaluations with metrics, for the saved state: its reader makes the other one anew."""
+        return self.history if self.unscored is None else self.history[:-1]
 
-def _state_file(job: TrialJob, number: int) -> Location:
-    return job.trial_folder(number).join("halfway.safetensors")
+    def take_up(self, kept: Sequence[Evaluation], done: int) -> None:
+        """Begin the history with the evaluations of the saved state, and those which were completed beside.
+
+        Args:
+            kept: evaluations of the saved state.
+            done: its step.
+        """
+        beside = self.earlier.history if self.earlier is not None and done else []
+        known = {evaluation.step: evaluation for evaluation in (*kept, *beside) if evaluation.step <= done}
+        self.history.extend(known[step] for step in sorted(known))
+
+    def has_to_do(self, event: Event, done: int) -> bool:
+        """Whether an event is still to come, or is an evaluation at step ``done`` whose metrics were lost."""
+        lost = event.is_evaluated and event.step not in {evaluation.step for evaluation in self.history}
+        return done < event.step <= self.end or (event.step == done and lost)

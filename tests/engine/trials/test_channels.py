@@ -58,7 +58,7 @@ def test_the_model_that_is_kept_is_the_trained_one_without_its_channels(job, epo
     with torch.no_grad():
         runner._model.fuser[1].running_mean.add_(1)
     before = copied(runner._model.state_dict())
-    assert runner._figures(task, Evaluator(data, data.rows("validation", limit=1), batch_size=1))
+    assert runner._predictions(task, Evaluator(data, data.rows("validation", limit=1), batch_size=1))
     assert not differences(copied(runner._model.state_dict()), before)
     again = SearchRequest(
         workload=job.workload,
