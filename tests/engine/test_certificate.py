@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from altermoma_ray.engine.certificate.job import CertificateJob, check_search, plan_certificate
+from altermoma_ray.engine.certificate.job import CertificateJob, plan_certificate
 from altermoma_ray.engine.certificate.measure import measure_worker, scenes_of
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.engine.search.planning import SearchRequest, keep_model, plan_search
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.training.evaluation import Evaluator
-from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.certificate.conclusions import certify
@@ -32,24 +31,19 @@ TWO_BRANCH = f"{Path(__file__).parents[1] / 'workloads' / 'two_branch.py'}:WORKL
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory, empty_store):
-    """A storage with the searches ``first``, which has a champion, and ``second``, which has no trial."""
+    """A storage with the search ``first``, which has a champion."""
     folder = Path(shutil.copytree(empty_store, tmp_path_factory.mktemp("certificate") / "storage"))
     tracker = Tracker.open(None, Location.parse(folder))
-    for name in ("second", "first"):
-        plan = plan_search(
-            SearchRequest(
-                workload=find_workload(TWO_BRANCH, str(folder)),
-                space=SearchSpace(),
-                name=name,
-                sparsity=0.5,
-                trials=1,
-                validation_part="tuning",
-            )
+    workload = find_workload(TWO_BRANCH, str(folder))
+    plan = plan_search(
+        SearchRequest(
+            workload=workload, space=SearchSpace(), name="first", sparsity=0.5, trials=1, validation_part="tuning"
         )
-        plan.save()
-        parent = tracker.start_search(
-            name, dataset=plan.dataset, model=plan.model, figures=plan.figures, objective=plan.optimised, params={}
-        )
+    )
+    plan.save()
+    parent = tracker.start_search(
+        "first", dataset=plan.dataset, model=plan.model, figures=plan.figures, objective=plan.optimised, params={}
+    )
     file = Location.parse(folder / "pruned" / "model.safetensors")
     save_checkpoint(file, half_a_radar(plan), {})
     metrics = {"error": 0.5, "r": 0.5}
@@ -113,27 +107,9 @@ def test_the_folder_of_a_certificate_depends_on_what_was_measured(plan, champion
     assert len({job.model_copy(update=change).folder.name for change in changes}) == 4
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["third", "--certify"], "no search 'third' in {storage}; choose one of: first, second"),
-        (
-            ["second", "--certify"],
-            "search 'second' in sqlite:///{storage}/mlflow.db has no champion yet; certify it when",
-        ),
-        (["first", "--certify", "--margin", "0"], "argument --margin: must be a number above 0, but got 0; see --help"),
-        (["first", "--certify", "--format", "csv"], "--format csv does not go with --certify, whose figures are no"),
-        (["first", "--margin", "0.1"], "--margin goes with --certify alone; add it, or leave the option out"),
-    ],
-)
-def test_a_bad_request_is_one_line(storage, answer, arguments, line):
-    assert line.format(storage=storage) in answer("leaderboard", *arguments, "--storage", storage)
-
-
-def test_a_comparison_has_no_champion_to_certify(plan):
-    check_search(plan)
-    with pytest.raises(UserError, match=r"'first' is a comparison, which has no champion to certify; name a search"):
-        check_search(plan.model_copy(update={"grid": ("a trial",)}))
+def test_a_margin_of_nothing_is_one_line(storage, answer):
+    said = answer("leaderboard", "first", "--certify", "--margin", "0", "--storage", storage)
+    assert "argument --margin: must be a number above 0, but got 0; see --help" in said
 
 
 def test_lost_objects_are_told_and_drawn(tmp_path, synthetic_root):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from altermoma_ray.tracking.certificate.records import (
     Certificate,
+    Compared,
     Measured,
     ObjectFigures,
     Pair,
@@ -50,9 +51,8 @@ def certify(measured: Measured, margin: float) -> Certificate:
 
     interval = mean_interval([gain(scene) for scene in scenes])
     lost = _found_by_one(measured, lambda unpruned, champion: unpruned and not champion)
-    copied = ("search", "trial", "dataset", "model", "validation_part", "chosen_on_them", "metric", "title")
     return Certificate(
-        **{name: getattr(measured, name) for name in (*copied, "direction", "whole", "thresholds")},
+        **{name: getattr(measured, name) for name in Compared.model_fields},
         samples=sum(scene.samples for scene in measured.scenes),
         scenes=len(scenes),
         left_out=len(measured.scenes) - len(scenes),

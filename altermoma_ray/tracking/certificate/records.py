@@ -54,8 +54,8 @@ class ObjectFigures(Record):
     """The confidences at which it is found; 0 where it is not."""
 
 
-class Measured(Record):
-    """Both models on the same samples."""
+class Compared(Record):
+    """What is compared with what, on which samples and by which metric."""
 
     search: str
     trial: int
@@ -72,9 +72,14 @@ class Measured(Record):
     direction: Direction
     whole: Pair
     """The metric over all samples together."""
-    scenes: list[SceneFigures]
     thresholds: Pair | None = None
     """Least confidence of a prediction that counts; None where the task does not tell objects."""
+
+
+class Measured(Compared):
+    """Both models on the same samples."""
+
+    scenes: list[SceneFigures]
     objects: list[ObjectFigures] = []
 
     def is_found(self, one: ObjectFigures) -> tuple[bool, bool]:
@@ -122,23 +127,13 @@ class SliceFigures(Record):
     is_worse: bool
 
 
-class Certificate(Record):
+class Certificate(Compared):
     """The conclusions, with all that is needed to read them."""
 
-    search: str
-    trial: int
-    dataset: str
-    model: str
-    validation_part: str
-    chosen_on_them: bool
     samples: int
     scenes: int
     left_out: int
     """Scenes without a figure in either model."""
-    metric: str
-    title: str
-    direction: Direction
-    whole: Pair
     margin: float
     difference: Interval | None
     """Of the metric, the mean over scenes, above 0 where the champion is better; None for fewer than two scenes."""
@@ -146,7 +141,6 @@ class Certificate(Record):
     """Whether ``difference.bound`` lies above −``margin``."""
     worst_scenes: list[SceneFigures]
     """The scenes of the greatest losses, at most five."""
-    thresholds: Pair | None
     false_alarms: Pair | None
     """Predictions without an object in a scene, the mean."""
     slices: list[SliceFigures]
