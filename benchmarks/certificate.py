@@ -28,8 +28,6 @@ from benchmarks.report import Target, options_parser, publish
 
 SCENES = (25, 50, 150)
 MARGIN = 0.02
-EXCHANGES = 200
-"""Random exchanges of the models whose slices are tested."""
 Floats = NDArray[np.float64]
 
 
@@ -37,6 +35,7 @@ def main() -> None:
     """Measure, print and write ``results/certificate.json``."""
     parser = options_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=1000, help="validation sets of each size (default: 1000)")
+    parser.add_argument("--exchanges", type=int, default=200, help="random exchanges of the models (default: 200)")
     options = parser.parse_args()
     found = certificates(Location.parse(options.storage))
     cases = {name: differences(one) for name, one in found.items()}
@@ -52,7 +51,7 @@ def main() -> None:
             )
             measured[f"{name}, {count} scenes"] = {"falsely no worse": falsely, "power at 0": power}
             print(f"{name}, {count} scenes: {falsely:.3f} falsely no worse, {power:.3f} power at 0", flush=True)
-    falsely_worse = {name: any_worse(one, options.seed) for name, one in found.items()}
+    falsely_worse = {name: any_worse(one, options.exchanges, options.seed) for name, one in found.items()}
     real = [row["falsely no worse"] for name, row in measured.items() if not name.startswith("made up")]
     # Two standard errors of a rate of 5 % above it: no more can be told by so many repeats.
     most = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / options.repeats)
@@ -94,13 +93,13 @@ def rate(values: Floats, count: int, repeats: int, seed: int) -> float:
     return float(np.mean(verdicts))
 
 
-def any_worse(measured: Measured, seed: int) -> float:
+def any_worse(measured: Measured, exchanges: int, seed: int) -> float:
     """The share of random exchanges of the models in which a slice is called worse."""
     random = np.random.default_rng(seed)
     # Both models at one threshold, as an exchange would otherwise carry the thresholds over to the other model.
     found = [measured.is_found(one) for one in measured.objects]
     claims = []
-    for _ in range(EXCHANGES):
+    for _ in range(exchanges):
         swapped = random.random(len(measured.scenes)) < 0.5
         objects = [
             one.model_copy(update={"scores": _scores(pair if not swapped[one.scene] else pair[::-1])})
