@@ -39,7 +39,7 @@ from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.training.loop import one_cycle, train_steps, training_batches
 from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, retake_statistics
-from altermoma_ray.engine.trials.clock import Clock
+from altermoma_ray.engine.trials.ending import Found
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.results import read_result
 from altermoma_ray.engine.trials.trial import TrialRunner
@@ -72,39 +72,33 @@ class TableRunner(TrialRunner):
         self._subsets = {f"first/{len(rows)}": rows for rows in parts}
         self._last: dict[str, Tensor] = {}
 
-    def _evaluate(self, evaluator: Evaluator) -> dict[str, float]:
-        found = evaluator.predictions(self._model, self._task)
+    def _metrics(self, found: Found, evaluator: Evaluator) -> dict[str, float]:
         subsets = {**self._subsets, f"first/{len(self._rows)}": self._rows}
         subsets |= {f"sample/{position:04d}": [row] for position, row in enumerate(self._rows)}
-        return {name: self._value(found, rows) for name, rows in subsets.items()}
+        return {name: self._value(found[""], rows) for name, rows in subsets.items()}
 
-    def _value(self, found: dict[str, Any], rows: Sequence[int]) -> float:
+    def _value(self, found: Mapping[str, Any], rows: Sequence[int]) -> float:
         return float(self._task.evaluate(found, self._data, rows)[self._objective])
 
-    def _fine_tune(
-        self,
-        trial: TrialTask,
-        plan: Sequence[tuple[int, Masks]],
-        steps: int,
-        end: int,
-        history: list[Evaluation],
-        clock: Clock,
-    ) -> Iterator[Evaluation]:
-        self._last = self._units(trial).held(plan[-1][1])
-        yield Evaluation(step=0, metrics=self._untrained(trial))
-        yield from super()._fine_tune(trial, plan, steps, end, history, clock)
+    def _evaluate(self) -> dict[str, float]:
+        return self._metrics(self._found(self._evaluator), self._evaluator)
+
+    def _fine_tune(self, run: Any, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:
+        self._last = self._units(run.trial).held(plan[-1][1])
+        yield Evaluation(step=0, metrics=self._untrained(run.trial))
+        yield from super()._fine_tune(run, plan)
 
     @torch.no_grad()
     def _untrained(self, trial: TrialTask) -> dict[str, float]:
         """The figures with the unpruned model's statistics, ``renewed/`` with new ones, ``sprint N/`` after N steps."""
         self._model.load_state_dict(self._initial)
         self._prune()
-        figures = self._evaluate(self._evaluator)
+        figures = self._evaluate()
         for steps in (0, *SPRINTS):
             self._model.load_state_dict(self._initial)
             self._sprint(steps)
             retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
-            found = self._evaluate(self._evaluator)
+            found = self._evaluate()
             figures |= {f"{f'sprint {steps}' if steps else 'renewed'}/{name}": value for name, value in found.items()}
         return figures
 
@@ -118,13 +112,13 @@ class TableRunner(TrialRunner):
             train_steps(self._model, self._task, batches, optimizer, schedule, clip_norm=clip, holder=holder)
 
     @torch.no_grad()
-    def _figures(self, trial: TrialTask, evaluator: Evaluator) -> dict[str, float]:
+    def _predictions(self, trial: TrialTask, evaluator: Evaluator) -> Found:
         trained = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
         self._prune()
-        metrics = self._evaluate(evaluator)
+        found = self._found(evaluator)
         self._told = exchange_statistics(self._model)
         self._model.load_state_dict(trained)
-        return metrics
+        return found
 
     def shared(self, trials: Sequence[TrialTask], steps: int) -> dict[int, dict[str, float]]:
         """The figures of each trial with weights which all trials have trained together."""
@@ -154,7 +148,7 @@ class TableRunner(TrialRunner):
             self._model.load_state_dict(trained)
             _multiply(weights, masks[trial.number])
             retake_statistics(self._model, self._batches(BATCHES, self._job.seed))
-            found[trial.number] = self._evaluate(self._evaluator)
+            found[trial.number] = self._evaluate()
         return found
 
     def _prune(self) -> None:

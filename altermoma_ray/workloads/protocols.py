@@ -67,6 +67,13 @@ class Task(Protocol):
     Where the data set has an official evaluation that reads files, a task may have ``result_files(predictions, data,
     rows)``: the texts of these files by their names, for ``--save-detections``. Its arguments are those of
     :meth:`evaluate`.
+
+    The certificate of a champion tells more where a task has two further methods, with the same arguments:
+
+    - ``found_objects(predictions, data, rows)``: each annotated object with its slices by name and the confidence at
+      which it is found, and the predictions without an object, as :class:`altermoma_ray.objects.FoundObjects`;
+    - ``evaluate_scene(predictions, data, rows)``: the metrics of one scene, NaN where the scene cannot tell. Needed
+      where :meth:`evaluate` counts what no sample shows, such as an absent class, as 0.
     """
 
     metrics: tuple[Metric, ...]
@@ -99,6 +106,10 @@ class DataSource(Protocol):
 
     - ``balanced_rows(rows, seed)``: the rows of an epoch in which each class comes equally often;
     - ``left_out()``: how many records of the user's data are not used, by kind;
+    - ``scenes_of(rows)``: the name of each row's scene. Samples of a scene look alike, and the certificate counts them
+      together; without the method each sample is a scene of its own;
+    - ``object_picture(row, name)``: a :class:`PIL.Image.Image` of an annotated object, for the certificate's page; the
+      name is that of the task's ``found_objects``;
     - ``disturbances``, what may fail in its samples, titles by name, and ``disturbed(name)``, the same data source with
       this failure, for the robustness report.
     """

@@ -13,6 +13,8 @@ import threading
 import pytest
 from mlflow import MlflowClient
 
+from altermoma_ray.engine.space.setting import PruningSetting
+from altermoma_ray.engine.trials.job import TrialTask
 from altermoma_ray.errors import UserError
 from altermoma_ray.leaderboard import EARLIER as FIGURES
 from altermoma_ray.storage import Location
@@ -60,6 +62,46 @@ def test_leaderboard_of_an_unknown_search(bench, check):
         r"no search 'second' in sqlite:.*mlflow.db; known: first$",
         ("mlflow.db",),
     )
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments", "pattern"),
+    [
+        (
+            "certificate of an unknown search",
+            ["second", "--certify"],
+            r"no search 'second' in .*; choose one of: .*first$",
+        ),
+        (
+            "certificate of a search without a finished trial",
+            ["first", "--certify"],
+            r"search 'first' in sqlite:.*mlflow.db has no champion yet; certify it when a trial has finished$",
+        ),
+        (
+            "certificate of a comparison",
+            ["compared", "--certify"],
+            r"is a comparison, which has no champion to certify; name a search, or read the comparison's own intervals",
+        ),
+        (
+            "certificate as a table of a spreadsheet",
+            ["first", "--certify", "--format", "csv"],
+            r"--format csv does not go with --certify, whose figures are no single table; take table or json$",
+        ),
+        (
+            "option of a certificate alone",
+            ["first", "--margin", "0.1"],
+            r"--margin goes with --certify alone; add it, or leave the option out$",
+        ),
+    ],
+)
+def test_a_certificate_that_cannot_be(bench, check, empty_store, what, arguments, pattern):
+    shutil.copytree(empty_store, bench.storage)
+    plan = bench.plan("first")
+    setting = PruningSetting(scope="global", sparsity=0.5, criterion="snip", learning_rate=1e-3)
+    plan.model_copy(update={"name": "compared", "grid": (TrialTask(number=0, setting=setting),)}).save()
+    bench.begin()
+    left = {file.name for file in bench.storage.iterdir()}
+    check(what, ["leaderboard", *arguments, *bench.stored()], pattern, tuple(left))
 
 
 def test_database_of_an_older_mlflow(bench, check):

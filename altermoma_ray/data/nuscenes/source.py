@@ -8,6 +8,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.console import console
@@ -18,6 +19,7 @@ from altermoma_ray.data.nuscenes.disturbances import DISTURBANCES
 from altermoma_ray.data.nuscenes.index import Index, open_index
 from altermoma_ray.data.nuscenes.leaving_out import left_out_text
 from altermoma_ray.data.nuscenes.maps import check_maps
+from altermoma_ray.data.nuscenes.object_pictures import draw_object
 from altermoma_ray.data.nuscenes.radars import check_radars
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.data.nuscenes.rig import check_rig
@@ -193,6 +195,19 @@ class NuScenes(BaseModel):
         of_scenes = Counter(scenes[row] for row in rows)
         chosen = {*spread(list(of_scenes), max(1, limit * len(of_scenes) // len(rows)))}
         return [row for row in rows if scenes[row] in chosen][:limit]
+
+    def scenes_of(self, rows: Sequence[int]) -> list[str]:
+        """The scene tokens of rows."""
+        scenes = self.index().scenes()
+        return [scenes[row] for row in rows]
+
+    def object_picture(self, row: int, name: str) -> Image.Image:
+        """An annotated object, by its token, in a camera's picture and among the LiDAR's points from above.
+
+        Raises:
+            UserError: a sensor's file is missing or broken.
+        """
+        return draw_object(self.index(), row, name)
 
     @property
     def disturbances(self) -> dict[str, str]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from altermoma_ray.data.batch import Batch, Detections
+from altermoma_ray.objects import FoundObjects
 from altermoma_ray.tasks.detection.boxes import BevGrid
 from altermoma_ray.tasks.detection.metrics import METRICS
-from altermoma_ray.tasks.metrics.nuscenes_detection import RESULTS, evaluate, submission
+from altermoma_ray.tasks.metrics.nuscenes_detection import RESULTS, evaluate, evaluate_scene, submission
+from altermoma_ray.tasks.metrics.nuscenes_objects import found_objects
 
 if TYPE_CHECKING:
     from altermoma_ray.data.nuscenes.source import NuScenes
@@ -64,6 +66,16 @@ class BevDetection(ABC):
             rows: the samples to evaluate on.
         """
         return evaluate(predictions, data.index(), rows)
+
+    def evaluate_scene(
+        self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]
+    ) -> dict[str, float]:
+        """The metrics of one scene, over the classes that it shows; arguments of :meth:`evaluate`."""
+        return evaluate_scene(predictions, data.index(), rows)
+
+    def found_objects(self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]) -> FoundObjects:
+        """The annotated objects by class, range and visibility, as they are found; arguments of :meth:`evaluate`."""
+        return found_objects(predictions, data.index(), rows)
 
     def result_files(
         self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]

@@ -159,6 +159,16 @@ class KittiTask:
         truth = data.ground_truth(rows)
         return flat(evaluate(truth, {frame: predictions[frame] for frame in truth}), self.config.inputs.types)
 
+    def evaluate_scene(self, predictions: Mapping[str, Labels], data: Any, rows: Sequence[int]) -> dict[str, float]:
+        """NaN for every metric, since the official curve of 40 recall points has no meaning for a frame's few objects.
+
+        Args:
+            predictions: see :meth:`evaluate`.
+            data: see :meth:`evaluate`.
+            rows: the frames.
+        """
+        return dict.fromkeys((metric.name for metric in self.metrics), float("nan"))
+
     @property
     def map_extent(self) -> tuple[float, float, float, float]:
         """Least and greatest x, then least and greatest z (m) of the model's maps (rectified camera frame)."""

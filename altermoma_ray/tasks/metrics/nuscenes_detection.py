@@ -7,7 +7,9 @@ from the index instead.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from altermoma_ray.data.batch import Detections
 from altermoma_ray.data.nuscenes.classes import CLASSES
 from altermoma_ray.data.nuscenes.records import SampleRecord
-from altermoma_ray.tasks.detection.metrics import TRUE_POSITIVE_ERRORS
+from altermoma_ray.tasks.detection.metrics import METRICS, TRUE_POSITIVE_ERRORS
 from altermoma_ray.tasks.metrics.nuscenes_attributes import attribute
 
 if TYPE_CHECKING:
@@ -55,16 +57,49 @@ def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[
         ValueError: a sample has no entry, or an entry is not finite.
     """
     records = [index.record(row) for row in rows]
+    return _figures(IndexEval(results_of(detections, records), records))
+
+
+def evaluate_scene(detections: Mapping[str, Detections], index: Index, rows: Sequence[int]) -> dict[str, float]:
+    """Score the detections of one scene, as if the data set had only the classes of the scene's objects.
+
+    :func:`evaluate` counts a class without an object as 0. In one scene most classes are absent: two models would then
+    differ by a fraction of what they differ by in the classes that are there.
+
+    Args:
+        detections: see :func:`evaluate`.
+        index: see :func:`evaluate`.
+        rows: the samples of the scene.
+
+    Returns:
+        The metrics of :func:`evaluate`; NaN for the AP of an absent class, and NaN everywhere for a scene without
+        objects.
+
+    Raises:
+        ValueError: see :func:`evaluate`.
+    """
+    records = [index.record(row) for row in rows]
     official = IndexEval(results_of(detections, records), records)
+    if not official.present:
+        return dict.fromkeys((metric.name for metric in METRICS), float("nan"))
+    official.cfg = copy(CONFIGURATION)
+    official.cfg.class_names = official.present
+    with warnings.catch_warnings():
+        # The mean of no class: an error that the metric does not define for any class of the scene.
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        return _figures(official)
+
+
+def _figures(official: IndexEval) -> dict[str, float]:
+    """The metrics by name, over the classes of the evaluation's configuration."""
     metrics, _ = official.evaluate()
     precisions = {name: float(value) for name, value in metrics.mean_dist_aps.items()}
-    # The ground truth after the devkit's filters: a class whose objects are all too far away is absent.
-    present = sorted({box.detection_name for box in official.gt_boxes.all})
+    present = official.present
     return {
         "map": float(metrics.mean_ap),
         "nds": float(metrics.nd_score),
         "map_present": float(np.mean([precisions[name] for name in present])) if present else 0.0,
-        **{f"ap/{name}": precisions[name] for name in CLASSES},
+        **{f"ap/{name}": precisions.get(name, float("nan")) for name in CLASSES},
         **{f"tp/{name}": float(metrics.tp_errors[key]) for key, name in TRUE_POSITIVE_ERRORS.items()},
     }
 
@@ -113,6 +148,11 @@ class IndexEval(DetectionEval):
         self.pred_boxes = self._prepare(EvalBoxes.deserialize(results, DetectionBox), tables)
         self.gt_boxes = self._prepare(_ground_truth(records), tables)
         self.sample_tokens = self.gt_boxes.sample_tokens
+
+    @property
+    def present(self) -> list[str]:
+        """The classes of the ground truth after the devkit's filters: one whose objects are all too far is absent."""
+        return sorted({box.detection_name for box in self.gt_boxes.all})
 
     def _prepare(self, boxes: EvalBoxes, tables: Tables) -> EvalBoxes:
         if not boxes.all:  # The devkit's filter cannot tell the task of no boxes at all.

@@ -34,3 +34,16 @@ def scores(overlaps: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, 
     both, predicted, true = np.sum(overlaps, axis=0)
     iou = (both / np.maximum(predicted + true - both, 1)).max(axis=1)
     return {"miou": float(iou.mean()), **{f"iou/{name}": float(one) for name, one in zip(classes, iou, strict=True)}}
+
+
+def scene_scores(overlaps: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, float]:
+    """The metrics of one scene over the classes that it has; NaN for the others, and for a scene without any.
+
+    >>> scene_scores([np.array([[[1], [0]], [[2], [9]], [[3], [0]]])], ["road", "stop"])
+    {'miou': 0.25, 'iou/road': 0.25, 'iou/stop': nan}
+    """
+    found = scores(overlaps, classes)
+    there = np.sum(overlaps, axis=0)[2].max(axis=1) > 0
+    single = [found[f"iou/{name}"] if is_there else float("nan") for name, is_there in zip(classes, there, strict=True)]
+    mean = float(np.nanmean(single)) if there.any() else float("nan")
+    return {"miou": mean, **{f"iou/{name}": one for name, one in zip(classes, single, strict=True)}}

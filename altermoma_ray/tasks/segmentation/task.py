@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from altermoma_ray.data.batch import Batch
 from altermoma_ray.models.configurations.segmentation import SegmentationHeadConfig
-from altermoma_ray.tasks.metrics.nuscenes_segmentation import THRESHOLDS, metrics_of, scores
+from altermoma_ray.tasks.metrics.nuscenes_segmentation import THRESHOLDS, metrics_of, scene_scores, scores
 
 
 class SegmentationTask:
@@ -55,8 +55,16 @@ class SegmentationTask:
             data: where the rows are described.
             rows: the samples to evaluate on.
         """
+        return scores(self._overlaps(predictions, data, rows), self.config.classes)
+
+    def evaluate_scene(self, predictions: Mapping[str, np.ndarray], data: Any, rows: Sequence[int]) -> dict[str, float]:
+        """The metrics of one scene, over the classes that it shows; arguments of :meth:`evaluate`."""
+        return scene_scores(self._overlaps(predictions, data, rows), self.config.classes)
+
+    @staticmethod
+    def _overlaps(predictions: Mapping[str, np.ndarray], data: Any, rows: Sequence[int]) -> list[np.ndarray]:
         index = data.index()
-        return scores([predictions[index.record(row).token] for row in rows], self.config.classes)
+        return [predictions[index.record(row).token] for row in rows]
 
 
 def map_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float) -> Tensor:

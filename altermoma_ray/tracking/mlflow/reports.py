@@ -1,4 +1,4 @@
-"""Reports in MLflow: one run in the model's experiment, with a page as its artifact."""
+"""Reports in MLflow: a run in the model's experiment with a page as its artifact, or part of a champion's run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from altermoma_ray.tracking.mlflow.artifacts import write_files
 from altermoma_ray.tracking.mlflow.names import experiment_name
 from altermoma_ray.tracking.mlflow.tracker import Tracker
 
 REPORT_TAG = "altermoma.report"
+CERTIFICATE = "certificate"
+"""Folder of a certificate among the artifacts of a champion's run."""
 
 
 class ReportTracker(Tracker):
@@ -51,9 +54,38 @@ class ReportTracker(Tracker):
             run = self._client.create_run(experiment, tags={REPORT_TAG: name}, run_name=name)
             run_id = str(run.info.run_id)
             self._log(run_id, params=params, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
-            for file, content in files.items():
-                Path(folder, file).write_bytes(content)
+            write_files(Path(folder), files)
             self._client.log_artifacts(run_id, folder)
             # Last: a run shown as finished holds its page.
             self._client.set_terminated(run_id)
         return run_id
+
+    def check_run(self, run_id: str) -> None:
+        """Find out whether files may be added to a run where its files lie.
+
+        Raises:
+            StrayFiles: the files belong to another storage, or to a moved one.
+        """
+        with self._store.reported():
+            experiment = self._client.get_experiment(self._client.get_run(run_id).info.experiment_id)
+        self._store.check_place(experiment)
+
+    def log_certificate(self, run_id: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
+        """Log a champion's certificate to the champion's run, in place of an older one.
+
+        Args:
+            run_id: of the champion.
+            files: artifacts by name, for the run's folder :data:`CERTIFICATE`.
+            metrics: the main figures.
+
+        Raises:
+            TrackingError: the store did not take the certificate.
+        """
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        with tempfile.TemporaryDirectory() as folder, self._store.reported():
+            write_files(Path(folder), files)
+            self._client.log_artifacts(run_id, folder, CERTIFICATE)
+            # The figures last: a run that shows them holds the page.
+            self._log(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
