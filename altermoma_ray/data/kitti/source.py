@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.console import console
@@ -15,6 +16,7 @@ from altermoma_ray.data.kitti.dataset import KittiDataset, KittiSample, collate
 from altermoma_ray.data.kitti.index import Index, counts, open_index
 from altermoma_ray.data.kitti.inputs import KittiInputs
 from altermoma_ray.data.kitti.labels import Labels
+from altermoma_ray.data.kitti.object_pictures import draw_object
 from altermoma_ray.data.sampling import Split, ValidationPart, spread
 from altermoma_ray.data.synthetic import kitti as synthetic
 from altermoma_ray.errors import UserError
@@ -98,6 +100,14 @@ class Kitti(BaseModel):
         index = self.index()
         names = index.names()
         return {names[row]: index.labels(row) for row in rows}
+
+    def object_picture(self, row: int, name: str) -> Image.Image:
+        """A labelled object, named by frame and line (``000042:3``), in the picture and among the points from above.
+
+        Raises:
+            UserError: a sensor's file is missing or broken.
+        """
+        return draw_object(self.index(), row, int(name.rpartition(":")[2]))
 
     def dataset(self, rows: Sequence[int], *, augment: bool, seed: int) -> KittiDataset:
         """The samples of rows, as inputs of the model.

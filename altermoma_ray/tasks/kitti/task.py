@@ -21,12 +21,14 @@ from altermoma_ray.models.configurations.avod import AvodConfig
 from altermoma_ray.models.layers import ground_anchors
 from altermoma_ray.models.layers.ground_anchors import rectangles
 from altermoma_ray.models.layers.suppression import best_apart
+from altermoma_ray.objects import FoundObjects
 from altermoma_ray.tasks.detection.boxes import BevGrid
 from altermoma_ray.tasks.kitti import box_code
 from altermoma_ray.tasks.kitti.detections import labels_of
 from altermoma_ray.tasks.kitti.matching import owners, shares
 from altermoma_ray.tasks.kitti.metrics import flat, metrics_of
 from altermoma_ray.tasks.metrics.kitti import evaluate
+from altermoma_ray.tasks.metrics.kitti.objects import found_objects
 
 LOSSES = ("objectness", "anchors", "classification", "box", "angle")
 
@@ -158,6 +160,12 @@ class KittiTask:
         """
         truth = data.ground_truth(rows)
         return flat(evaluate(truth, {frame: predictions[frame] for frame in truth}), self.config.inputs.types)
+
+    def found_objects(self, predictions: Mapping[str, Labels], data: Any, rows: Sequence[int]) -> FoundObjects:
+        """The labelled objects by class, range and visibility, as they are found; arguments of :meth:`evaluate`."""
+        truth = data.ground_truth(rows)
+        found = {frame: predictions[frame] for frame in truth}
+        return found_objects(truth, found, dict(zip(truth, rows, strict=True)))
 
     def evaluate_scene(self, predictions: Mapping[str, Labels], data: Any, rows: Sequence[int]) -> dict[str, float]:
         """NaN for every metric, since the official curve of 40 recall points has no meaning for a frame's few objects.

@@ -70,7 +70,7 @@ def evaluate(ground_truth: Mapping[str, Labels], detections: Mapping[str, Labels
     counted = np.isin(truth_types, [*CLASSES, *NEIGHBOURS])
     overlaps = find_overlaps(truths, results, counted, truth_types == _DONT_CARE)
     scores = _joined([labels.scores for labels in results if labels.scores is not None])
-    levels = [_Level(truths, results, *limits) for limits in LEVELS.values()]
+    levels = [Level(truths, results, *limits) for limits in LEVELS.values()]
     figures: Figures = {}
     for name, least in CLASSES.items():
         is_class, is_detected = truth_types == name, result_types == name
@@ -87,8 +87,20 @@ def evaluate(ground_truth: Mapping[str, Labels], detections: Mapping[str, Labels
     return figures
 
 
-class _Level:
-    """One level's limits, applied to all frames."""
+class Level:
+    """One level's limits, applied to all frames.
+
+    Example::
+
+        Level([labels], [results], *LEVELS["moderate"]).roles(is_class=cars, is_detected=found_cars).truths
+
+    Args:
+        truths: ground truth of each frame.
+        results: detections of the same frames.
+        height: least height in the picture (px).
+        occlusion: greatest occlusion.
+        truncation: greatest truncation.
+    """
 
     def __init__(
         self, truths: Sequence[Labels], results: Sequence[Labels], height: int, occlusion: int, truncation: float
