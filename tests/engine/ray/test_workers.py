@@ -154,6 +154,33 @@ def test_an_idle_group_leaves_room_for_another(ray_of_four, tmp_path, monkeypatc
     assert {place["state"] for place in placement_group_table().values()} <= {"REMOVED"}
 
 
+def test_one_worker_computes_metrics_and_all_have_them_or_its_error(ray_of_four, tmp_path):
+    @ray.remote
+    def share(rank):
+        from altermoma_ray.engine.training.evaluation import on_first_worker
+
+        def fail(kind):
+            raise kind("the metric says no")
+
+        told = []
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=rank, world_size=2)
+        try:
+            told.append(on_first_worker(lambda: {"computed by": rank}))
+            for kind in (UserError, FloatingPointError, KeyError):
+                try:
+                    on_first_worker(lambda kind=kind: fail(kind))
+                except Exception as error:
+                    told.append((type(error), str(error)))
+        finally:
+            distributed.destroy_process_group()
+        return told
+
+    first, second = ray.get([share.remote(rank) for rank in range(2)])
+    says = "the metric says no"
+    assert first == [{"computed by": 0}, (UserError, says), (FloatingPointError, says), (KeyError, f"'{says}'")]
+    assert second == [*first[:3], (RuntimeError, f"KeyError: '{says}'")]
+
+
 @pytest.fixture
 def node_with_another_disk(tmp_path):
     """A folder, and a cluster whose second node has a disk of its own there: a mount that only its processes see."""
@@ -195,30 +222,3 @@ def test_storage_that_nodes_do_not_share_is_refused(node_with_another_disk, tmp_
         check_shared(Location.parse(node_with_another_disk))
     assert list(node_with_another_disk.iterdir()) == []
     check_shared(Location.parse(tmp_path / "shared"))
-
-
-def test_one_worker_computes_metrics_and_all_have_them_or_its_error(ray_of_four, tmp_path):
-    @ray.remote
-    def share(rank):
-        from altermoma_ray.engine.training.evaluation import on_first_worker
-
-        def fail(kind):
-            raise kind("the metric says no")
-
-        told = []
-        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=rank, world_size=2)
-        try:
-            told.append(on_first_worker(lambda: {"computed by": rank}))
-            for kind in (UserError, FloatingPointError, KeyError):
-                try:
-                    on_first_worker(lambda kind=kind: fail(kind))
-                except Exception as error:
-                    told.append((type(error), str(error)))
-        finally:
-            distributed.destroy_process_group()
-        return told
-
-    first, second = ray.get([share.remote(rank) for rank in range(2)])
-    says = "the metric says no"
-    assert first == [{"computed by": 0}, (UserError, says), (FloatingPointError, says), (KeyError, f"'{says}'")]
-    assert second == [*first[:3], (RuntimeError, f"KeyError: '{says}'")]
