@@ -46,7 +46,17 @@ _CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
 CHECKPOINTS = {
     **{
         name: _CHECKPOINTS / f"{name}.safetensors"
-        for name in (TOY, TOY_RESNET, TOY_MAP, TOY_PKU, TOY_PKU_PILLARS, TOY_RADAR, TOY_TRIO, TOY_CENTERPOINT)
+        for name in (
+            TOY,
+            TOY_RESNET,
+            TOY_MAP,
+            TOY_PKU,
+            TOY_PKU_PILLARS,
+            TOY_RADAR,
+            TOY_TRIO,
+            TOY_CENTERPOINT,
+            TOY_PILLARS,
+        )
     },
     TOY_TRACKS: _CHECKPOINTS / f"{TOY}.safetensors",  # a tracker has no weights
 }
