@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
@@ -23,10 +24,13 @@ from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.search.run import tune_trials
 from altermoma_ray.engine.search.searcher import ProposalSearcher
 from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.trials import trial
 from altermoma_ray.engine.trials.job import TrialJob
 from altermoma_ray.engine.trials.trainable import TrialActor
 from altermoma_ray.tracking.result import TrialResult
+from altermoma_ray.workloads.protocols import DataSource
+from altermoma_ray.workloads.recipe import Recipe
 from altermoma_ray.workloads.reference import find_workload
 from benchmarks.report import Target, options_parser, publish
 from benchmarks.stand_in import DEVICE, LOADING, METRIC, SAMPLES
@@ -35,12 +39,19 @@ FROM = 1
 """The trial at whose end the measurement begins."""
 
 
+class Unaided(Evaluator):
+    """An evaluator without loader processes."""
+
+    @classmethod
+    def of(cls, data: DataSource, rows: Sequence[int], recipe: Recipe) -> Evaluator:
+        return cls(data, rows, batch_size=recipe.batch_size)
+
+
 class InTurn(TrialActor):
     """A trial's actor that loads the samples of an evaluation in its own process."""
 
     def setup(self, config: dict[str, Any], job: TrialJob | None = None) -> None:
-        made = trial.Evaluator
-        trial.Evaluator = lambda *given, processes, **named: made(*given, **named)  # type: ignore
+        trial.Evaluator = Unaided  # type: ignore[misc]
         super().setup(config, job)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from altermoma_ray.engine.certificate.job import CertificateJob
 from altermoma_ray.engine.ray.progress import Reporter
-from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, worker_device
-from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.ray.workers import rank_and_world, worker_device
+from altermoma_ray.engine.training.evaluation import Evaluator, evaluate_on_workers
 from altermoma_ray.objects import FoundObjects
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.certificate.records import Measured, ObjectFigures, Pair, SceneFigures
@@ -29,16 +28,13 @@ def measure(job: CertificateJob, *, workers: int, gpus_per_worker: float) -> Non
         workers: Ray Train workers, which share the samples.
         gpus_per_worker: GPUs of each worker.
     """
-    workload = job.workload.load()
-    batches = math.ceil(len(workload.source().rows("validation", job.validation_part)) / workload.recipe.batch_size)
-    run_on_workers(
+    evaluate_on_workers(
         measure_worker,
         job,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
-        storage=job.workload.storage_location,
         describe="measuring",
-        total=len(MODELS) * batches,
+        passes=len(MODELS),
     )
 
 
@@ -47,7 +43,7 @@ def measure_worker(job: CertificateJob, reporter: Reporter | None = None) -> Non
     workload = job.workload.load()
     data = workload.source()
     rows = data.rows("validation", job.validation_part)
-    evaluator = Evaluator(data, rows, batch_size=workload.recipe.batch_size)
+    evaluator = Evaluator.of(data, rows, workload.recipe)
     found: dict[str, Mapping[str, Any]] = {}
     for label, file in zip(MODELS, (job.unpruned, job.champion), strict=True):
         model, _ = workload.load(Location.parse(file))

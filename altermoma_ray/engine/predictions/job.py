@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from torch import nn
 
 from altermoma_ray.engine.ray.progress import Reporter
-from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, worker_device
+from altermoma_ray.engine.ray.workers import rank_and_world, worker_device
 from altermoma_ray.engine.search.planning import keep_model
-from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.training.evaluation import Evaluator, evaluate_on_workers
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import Place
 from altermoma_ray.storage import Location
@@ -116,16 +115,7 @@ def evaluate(job: PredictionJob, *, workers: int, gpus_per_worker: float) -> dic
         workers: Ray Train workers, which share the samples.
         gpus_per_worker: GPUs of each worker.
     """
-    workload = job.workload.load()
-    run_on_workers(
-        evaluate_worker,
-        job,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        storage=job.workload.storage_location,
-        describe="evaluating",
-        total=math.ceil(len(workload.source().rows("validation", job.validation_part)) / workload.recipe.batch_size),
-    )
+    evaluate_on_workers(evaluate_worker, job, workers=workers, gpus_per_worker=gpus_per_worker, describe="evaluating")
     metrics = job.metrics()
     assert metrics is not None
     return metrics
@@ -138,8 +128,7 @@ def evaluate_worker(job: PredictionJob, reporter: Reporter | None = None) -> Non
     rows = data.rows("validation", job.validation_part)
     model, _ = workload.load(Location.parse(job.checkpoint))
     task = workload.task_for(model)
-    recipe = workload.recipe
-    evaluator = Evaluator(data, rows, batch_size=recipe.batch_size, processes=recipe.loader_processes)
+    evaluator = Evaluator.of(data, rows, workload.recipe)
     found = evaluator.predictions(
         model.to(worker_device()), task, on_batch=reporter.advance if reporter is not None else lambda: None
     )

@@ -113,8 +113,7 @@ class Measurement:
         self._columns = [metric for metric in self._task.metrics if metric.is_column]
         self._share = self._scorer.all_workers
         rows = self._data.rows("validation", job.trial.validation_part)
-        recipe = workload.recipe
-        self._evaluator = Evaluator(self._data, rows, batch_size=recipe.batch_size, processes=recipe.loader_processes)
+        self._evaluator = Evaluator.of(self._data, rows, workload.recipe)
         # Rank 0 alone records features: so few samples are not worth sharing, as their whole maps would be gathered.
         self._is_first = rank_and_world()[0] == 0
         self._features, self._sample, self._occupied = self._recorder()

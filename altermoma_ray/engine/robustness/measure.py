@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from altermoma_ray.engine.ray.progress import Reporter
-from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers, worker_device
+from altermoma_ray.engine.ray.workers import rank_and_world, worker_device
 from altermoma_ray.engine.robustness.job import Condition, RobustnessJob, conditions
-from altermoma_ray.engine.training.evaluation import Evaluator
+from altermoma_ray.engine.training.evaluation import Evaluator, evaluate_on_workers
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.robustness import Measured, RobustnessReport
 
@@ -20,16 +18,13 @@ def measure(job: RobustnessJob, *, workers: int, gpus_per_worker: float) -> None
         workers: Ray Train workers, which share the samples.
         gpus_per_worker: GPUs of each worker.
     """
-    workload = job.workload.load()
-    batches = math.ceil(len(workload.source().rows("validation", job.validation_part)) / workload.recipe.batch_size)
-    run_on_workers(
+    evaluate_on_workers(
         measure_worker,
         job,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
-        storage=job.workload.storage_location,
         describe="measuring",
-        total=len(conditions(workload)) * len(job.subjects) * batches,
+        passes=len(conditions(job.workload.load())) * len(job.subjects),
     )
 
 
@@ -44,8 +39,7 @@ def measure_worker(job: RobustnessJob, reporter: Reporter | None = None) -> None
     # By disturbance: an evaluator keeps its decoded samples for all conditions and models that share them.
     for disturbance in dict.fromkeys(condition.disturbance for condition in found.values()):
         source = data if disturbance is None else data.disturbed(disturbance)  # type: ignore[attr-defined]
-        recipe = workload.recipe
-        evaluator = Evaluator(source, rows, batch_size=recipe.batch_size, processes=recipe.loader_processes)
+        evaluator = Evaluator.of(source, rows, workload.recipe)
         for label, subject in job.subjects.items():
             model, _ = workload.load(Location.parse(subject.checkpoint))
             model.to(worker_device())

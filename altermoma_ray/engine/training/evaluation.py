@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as distributed
 from torch import nn
 
-from altermoma_ray.engine.ray.workers import rank_and_world
+from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers
 from altermoma_ray.engine.training.batches import LazyBatches
 from altermoma_ray.errors import UserError
-from altermoma_ray.workloads.protocols import DataSource, Task
+from altermoma_ray.workloads.protocols import DataSource, Task, ValidationPart
+from altermoma_ray.workloads.recipe import Recipe
+from altermoma_ray.workloads.reference import WorkloadReference
 
 
 class Evaluator:
@@ -43,6 +46,11 @@ class Evaluator:
         dataset = data.dataset(own, augment=False, seed=0)
         spans = [range(start, min(start + batch_size, len(own))) for start in range(0, len(own), batch_size)]
         self._batches = LazyBatches(dataset, data.collate, spans, processes=processes)
+
+    @classmethod
+    def of(cls, data: DataSource, rows: Sequence[int], recipe: Recipe) -> Evaluator:
+        """An evaluator with the batch size and the loader processes of a recipe; other arguments are as above."""
+        return cls(data, rows, batch_size=recipe.batch_size, processes=recipe.loader_processes)
 
     def __call__(
         self,
@@ -96,6 +104,52 @@ class Evaluator:
         for part in _gathered(found):
             found.update(part)
         return found
+
+
+class EvaluationJob(Protocol):
+    """A job that evaluates models on validation samples."""
+
+    @property
+    def workload(self) -> WorkloadReference: ...
+
+    @property
+    def validation_part(self) -> ValidationPart: ...
+
+
+def evaluate_on_workers(
+    function: Callable[[Any, Any], None],
+    job: EvaluationJob,
+    *,
+    workers: int,
+    gpus_per_worker: float,
+    describe: str,
+    passes: int = 1,
+) -> None:
+    """Run ``function(job, reporter)`` on Ray Train workers, with a bar that counts the batches of its evaluations.
+
+    Example::
+
+        evaluate_on_workers(measure_worker, job, workers=2, gpus_per_worker=0.0, describe="measuring", passes=2)
+
+    Args:
+        function: run by every worker; reports each batch of its evaluators.
+        job: names the workload and its validation samples; its models are in storage.
+        workers: Ray Train workers, which share the samples.
+        gpus_per_worker: GPUs of each worker.
+        describe: the bar's text.
+        passes: number of passes over the samples.
+    """
+    workload = job.workload.load()
+    batches = math.ceil(len(workload.source().rows("validation", job.validation_part)) / workload.recipe.batch_size)
+    run_on_workers(
+        function,
+        job,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        storage=job.workload.storage_location,
+        describe=describe,
+        total=passes * batches,
+    )
 
 
 def on_first_worker(compute: Callable[[], dict[str, float]]) -> dict[str, float]:

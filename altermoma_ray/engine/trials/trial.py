@@ -83,11 +83,10 @@ class TrialRunner:
         self._names = list(prunable_weights(self._model))
         self._groups = groups_of(self._model, self._names)
         self._coverage = coverage(self._model)
-        size, processes = self._recipe.batch_size, self._recipe.loader_processes
         rows = self._data.rows("validation", job.validation_part)
-        self._evaluator = Evaluator(self._data, rows, batch_size=size, processes=processes)
+        self._evaluator = Evaluator.of(self._data, rows, self._recipe)
         rung_rows = self._data.rows("validation", job.validation_part, job.rung_samples)
-        self._rung_evaluator = Evaluator(self._data, rung_rows, batch_size=size, processes=processes)
+        self._rung_evaluator = Evaluator.of(self._data, rung_rows, self._recipe)
         # Bounded, since each entry has the size of the model. The caches belong to this runner, not to the class, whose
         # cache would keep every runner alive.
         self._indicators = lru_cache(maxsize=4)(load_indicators)
