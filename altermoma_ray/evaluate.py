@@ -18,7 +18,7 @@ from altermoma_ray.cli import (
 from altermoma_ray.console import console
 from altermoma_ray.data.sampling import ValidationPart
 from altermoma_ray.engine.predictions.job import check_savable, evaluate, plan_predictions, save_files
-from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.engine.ray.workers import check_cluster, ray_session, workers_of
 from altermoma_ray.engine.robustness.job import check_subjects
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.mlflow.models import open_model
@@ -46,8 +46,7 @@ def main() -> None:
     metrics = job.metrics()
     if metrics is None:
         with ray_session():
-            workers = options.workers or min(worker_slots(options.gpus_per_worker), 8)
-            check_room(workers, options.gpus_per_worker)
+            workers = workers_of(options.workers, options.gpus_per_worker)
             metrics = evaluate(job, workers=workers, gpus_per_worker=options.gpus_per_worker)
     else:
         console.print(f"[bold]evaluated[/] earlier: {job.folder}")

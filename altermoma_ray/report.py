@@ -20,7 +20,7 @@ from altermoma_ray.cli import (
 )
 from altermoma_ray.console import console
 from altermoma_ray.data.sampling import ValidationPart
-from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots, workers_of
 from altermoma_ray.engine.redundancy.job import check_reportable, plan_report
 from altermoma_ray.engine.redundancy.measure import measure_report, score_for_report
 from altermoma_ray.engine.robustness import job as robustness
@@ -126,8 +126,7 @@ def report_robustness(options: argparse.Namespace) -> None:
     report = job.read()
     if report is None:
         with ray_session():
-            workers = options.workers or min(worker_slots(options.gpus_per_worker), 8)
-            check_room(workers, options.gpus_per_worker)
+            workers = workers_of(options.workers, options.gpus_per_worker)
             found = robustness.conditions(workload).values()
             console.print(f"[bold]measuring[/] {', '.join(condition.title for condition in found)}")
             measure_robustness(job, workers=workers, gpus_per_worker=options.gpus_per_worker)

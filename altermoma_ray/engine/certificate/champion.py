@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from altermoma_ray.console import console
 from altermoma_ray.engine.certificate.job import CertificateJob, check_search, plan_certificate
 from altermoma_ray.engine.certificate.measure import measure
-from altermoma_ray.engine.ray.workers import check_cluster, check_room, ray_session, worker_slots
+from altermoma_ray.engine.ray.workers import check_cluster, ray_session, workers_of
 from altermoma_ray.engine.search.plan import SearchPlan
 from altermoma_ray.errors import UserError
 from altermoma_ray.tracking.certificate.conclusions import certify
@@ -59,8 +59,7 @@ def certify_champion(
     if job.read() is None:
         check_cluster()
         with ray_session():
-            count = workers or min(worker_slots(gpus_per_worker), 8)
-            check_room(count, gpus_per_worker)
+            count = workers_of(workers, gpus_per_worker)
             console.print(f"[bold]measuring[/] the unpruned model and trial {job.trial}")
             measure(job, workers=count, gpus_per_worker=gpus_per_worker)
     else:

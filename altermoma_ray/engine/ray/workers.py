@@ -139,6 +139,21 @@ def check_room(workers: int, gpus_per_worker: float) -> None:
             )
 
 
+def workers_of(asked: int | None, gpus_per_worker: float) -> int:
+    """The number of workers of a job whose work can be shared by any number.
+
+    Args:
+        asked: the number that the user asked for; None takes the slots of the cluster, at most 8.
+        gpus_per_worker: GPUs of each worker.
+
+    Raises:
+        UserError: the machine has too few CPUs or GPUs for them.
+    """
+    workers = asked or min(worker_slots(gpus_per_worker), 8)
+    check_room(workers, gpus_per_worker)
+    return workers
+
+
 def result_of(reference: Any) -> Any:
     """The value returned by a Ray task.
 
