@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import stats
 
-from altermoma_ray.engine.search.stopping import Halving, Standing, ranked
+from altermoma_ray.engine.search.stopping import Halving, Standing
 
 STATISTICS_SAMPLES = 64
 """Samples run through a model to take its normalisation statistics anew: 16 batches of 4."""
@@ -99,15 +100,8 @@ class Patient(Halving):
 
     def promoted(self, standings: Sequence[Standing]) -> int | None:
         # Every rung is full when the rungs below have no more to give: the lowest goes first.
-        for rung in range(self._rungs):
-            reached = [one for one in standings if one.reached(rung)]
-            gains = {one.number: one.gains[rung] for one in reached}
-            waiting = {one.number for one in reached if one.waits_at == rung}
-            best = ranked(gains)[: int(len(gains) / self._reduction)]
-            for number in best:
-                if number in waiting:
-                    return number
-        return None
+        found = (self.best_waiting(standings, rung) for rung in range(self.rungs))
+        return next((number for number in found if number is not None), None)
 
 
 class Correction:
@@ -184,11 +178,11 @@ class Policy:
     """Steps of a fine-tuning shared by all trials, paid once."""
     is_patient: bool = False
     """Whether nobody goes on before all trials have begun, see :class:`Patient`."""
-    stopping: Halving = field(init=False)
 
-    def __post_init__(self) -> None:
-        kind = Patient if self.is_patient else Halving
-        object.__setattr__(self, "stopping", kind(len(self.rungs), self.reduction))
+    @cached_property
+    def stopping(self) -> Halving:
+        """The rule for who goes on."""
+        return (Patient if self.is_patient else Halving)(len(self.rungs), self.reduction)
 
     def gain(self, trial: Trial, rung: Rung, ended: Sequence[Trial]) -> float:
         """The figure by which trials at a rung are compared."""

@@ -210,7 +210,10 @@ def main() -> None:
         for name, whole, half in ranks:
             shown.add_row(name, f"{whole:.2f}", f"{half:.2f}")
         console.print(shown)
-        asked = policies(trials[0].steps, trials[0].size)
+        # A table may lack the weights shared by all trials: policies that ask for them are left out.
+        known = trials[0].subsets.keys()
+        offered = policies(trials[0].steps, trials[0].size)
+        asked = [policy for policy in offered if {(rung.step, rung.kind) for rung in policy.rungs} <= known]
         figures = {p.name: judged(p, trials, options.orders, options.lookahead, options.tolerance) for p in asked}
         console.print(_shown(figures))
         written[file.stem] = {"spearman": ranks, "policies": figures}

@@ -67,14 +67,14 @@ class TableRunner(TrialRunner):
     def __init__(self, job: TrialJob, objective: str) -> None:
         super().__init__(job)
         self._objective = objective
-        self._rows = self._data.rows("validation", job.validation_part)
-        parts = (self._data.rows("validation", job.validation_part, size) for size in SUBSETS if size < len(self._rows))
+        self.rows = self._data.rows("validation", job.validation_part)
+        parts = (self._data.rows("validation", job.validation_part, size) for size in SUBSETS if size < len(self.rows))
         self._subsets = {f"first/{len(rows)}": rows for rows in parts}
         self._last: dict[str, Tensor] = {}
 
     def _metrics(self, found: Found, evaluator: Evaluator) -> dict[str, float]:
-        subsets = {**self._subsets, f"first/{len(self._rows)}": self._rows}
-        subsets |= {f"sample/{position:04d}": [row] for position, row in enumerate(self._rows)}
+        subsets = {**self._subsets, f"first/{len(self.rows)}": self.rows}
+        subsets |= {f"sample/{position:04d}": [row] for position, row in enumerate(self.rows)}
         return {name: self._value(found[""], rows) for name, rows in subsets.items()}
 
     def _value(self, found: Mapping[str, Any], rows: Sequence[int]) -> float:
@@ -245,8 +245,8 @@ def main() -> None:
         result = read_result(job, task.number)
         if result is not None and result.history:
             seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in result.seconds.items())
-            best = max(value for name, value in result.history[-1].metrics.items() if name.startswith("first/"))
-            console.print(f"  trial {task.number}: {result.status}, {best:.3f} ({seconds})")
+            value = result.metrics[f"first/{len(runner.rows)}"]
+            console.print(f"  trial {task.number}: {result.status}, {value:.3f} ({seconds})")
     ended = [result for number in range(options.trials) if (result := read_result(job, number)) is not None]
     file = folder.join("shared.json")
     if options.shared and not file.exists():

@@ -17,14 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from altermoma_ray.cli import run
+from altermoma_ray.data.drawing import EDGES
 from altermoma_ray.data.kitti.geometry import box_corners, project
 from altermoma_ray.data.kitti.labels import Labels
 from altermoma_ray.errors import UserError
 from altermoma_ray.workloads.reference import find_workload
 
 COLOURS = {"Car": "tab:orange", "Pedestrian": "tab:red", "Cyclist": "tab:purple"}
-# Corners 0 to 3 are a box's bottom, 4 to 7 its top.
-EDGES = [(a, b) for a in range(4) for b in ((a + 1) % 4, a + 4)] + [(4 + a, 4 + (a + 1) % 4) for a in range(4)]
 AROUND = ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))
 
 

@@ -12,6 +12,8 @@ SIZE = 280
 """Width and height of either view (px)."""
 REACH = 12.0
 """Metres from the object's centre to the edge of the view from above."""
+LEAST_DEPTH = 0.5
+"""Distance of every corner before a camera (m): a nearer box has no outline in the picture."""
 # Corners 0 to 3 are a box's bottom, 4 to 7 its top.
 EDGES = [(a, b) for a in range(4) for b in ((a + 1) % 4, a + 4)] + [(4 + a, 4 + (a + 1) % 4) for a in range(4)]
 _BOX, _VEHICLE, _GROUND = "#ff8c1a", "#4da3ff", "#101418"

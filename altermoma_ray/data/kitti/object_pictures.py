@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from altermoma_ray.data.drawing import cut_out, from_above, side_by_side
+from altermoma_ray.data.drawing import LEAST_DEPTH, cut_out, from_above, side_by_side
 from altermoma_ray.data.kitti.dataroot import read_picture, read_points
 from altermoma_ray.data.kitti.geometry import box_corners, project, transform
 from altermoma_ray.data.kitti.index import Index
-
-LEAST_DEPTH = 0.5
-"""Distance of every corner before the camera (m): a nearer box has no outline in the picture."""
 
 
 def draw_object(index: Index, row: int, line: int) -> Image.Image:

@@ -66,7 +66,7 @@ def evaluate(ground_truth: Mapping[str, Labels], detections: Mapping[str, Labels
     if unscored:
         raise ValueError(f"detections must have scores, but those of frame {unscored[0]!r} have none")
     truths, results = list(ground_truth.values()), [detections[frame] for frame in ground_truth]
-    truth_types, result_types = _types(truths), _types(results)
+    truth_types, result_types = types_of(truths), types_of(results)
     counted = np.isin(truth_types, [*CLASSES, *NEIGHBOURS])
     overlaps = find_overlaps(truths, results, counted, truth_types == _DONT_CARE)
     scores = _joined([labels.scores for labels in results if labels.scores is not None])
@@ -74,7 +74,7 @@ def evaluate(ground_truth: Mapping[str, Labels], detections: Mapping[str, Labels
     figures: Figures = {}
     for name, least in CLASSES.items():
         is_class, is_detected = truth_types == name, result_types == name
-        matchable = is_class | np.isin(truth_types, [other for other, one in NEIGHBOURS.items() if one == name])
+        matchable = is_matchable(truth_types, name)
         roles = [level.roles(is_class, is_detected) for level in levels]
         figures[name] = {}
         for metric in METRICS:
@@ -127,7 +127,16 @@ def _heights(labels: Labels) -> NDArray[np.float64]:
     return labels.boxes_2d[:, 3] - labels.boxes_2d[:, 1]
 
 
-def _types(frames: Sequence[Labels]) -> NDArray[np.str_]:
+def is_matchable(types: NDArray[np.str_], name: str) -> Flags:
+    """Which objects [G] a class's detections may be matched with: those of the class, and of its neighbours.
+
+    >>> is_matchable(np.array(["car", "van", "cyclist"]), "car").tolist()
+    [True, True, False]
+    """
+    return np.isin(types, [name, *(other for other, one in NEIGHBOURS.items() if one == name)])
+
+
+def types_of(frames: Sequence[Labels]) -> NDArray[np.str_]:
     """Types of all frames together, without case (rule 9)."""
     return np.array([name.lower() for labels in frames for name in labels.types], np.str_)
 

@@ -7,13 +7,13 @@ neighbouring class, an object too low, hidden or cut off) is no object here, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from altermoma_ray.data.kitti.labels import Labels
 from altermoma_ray.objects import FoundObject, FoundObjects
-from altermoma_ray.tasks.metrics.kitti.evaluation import CLASSES, LEVELS, NEIGHBOURS, Level
+from altermoma_ray.tasks.metrics.kitti.evaluation import CLASSES, LEVELS, Flags, Level, is_matchable, types_of
 from altermoma_ray.tasks.metrics.kitti.overlaps import find_overlaps
 
 RANGES = {20.0: "up to 20 m", 40.0: "20 to 40 m", np.inf: "40 m and more"}
@@ -38,14 +38,11 @@ def found_objects(
     alarms: list[float] = []
     for frame, labels in ground_truth.items():
         results = detections[frame]
-        types = np.array([name.lower() for name in labels.types], np.str_)
+        types, found_types = types_of([labels]), types_of([results])
         level = Level([labels], [results], *LEVELS["hard"])
         for kind, limit in CLASSES.items():
-            own = np.array([name.lower() == kind for name in results.types], bool)
-            roles = level.roles(types == kind, own)
-            near = types == kind
-            near |= np.isin(types, [other for other, one in NEIGHBOURS.items() if one == kind])
-            scores, alone = match(labels, results, near, roles.detections, limit)
+            roles = level.roles(types == kind, found_types == kind)
+            scores, alone = match(labels, results, is_matchable(types, kind), roles.detections, limit)
             alarms += alone
             objects += [
                 FoundObject(
@@ -60,7 +57,7 @@ def found_objects(
 
 
 def match(
-    labels: Labels, results: Labels, objects: np.ndarray, chosen: np.ndarray, limit: float
+    labels: Labels, results: Labels, objects: Flags, chosen: Flags, limit: float
 ) -> tuple[dict[int, float], list[float]]:
     """Match one frame's detections of a class with its objects.
 
@@ -74,29 +71,25 @@ def match(
     Returns:
         The scores of the matched objects by their lines, and the scores of the detections without an object.
     """
+    assert results.scores is not None
     pairs = find_overlaps([labels], [results], objects, np.zeros(len(labels), bool))["3d"].objects.above(limit)
-    columns = pairs.truths.tolist(), pairs.detections.tolist(), pairs.overlaps.tolist()
     of_detection: dict[int, list[tuple[float, int]]] = {}
+    columns = pairs.truths.tolist(), pairs.detections.tolist(), pairs.overlaps.tolist()
     for truth, detection, overlap in zip(*columns, strict=True):
         of_detection.setdefault(detection, []).append((-overlap, truth))
     found: dict[int, float] = {}
     alone = []
-    for detection in _surest_first(results, chosen):
-        assert results.scores is not None
+    # The surest first. Of equal scores and of equal overlaps the first line of the file, as in the official program.
+    for detection in np.argsort(-results.scores, kind="stable").tolist():
+        if not chosen[detection]:
+            continue
         score = float(results.scores[detection])
-        # Of equal overlaps the first line of the file, as in the official program.
         free = [truth for _, truth in sorted(of_detection.get(detection, ())) if truth not in found]
         if free:
             found[free[0]] = score
         else:
             alone.append(score)
     return found, alone
-
-
-def _surest_first(results: Labels, chosen: np.ndarray) -> Iterator[int]:
-    if results.scores is not None and len(results):
-        order = np.argsort(-results.scores, kind="stable")
-        yield from (int(line) for line in order if chosen[line])
 
 
 def _slices(labels: Labels, line: int) -> dict[str, str]:
