@@ -47,7 +47,7 @@ def _template() -> Template:
 
 
 def _panel(group: str, histogram: Histogram) -> dict[str, Any]:
-    """What the template draws of one group."""
+    """The template's figures of one group."""
     most = max(1, *histogram.kept, *histogram.pruned)
     powers = [0, *(10**power for power in range(1 + int(math.log10(most))))]
     bins = len(histogram.kept)

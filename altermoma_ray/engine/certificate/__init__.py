@@ -1,1 +1,1 @@
-"""The certificate of a champion: what it does worse than the unpruned model, and by how much."""
+"""The certificate of a champion: its losses against the unpruned model, by scene and by object, with intervals."""

@@ -88,7 +88,7 @@ class WorkerGroup:
                 # The workers tell of a dead mailbox as of an error of their own: this one says more.
                 self.close()
                 raise
-            # Gone without an error are workers which had no work for a while: others start.
+            # Workers that had no work for a while end without an error: others start.
             error = self.close()
             if error is not None:
                 raise error

@@ -87,7 +87,7 @@ class MetricProcesses:
             name, task = self._pending.pop(done[0])
             self._free.append(name)
             wait = 0.0
-            # A process that died, or could not write: the run has no result, which says all.
+            # A process that died, or could not write: the missing result tells the searcher to repeat the run.
             with contextlib.suppress(ray.exceptions.RayError):
                 result_of(done[0])
             yield task

@@ -10,7 +10,7 @@ order. A search must be reproducible, and a resumed search equal to an undisturb
 depends on the order of the ends. Segment n follows from the results of segments 0 ... n − lookahead, all of which must
 have ended, and from nothing else. Replaying the results of a stopped search then proposes the same segments again.
 
-What a new trial tries is drawn in :mod:`altermoma_ray.engine.search.drawing`.
+The setting of a new trial is drawn in :mod:`altermoma_ray.engine.search.drawing`.
 """
 
 from __future__ import annotations

@@ -109,11 +109,14 @@ class Evaluator:
 class EvaluationJob(Protocol):
     """A job that evaluates models on validation samples."""
 
+    # Properties, since the jobs are frozen: a protocol's plain attributes could be set.
     @property
-    def workload(self) -> WorkloadReference: ...
+    def workload(self) -> WorkloadReference:
+        """The models' data and task."""
 
     @property
-    def validation_part(self) -> ValidationPart: ...
+    def validation_part(self) -> ValidationPart:
+        """The samples to evaluate on."""
 
 
 def evaluate_on_workers(

@@ -2,8 +2,8 @@
 
 The official metric of a large data set takes a core for a minute, and needs no device. A trial's worker then writes the
 model, hands its predictions and the result without the last metrics to a :class:`MetricProcess`, and is free. The
-process computes the metrics and writes ``result.json``. Until that file is there the run has not ended: what dies
-before is run again from its saved state.
+process computes the metrics and writes ``result.json``. Until that file is there the run has not ended: a run whose
+process dies before is repeated from its saved state.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def write_result(job: TrialJob, result: TrialResult) -> None:
 
 
 def taker(name: str | None) -> TakeEnding | None:
-    """What hands the end of a run over to the :class:`MetricProcess` of a name; None where there is no name.
+    """A function that hands the end of a run over to a named :class:`MetricProcess`; None without a name.
 
     Args:
         name: of the actor, in the search's own session of Ray.

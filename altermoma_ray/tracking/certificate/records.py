@@ -1,4 +1,4 @@
-"""What a certificate is made of: both models' figures by scene and by object, and the conclusions from these."""
+"""The records of a certificate: both models' figures by scene and by object, and the conclusions from these."""
 
 from __future__ import annotations
 
