@@ -52,8 +52,8 @@ class Trial:
     setting: Mapping[str, Any]
     subsets: Mapping[tuple[int, str], Mapping[int, float]]
     """By step and kind: the objective of the first samples, by their number."""
-    samples: Mapping[tuple[int, str], np.ndarray]
-    """The same, of each sample alone."""
+    scenes: Mapping[tuple[int, str], np.ndarray]
+    """The same, of each scene alone."""
 
     @property
     def steps(self) -> int:
@@ -63,6 +63,11 @@ class Trial:
     def size(self) -> int:
         """Number of validation samples."""
         return max(self.subsets[self.steps, "own"])
+
+    @property
+    def scene_count(self) -> int:
+        """Number of validation scenes."""
+        return len(self.scenes[self.steps, "own"])
 
     @property
     def final(self) -> float:
@@ -84,7 +89,7 @@ def read_table(file: Path) -> list[Trial]:
         Trial(
             json.loads(own[0]["setting"]),
             {(r["step"], r["kind"]): dict(zip(r["subset_sizes"], r["subset_values"], strict=True)) for r in own},
-            {(r["step"], r["kind"]): np.array(r["sample_values"]) for r in own},
+            {(r["step"], r["kind"]): np.array(r["scene_values"]) for r in own},
         )
         for own in rows.values()
     ]
@@ -143,25 +148,25 @@ class Correction:
 
 @dataclass(frozen=True)
 class Paired:
-    """Ends a trial's last evaluation as soon as it is worse than the best trial on the same samples.
+    """Ends a trial's last evaluation as soon as it is worse than the best trial on the same scenes.
 
-    Wilcoxon's signed-rank test on the differences sample by sample, as Optuna's ``WilcoxonPruner`` has it.
+    Wilcoxon's signed-rank test on the differences scene by scene, as Optuna's ``WilcoxonPruner`` has it.
     """
 
     p: float = 0.1
-    least: int = 16
-    every: int = 8
+    least: int = 8
+    every: int = 4
 
     def samples_read(self, trial: Trial, best: Trial | None, order: np.ndarray) -> int:
-        """How many samples of the last evaluation are read before it ends."""
+        """How many samples of the last evaluation are read before it ends; ``order`` is that of the scenes."""
         if best is None:
             return trial.size
         key = trial.steps, "own"
-        differences = (trial.samples[key] - best.samples[key])[order]
-        for read in range(self.least, trial.size, self.every):
+        differences = (trial.scenes[key] - best.scenes[key])[order]
+        for read in range(self.least, len(order), self.every):
             part = differences[:read]
             if part.mean() < 0 and np.any(part) and stats.wilcoxon(part, alternative="less").pvalue < self.p:
-                return read
+                return round(read * trial.size / len(order))
         return trial.size
 
 

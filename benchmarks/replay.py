@@ -51,7 +51,7 @@ def replay(policy: Policy, trials: Sequence[Trial], order: np.ndarray, lookahead
         lookahead: see :class:`altermoma_ray.engine.search.proposals.Proposals`.
     """
     length, size = trials[0].steps, trials[0].size
-    scenes = np.random.default_rng(int(order[0])).permutation(size)
+    scenes = np.random.default_rng(int(order[0])).permutation(trials[0].scene_count)
     segments: list[tuple[int, int | None]] = []
     furthest: dict[int, int | None] = {}
     spent, steps, samples = [Spent(0, 0, -math.inf)], length + policy.shared_steps, size

@@ -13,14 +13,16 @@ a trial drawn at random, and learns under these masks alone. Every trial is eval
 own masks, with statistics of its own.
 
 An evaluation gives the objective of all samples, of the first ones that a search would take for a rung, and of each
-sample alone. The table is ``results/trials-<model>-<sparsity>.parquet``, one row an evaluation; ``benchmarks.replay``
-reads it. Ended trials are kept in ``--storage``, so that a run which was stopped goes on.
+scene alone. The table is ``results/trials-<model>-<sparsity>.parquet``, one row an evaluation; ``benchmarks.replay``
+reads it. Ended trials are kept in ``--storage``, and the trials of a table that is there already stay in it, so that a
+run which was stopped goes on, on another machine too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from torch import Tensor
 
 from altermoma_ray.cli import positive_int, ratio, run
 from altermoma_ray.console import console
+from altermoma_ray.engine.certificate.measure import scenes_of
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.engine.training.evaluation import Evaluator
@@ -53,8 +56,6 @@ STEPS = (1, 2, 4, 8, 15, 30)
 """Evaluations on the way, in steps of a fine-tuning of 60; a longer one is evaluated at the same shares."""
 SUBSETS = (10, 20, 40, 75)
 """Numbers of samples of which a rung could take the objective, beside all."""
-
-
 SPRINTS = (4, 8)
 """Lengths of the short fine-tunings, in steps."""
 COMMON_RATE = 6e-4
@@ -62,7 +63,7 @@ COMMON_RATE = 6e-4
 
 
 class TableRunner(TrialRunner):
-    """Runs trials as a search does, and evaluates them more often and sample by sample."""
+    """Runs trials as a search does, and evaluates them more often and scene by scene."""
 
     def __init__(self, job: TrialJob, objective: str) -> None:
         super().__init__(job)
@@ -70,15 +71,17 @@ class TableRunner(TrialRunner):
         self.rows = self._data.rows("validation", job.validation_part)
         parts = (self._data.rows("validation", job.validation_part, size) for size in SUBSETS if size < len(self.rows))
         self._subsets = {f"first/{len(rows)}": rows for rows in parts}
+        self._subsets[f"first/{len(self.rows)}"] = self.rows
+        self._scenes = list(scenes_of(self._data, self.rows).values())
         self._last: dict[str, Tensor] = {}
 
     def _metrics(self, found: Found, evaluator: Evaluator) -> dict[str, float]:
-        subsets = {**self._subsets, f"first/{len(self.rows)}": self.rows}
-        subsets |= {f"sample/{position:04d}": [row] for position, row in enumerate(self.rows)}
-        return {name: self._value(found[""], rows) for name, rows in subsets.items()}
-
-    def _value(self, found: Mapping[str, Any], rows: Sequence[int]) -> float:
-        return float(self._task.evaluate(found, self._data, rows)[self._objective])
+        evaluate = self._task.evaluate
+        evaluate_scene = getattr(self._task, "evaluate_scene", evaluate)
+        figures = {name: evaluate(found[""], self._data, rows) for name, rows in self._subsets.items()}
+        for number, rows in enumerate(self._scenes):
+            figures[f"scene/{number:04d}"] = evaluate_scene(found[""], self._data, rows)
+        return {name: float(of_rows[self._objective]) for name, of_rows in figures.items()}
 
     def _evaluate(self) -> dict[str, float]:
         return self._metrics(self._found(self._evaluator), self._evaluator)
@@ -171,39 +174,39 @@ def drawn(space: Any, sizes: dict[str, int], sparsity: float, trials: int, seed:
     return tasks
 
 
-def table(results: Sequence[TrialResult], shared: Mapping[int, Mapping[str, float]]) -> pa.Table:
-    """One row an evaluation: the trial and its setting, the step, and the objective of subsets and of each sample.
+def rows_of(result: TrialResult) -> list[dict[str, Any]]:
+    """One row an evaluation: the trial and its setting, the step, and the objective of subsets and of each scene.
 
     The column ``kind`` tells the weights and statistics evaluated: ``own`` of the trial, ``renewed`` for its own
     weights with statistics taken anew, ``sprint`` for the weights after a sprint, ``shared`` for the weights of the
     fine-tuning shared by all trials.
     """
     rows = []
-    for result in results:
-        for evaluation in result.history:
-            kinds: dict[str, dict[str, float]] = {}
-            for name, value in evaluation.metrics.items():
-                kind, figure = name.split("/", 1) if name.count("/") > 1 else ("own", name)
-                kinds.setdefault(kind, {})[figure] = value
-            for kind, figures in kinds.items():
-                name, _, steps = kind.partition(" ")
-                rows.append(_row(result, int(steps or evaluation.step), name, figures))
-        if result.number in shared:
-            rows.append(_row(result, 0, "shared", shared[result.number]))
-    return pa.Table.from_pylist(rows)
+    for evaluation in result.history:
+        kinds: dict[str, dict[str, float]] = {}
+        for name, value in evaluation.metrics.items():
+            kind, figure = name.split("/", 1) if name.count("/") > 1 else ("own", name)
+            kinds.setdefault(kind, {})[figure] = value
+        for kind, figures in kinds.items():
+            name, _, steps = kind.partition(" ")
+            rows.append(row_of(result.number, result.params, int(steps or evaluation.step), name, figures))
+    return rows
 
 
-def _row(result: TrialResult, step: int, kind: str, figures: Mapping[str, float]) -> dict[str, Any]:
-    samples = [figures[name] for name in sorted(figures) if name.startswith("sample/")]
+def row_of(
+    trial: int, setting: Mapping[str, Any], step: int, kind: str, figures: Mapping[str, float]
+) -> dict[str, Any]:
+    """One row of the table, see :func:`rows_of`."""
+    scenes = [figures[name] for name in sorted(figures) if name.startswith("scene/")]
     subsets = {int(name.partition("/")[2]): value for name, value in figures.items() if name.startswith("first/")}
     return {
-        "trial": result.number,
-        "setting": json.dumps(result.params),
+        "trial": trial,
+        "setting": json.dumps(setting),
         "step": step,
         "kind": kind,
         "subset_sizes": sorted(subsets),
         "subset_values": np.float32([subsets[size] for size in sorted(subsets)]).tolist(),
-        "sample_values": np.float32(samples).tolist(),
+        "scene_values": np.float32(scenes).tolist(),
     }
 
 
@@ -237,27 +240,49 @@ def main() -> None:
     )
     runner = TableRunner(job, plan.optimised.names[0])
     tasks = drawn(space, plan.sizes, options.sparsity, options.trials, options.seed)
+    target = Path(options.results) / f"{name}.parquet"
+    kept = rows_kept(target, tasks)
     for task in tasks:
-        if read_result(job, task.number) is not None:
+        if any(row["trial"] == task.number for row in kept):
             continue
+        result = run_trial(runner, job, task)
+        value = result.metrics.get(f"first/{len(runner.rows)}", math.nan)
+        console.print(f"  trial {task.number}: {result.status}, {value:.3f} ({result.ended - result.started:.0f} s)")
+        kept += rows_of(result)
+        write_table(kept, target)
+    if options.shared and all(row["kind"] != "shared" for row in kept):
+        length = max(row["step"] for row in kept)
+        whole = [task for task in tasks if any((row["trial"], row["step"]) == (task.number, length) for row in kept)]
+        figures = runner.shared(whole, options.shared)
+        kept += [row_of(task.number, job.params_of(task), 0, "shared", figures[task.number]) for task in whole]
+        write_table(kept, target)
+    console.print(f"{len({row['trial'] for row in kept})} trials in {target.name}")
+
+
+def run_trial(runner: TableRunner, job: TrialJob, task: TrialTask) -> TrialResult:
+    """Run a trial to its end, or take the result that an earlier run has left in the storage."""
+    if read_result(job, task.number) is None:
         for _ in runner.run(task):
             pass
-        result = read_result(job, task.number)
-        if result is not None and result.history:
-            seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in result.seconds.items())
-            value = result.metrics[f"first/{len(runner.rows)}"]
-            console.print(f"  trial {task.number}: {result.status}, {value:.3f} ({seconds})")
-    ended = [result for number in range(options.trials) if (result := read_result(job, number)) is not None]
-    file = folder.join("shared.json")
-    if options.shared and not file.exists():
-        whole = {result.number for result in ended if result.status == "finished"}
-        file.write_text(json.dumps(runner.shared([task for task in tasks if task.number in whole], options.shared)))
-    shared = (
-        {int(number): figures for number, figures in json.loads(file.read_bytes()).items()} if file.exists() else {}
-    )
-    target = Path(options.results) / f"{name}.parquet"
-    pq.write_table(table(ended, shared), target, compression="zstd")
-    console.print(f"{len(ended)} trials in {target.name}")
+    result = read_result(job, task.number)
+    assert result is not None
+    return result
+
+
+def rows_kept(file: Path, tasks: Sequence[TrialTask]) -> list[dict[str, Any]]:
+    """The rows of a table for trials that are to be in it: the same number and, drawn from a range, learning rate."""
+    if not file.exists():
+        return []
+    rates = {task.number: task.setting.learning_rate for task in tasks}
+    rows = pq.read_table(file).to_pylist()
+    return [row for row in rows if rates.get(row["trial"]) == json.loads(row["setting"])["learning_rate"]]
+
+
+def write_table(rows: list[dict[str, Any]], file: Path) -> None:
+    """Write all rows at once; a reader sees the table as it was, or as it is now."""
+    new = file.with_suffix(".new")
+    pq.write_table(pa.Table.from_pylist(rows), new, compression="zstd")
+    new.replace(file)
 
 
 def _options() -> argparse.Namespace:
