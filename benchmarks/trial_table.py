@@ -41,7 +41,7 @@ from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.training.loop import one_cycle, train_steps, training_batches
-from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, retake_statistics
+from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, mean_statistics, retake_statistics
 from altermoma_ray.engine.trials.ending import Found
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.results import read_result
@@ -58,6 +58,8 @@ SUBSETS = (10, 20, 40, 75)
 """Numbers of samples of which a rung could take the objective, beside all."""
 SPRINTS = (4, 8)
 """Lengths of the short fine-tunings, in steps."""
+SPRINT_SAMPLES = 40
+"""Validation samples on which a sprint is evaluated."""
 COMMON_RATE = 6e-4
 """Learning rate of fine-tunings that are not a trial's own: the middle of the search space's range."""
 
@@ -73,18 +75,24 @@ class TableRunner(TrialRunner):
         self._subsets = {f"first/{len(rows)}": rows for rows in parts}
         self._subsets[f"first/{len(self.rows)}"] = self.rows
         self._scenes = list(scenes_of(self._data, self.rows).values())
+        some = self._data.rows("validation", job.validation_part, SPRINT_SAMPLES)
+        self._sprint_evaluator = Evaluator.of(self._data, some, self._recipe)
         self._last: dict[str, Tensor] = {}
 
     def _metrics(self, found: Found, evaluator: Evaluator) -> dict[str, float]:
         evaluate = self._task.evaluate
         evaluate_scene = getattr(self._task, "evaluate_scene", evaluate)
-        figures = {name: evaluate(found[""], self._data, rows) for name, rows in self._subsets.items()}
-        for number, rows in enumerate(self._scenes):
+        predicted = set(evaluator.rows)
+        subsets = {name: rows for name, rows in self._subsets.items() if predicted.issuperset(rows)}
+        figures = {name: evaluate(found[""], self._data, rows) for name, rows in subsets.items()}
+        # A sprint is evaluated on too few samples for the scenes.
+        for number, rows in enumerate(self._scenes if predicted.issuperset(self.rows) else ()):
             figures[f"scene/{number:04d}"] = evaluate_scene(found[""], self._data, rows)
         return {name: float(of_rows[self._objective]) for name, of_rows in figures.items()}
 
-    def _evaluate(self) -> dict[str, float]:
-        return self._metrics(self._found(self._evaluator), self._evaluator)
+    def _evaluate(self, evaluator: Evaluator, prefix: str = "") -> dict[str, float]:
+        figures = self._metrics(self._found(evaluator), evaluator)
+        return {f"{prefix}{name}": value for name, value in figures.items()}
 
     def _fine_tune(self, run: Any, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:
         self._last = self._units(run.trial).held(plan[-1][1])
@@ -93,23 +101,32 @@ class TableRunner(TrialRunner):
 
     @torch.no_grad()
     def _untrained(self, trial: TrialTask) -> dict[str, float]:
-        """The figures with the unpruned model's statistics, ``renewed/`` with new ones, ``sprint N/`` after N steps."""
+        """The figures before fine-tuning and after sprints; names begin with the kind of all but the first."""
         self._model.load_state_dict(self._initial)
         self._prune()
-        figures = self._evaluate()
-        for steps in (0, *SPRINTS):
+        figures = self._evaluate(self._evaluator)
+        self._retake(trial)
+        figures |= self._evaluate(self._evaluator, "renewed/")
+        for steps in SPRINTS:
             self._model.load_state_dict(self._initial)
             self._sprint(steps)
-            retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
-            found = self._evaluate()
-            figures |= {f"{f'sprint {steps}' if steps else 'renewed'}/{name}": value for name, value in found.items()}
+            figures |= self._evaluate(self._sprint_evaluator, f"sprint {steps}/")
+            self._retake(trial)
+            figures |= self._evaluate(self._sprint_evaluator, f"sprint-renewed {steps}/")
         return figures
+
+    def _retake(self, trial: TrialTask) -> None:
+        retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
 
     @torch.enable_grad()
     def _sprint(self, steps: int) -> None:
-        """Fine-tune under the last masks for a few steps, at one learning rate for all trials, which falls to 0."""
+        """Fine-tune under the last masks for a few steps, at one learning rate for all trials, which falls to 0.
+
+        Normalisation statistics are the means over the sprint's own batches: the running means of so few steps would
+        still be those of the unpruned model.
+        """
         optimizer = torch.optim.AdamW(self._model.parameters(), lr=COMMON_RATE, weight_decay=self._recipe.weight_decay)
-        with MaskHolder(self._model, self._last, optimizer) as holder:
+        with MaskHolder(self._model, self._last, optimizer) as holder, mean_statistics(self._model):
             batches, schedule = self._batches(steps, self._job.seed), one_cycle(optimizer, steps)
             clip = self._recipe.clip_norm
             train_steps(self._model, self._task, batches, optimizer, schedule, clip_norm=clip, holder=holder)
@@ -151,7 +168,7 @@ class TableRunner(TrialRunner):
             self._model.load_state_dict(trained)
             _multiply(weights, masks[trial.number])
             retake_statistics(self._model, self._batches(BATCHES, self._job.seed))
-            found[trial.number] = self._evaluate()
+            found[trial.number] = self._evaluate(self._evaluator)
         return found
 
     def _prune(self) -> None:
@@ -178,8 +195,8 @@ def rows_of(result: TrialResult) -> list[dict[str, Any]]:
     """One row an evaluation: the trial and its setting, the step, and the objective of subsets and of each scene.
 
     The column ``kind`` tells the weights and statistics evaluated: ``own`` of the trial, ``renewed`` for its own
-    weights with statistics taken anew, ``sprint`` for the weights after a sprint, ``shared`` for the weights of the
-    fine-tuning shared by all trials.
+    weights with statistics taken anew, ``sprint`` for the weights and statistics after a sprint, ``sprint-renewed`` for
+    these weights with statistics taken anew, ``shared`` for the weights of the fine-tuning shared by all trials.
     """
     rows = []
     for evaluation in result.history:
