@@ -21,8 +21,8 @@ from scipy import stats
 
 from altermoma_ray.engine.search.stopping import Halving, Standing
 
-STATISTICS_SAMPLES = 64
-"""Samples run through a model to take its normalisation statistics anew: 16 batches of 4."""
+STATISTICS_SAMPLES = 16
+"""Samples run through a model to take its normalisation statistics anew: 4 batches of 4."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Rung:
     @property
     def progress(self) -> int:
         """Steps of the trial's own fine-tuning that are done by then; those of a sprint are lost."""
-        return self.step if self.kind == "own" else 0
+        return self.step if self.kind in ("own", "renewed") else 0
 
     @property
     def evaluated(self) -> int:

@@ -4,8 +4,9 @@
 
 The settings are drawn at random from the workload's search space, and every trial runs to its end. A trial is evaluated
 on all validation samples before fine-tuning, with the unpruned model's normalisation statistics and with statistics
-taken anew, after 1, 2, 4, 8, 15, 30 and 60 of 60 steps, and after a sprint: a fine-tuning of 4 or 8 steps alone, whose
-learning rate falls to 0 within them and is the same for all trials. An evaluation before the last pruning of an
+taken anew, and after 1, 2, 4, 8, 15, 30 and 60 of 60 steps. On 40 samples it is evaluated after 4, 8 and 15 steps with
+statistics taken anew, and after a sprint: a fine-tuning of 4 steps alone, whose learning rate falls to 0 within them
+and is the same for all trials. An evaluation before the last pruning of an
 iterative schedule measures the model under the last masks; training then goes on with the masks of its schedule.
 
 At last one fine-tuning of ``--shared`` steps is shared by all trials: each step prunes the weights by the last masks of
@@ -41,7 +42,7 @@ from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.training.loop import one_cycle, train_steps, training_batches
-from altermoma_ray.engine.training.norms import BATCHES, exchange_statistics, mean_statistics, retake_statistics
+from altermoma_ray.engine.training.norms import exchange_statistics, retake_statistics
 from altermoma_ray.engine.trials.ending import Found
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.results import read_result
@@ -56,10 +57,14 @@ STEPS = (1, 2, 4, 8, 15, 30)
 """Evaluations on the way, in steps of a fine-tuning of 60; a longer one is evaluated at the same shares."""
 SUBSETS = (10, 20, 40, 75)
 """Numbers of samples of which a rung could take the objective, beside all."""
-SPRINTS = (4, 8)
-"""Lengths of the short fine-tunings, in steps."""
-SPRINT_SAMPLES = 40
-"""Validation samples on which a sprint is evaluated."""
+SPRINT = 4
+"""Length of the short fine-tuning, in steps."""
+RENEWED = (4, 8, 15)
+"""Steps after which a trial is evaluated with new statistics too."""
+RENEWED_SAMPLES = 40
+"""Validation samples of evaluations with new statistics, but for the one before fine-tuning."""
+STATISTICS_BATCHES = 4
+"""Training batches for new statistics."""
 COMMON_RATE = 6e-4
 """Learning rate of fine-tunings that are not a trial's own: the middle of the search space's range."""
 
@@ -75,9 +80,10 @@ class TableRunner(TrialRunner):
         self._subsets = {f"first/{len(rows)}": rows for rows in parts}
         self._subsets[f"first/{len(self.rows)}"] = self.rows
         self._scenes = list(scenes_of(self._data, self.rows).values())
-        some = self._data.rows("validation", job.validation_part, SPRINT_SAMPLES)
-        self._sprint_evaluator = Evaluator.of(self._data, some, self._recipe)
+        some = self._data.rows("validation", job.validation_part, RENEWED_SAMPLES)
+        self._some = Evaluator.of(self._data, some, self._recipe)
         self._last: dict[str, Tensor] = {}
+        self._left: list[int] = []
 
     def _metrics(self, found: Found, evaluator: Evaluator) -> dict[str, float]:
         evaluate = self._task.evaluate
@@ -85,10 +91,13 @@ class TableRunner(TrialRunner):
         predicted = set(evaluator.rows)
         subsets = {name: rows for name, rows in self._subsets.items() if predicted.issuperset(rows)}
         figures = {name: evaluate(found[""], self._data, rows) for name, rows in subsets.items()}
-        # A sprint is evaluated on too few samples for the scenes.
         for number, rows in enumerate(self._scenes if predicted.issuperset(self.rows) else ()):
             figures[f"scene/{number:04d}"] = evaluate_scene(found[""], self._data, rows)
-        return {name: float(of_rows[self._objective]) for name, of_rows in figures.items()}
+        told = {name: float(of_rows[self._objective]) for name, of_rows in figures.items()}
+        if "renewed" in found:
+            renewed = self._metrics({"": found["renewed"]}, self._some)
+            told |= {f"renewed/{name}": value for name, value in renewed.items()}
+        return told
 
     def _evaluate(self, evaluator: Evaluator, prefix: str = "") -> dict[str, float]:
         figures = self._metrics(self._found(evaluator), evaluator)
@@ -97,37 +106,32 @@ class TableRunner(TrialRunner):
     def _fine_tune(self, run: Any, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:
         self._last = self._units(run.trial).held(plan[-1][1])
         yield Evaluation(step=0, metrics=self._untrained(run.trial))
+        # In evaluations, since those of a fine-tuning of more steps lie elsewhere.
+        self._left = [*STEPS, 60]
         yield from super()._fine_tune(run, plan)
 
     @torch.no_grad()
     def _untrained(self, trial: TrialTask) -> dict[str, float]:
-        """The figures before fine-tuning and after sprints; names begin with the kind of all but the first."""
+        """The figures before fine-tuning and after a sprint; names begin with the kind of all but the first."""
         self._model.load_state_dict(self._initial)
         self._prune()
         figures = self._evaluate(self._evaluator)
         self._retake(trial)
         figures |= self._evaluate(self._evaluator, "renewed/")
-        for steps in SPRINTS:
-            self._model.load_state_dict(self._initial)
-            self._sprint(steps)
-            figures |= self._evaluate(self._sprint_evaluator, f"sprint {steps}/")
-            self._retake(trial)
-            figures |= self._evaluate(self._sprint_evaluator, f"sprint-renewed {steps}/")
-        return figures
+        self._model.load_state_dict(self._initial)
+        self._sprint()
+        self._retake(trial)
+        return figures | self._evaluate(self._some, f"sprint {SPRINT}/")
 
     def _retake(self, trial: TrialTask) -> None:
-        retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
+        retake_statistics(self._model, self._batches(STATISTICS_BATCHES, self._job.seed_of(trial)))
 
     @torch.enable_grad()
-    def _sprint(self, steps: int) -> None:
-        """Fine-tune under the last masks for a few steps, at one learning rate for all trials, which falls to 0.
-
-        Normalisation statistics are the means over the sprint's own batches: the running means of so few steps would
-        still be those of the unpruned model.
-        """
+    def _sprint(self) -> None:
+        """Fine-tune under the last masks for a few steps, at one learning rate for all trials, which falls to 0."""
         optimizer = torch.optim.AdamW(self._model.parameters(), lr=COMMON_RATE, weight_decay=self._recipe.weight_decay)
-        with MaskHolder(self._model, self._last, optimizer) as holder, mean_statistics(self._model):
-            batches, schedule = self._batches(steps, self._job.seed), one_cycle(optimizer, steps)
+        with MaskHolder(self._model, self._last, optimizer) as holder:
+            batches, schedule = self._batches(SPRINT, self._job.seed), one_cycle(optimizer, SPRINT)
             clip = self._recipe.clip_norm
             train_steps(self._model, self._task, batches, optimizer, schedule, clip_norm=clip, holder=holder)
 
@@ -137,6 +141,9 @@ class TableRunner(TrialRunner):
         self._prune()
         found = self._found(evaluator)
         self._told = exchange_statistics(self._model)
+        if self._left.pop(0) in RENEWED:
+            self._retake(trial)
+            found["renewed"] = self._found(self._some)[""]
         self._model.load_state_dict(trained)
         return found
 
@@ -167,7 +174,7 @@ class TableRunner(TrialRunner):
         for trial in trials:
             self._model.load_state_dict(trained)
             _multiply(weights, masks[trial.number])
-            retake_statistics(self._model, self._batches(BATCHES, self._job.seed))
+            retake_statistics(self._model, self._batches(STATISTICS_BATCHES, self._job.seed))
             found[trial.number] = self._evaluate(self._evaluator)
         return found
 
@@ -195,8 +202,8 @@ def rows_of(result: TrialResult) -> list[dict[str, Any]]:
     """One row an evaluation: the trial and its setting, the step, and the objective of subsets and of each scene.
 
     The column ``kind`` tells the weights and statistics evaluated: ``own`` of the trial, ``renewed`` for its own
-    weights with statistics taken anew, ``sprint`` for the weights and statistics after a sprint, ``sprint-renewed`` for
-    these weights with statistics taken anew, ``shared`` for the weights of the fine-tuning shared by all trials.
+    weights with statistics taken anew, ``sprint`` for the weights after a sprint with statistics taken anew, ``shared``
+    for the weights of the fine-tuning shared by all trials, with statistics taken anew.
     """
     rows = []
     for evaluation in result.history:

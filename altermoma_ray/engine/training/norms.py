@@ -7,8 +7,7 @@ evaluation: a few forward passes, which cost little beside fine-tuning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -33,43 +32,23 @@ def retake_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
 
             retake_statistics(model, itertools.islice(batches, BATCHES))
     """
+    norms = _norms(model)
+    momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
     # Only the norms are in training mode: dropout would change their inputs.
     model.eval()
-    try:
-        with mean_statistics(model):
-            for norm in _norms(model):
-                norm.train()
-            for batch in batches:
-                model(batch.to(device))
-    finally:
-        model.eval()
-
-
-@contextmanager
-def mean_statistics(model: nn.Module) -> Iterator[None]:
-    """Within the context, running statistics begin anew and are plain means over all batches seen in training mode.
-
-    >>> model = nn.BatchNorm1d(1)
-    >>> with mean_statistics(model):
-    ...     _, _ = model(torch.tensor([[1.0], [3.0]])), model(torch.tensor([[5.0], [7.0]]))
-    >>> float(model.running_mean), model.momentum
-    (4.0, 0.1)
-
-    Args:
-        model: its statistics change; the momenta of its batch normalisations come back at the end.
-    """
-    norms = _norms(model)
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # PyTorch's sign for a plain mean over all batches
+        norm.train()
     # Without a restored momentum, a later training would go on with plain means in place of running ones.
     try:
-        yield
+        for batch in batches:
+            model(batch.to(device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+        model.eval()
 
 
 @torch.no_grad()
