@@ -13,9 +13,7 @@ from torch import Tensor
 from altermoma_ray.data.batch import Batch, Detections
 from altermoma_ray.objects import FoundObjects
 from altermoma_ray.tasks.detection.boxes import BevGrid
-from altermoma_ray.tasks.detection.metrics import METRICS
-from altermoma_ray.tasks.metrics.nuscenes_detection import RESULTS, evaluate, evaluate_scene, submission
-from altermoma_ray.tasks.metrics.nuscenes_objects import found_objects
+from altermoma_ray.tasks.detection.metrics import METRICS, RESULTS
 
 if TYPE_CHECKING:
     from altermoma_ray.data.nuscenes.source import NuScenes
@@ -65,22 +63,32 @@ class BevDetection(ABC):
             data: the data set with the samples' descriptions.
             rows: the samples to evaluate on.
         """
+        # Imported here: the metric brings in pandas, scikit-learn and matplotlib, more than two seconds of CPU that
+        # processes which only score or train do without.
+        from altermoma_ray.tasks.metrics.nuscenes_detection import evaluate
+
         return evaluate(predictions, data.index(), rows)
 
     def evaluate_scene(
         self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]
     ) -> dict[str, float]:
         """The metrics of one scene, over the classes that it shows; arguments of :meth:`evaluate`."""
+        from altermoma_ray.tasks.metrics.nuscenes_detection import evaluate_scene
+
         return evaluate_scene(predictions, data.index(), rows)
 
     def found_objects(self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]) -> FoundObjects:
         """The annotated objects by class, range and visibility, as they are found; arguments of :meth:`evaluate`."""
+        from altermoma_ray.tasks.metrics.nuscenes_objects import found_objects
+
         return found_objects(predictions, data.index(), rows)
 
     def result_files(
         self, predictions: Mapping[str, Detections], data: NuScenes, rows: Sequence[int]
     ) -> dict[str, str]:
         """``results_nusc.json``, a file of detections for the official evaluation; arguments of :meth:`evaluate`."""
+        from altermoma_ray.tasks.metrics.nuscenes_detection import submission
+
         return {RESULTS: json.dumps(submission(predictions, data.index(), rows, data.sensors))}
 
     def occupied(self, batch: Batch) -> Tensor:

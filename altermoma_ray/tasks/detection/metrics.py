@@ -22,3 +22,5 @@ METRICS = (
 )
 """mAP and NDS, the mean AP of the classes present in the ground truth, the AP of each class, the true-positive errors.
 """
+RESULTS = "results_nusc.json"
+"""Name of a results file, of detections and of tracks, as the devkit's own examples have it."""

@@ -35,8 +35,6 @@ Array = NDArray[np.float64]
 CONFIGURATION: DetectionConfig = config_factory("detection_cvpr_2019")
 """The official ranges, thresholds and weights."""
 SENSORS = ("camera", "lidar")
-RESULTS = "results_nusc.json"
-"""Name of a results file, of detections and of tracks, as the devkit's own examples have it."""
 
 
 def evaluate(detections: Mapping[str, Detections], index: Index, rows: Sequence[int]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from altermoma_ray.data.batch import Batch, Detections
 from altermoma_ray.models.configurations.tracker import TrackerConfig
 from altermoma_ray.tasks.detection.bev_detection import BevDetection
-from altermoma_ray.tasks.metrics.nuscenes_detection import RESULTS
+from altermoma_ray.tasks.detection.metrics import RESULTS
 from altermoma_ray.tasks.tracking.metrics import METRICS
 
 if TYPE_CHECKING:

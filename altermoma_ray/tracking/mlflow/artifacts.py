@@ -18,14 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from altermoma_ray import __version__
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.histograms import histogram_page
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from altermoma_ray.tracking.result import TrialResult
 
 MODEL_FOLDER = "model"
@@ -57,8 +56,9 @@ def write_model(folder: Path, model: nn.Module, run_id: str) -> None:
         model: pruned; switched to evaluation.
         run_id: of the run, noted in the model's record.
     """
-    # MLflow takes seconds to import; commands that only write the other files go without.
+    # MLflow and PyTorch take seconds to import; commands that only read, or write the other files, go without.
     import mlflow
+    import torch
     from mlflow.models import Model
 
     mlflow.pytorch.save_model(

@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from altermoma_ray.errors import UserError
 from altermoma_ray.metrics import Figures
 from altermoma_ray.storage import Location
@@ -42,12 +40,12 @@ from altermoma_ray.tracking.mlflow.reader import (
 )
 from altermoma_ray.tracking.mlflow.view import saved_view
 from altermoma_ray.tracking.objective import Objective
-from altermoma_ray.tracking.pictures import search_picture
 from altermoma_ray.tracking.result import Status, TrialResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric as Logged
     from mlflow.entities import Run
+    from torch import nn
 
 CHAMPION = "champion"
 _REASON_TAG = "altermoma.reason"
@@ -304,6 +302,9 @@ class Tracker(SearchReader):
         Raises:
             StrayFiles: the run's files lie where they must not be added to.
         """
+        # Imported here: the pictures bring in matplotlib, which readers of a leaderboard do without.
+        from altermoma_ray.tracking.pictures import search_picture
+
         rows = self._rows(parent)
         with self._store.reported():
             run = self._client.get_run(parent)
