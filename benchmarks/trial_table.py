@@ -3,18 +3,18 @@
     python -m benchmarks.trial_table --sparsity 0.85 [--trials 48] [--workload nusc] [--model bevfusion-mit-toy]
 
 The settings are drawn at random from the workload's search space, and every trial runs to its end. A trial is evaluated
-on all validation samples before fine-tuning, with the unpruned model's normalisation statistics and with statistics
-taken anew, and after 1, 2, 4, 8, 15, 30 and 60 of 60 steps. On 40 samples it is evaluated after 4, 8 and 15 steps with
-statistics taken anew, and after a sprint: a fine-tuning of 4 steps alone, whose learning rate falls to 0 within them
-and is the same for all trials. An evaluation before the last pruning of an
+on 75 validation samples (one of each scene) before fine-tuning, with the unpruned model's normalisation statistics and
+with statistics taken anew, and after 1, 2, 4, 8, 15 and 30 of 60 steps; on all samples at the end. On 40 samples it is
+evaluated after 4, 8 and 15 steps with statistics taken anew, and after a sprint: a fine-tuning of 4 steps alone, whose
+learning rate falls to 0 within them and is the same for all trials. An evaluation before the last pruning of an
 iterative schedule measures the model under the last masks; training then goes on with the masks of its schedule.
 
 At last one fine-tuning of ``--shared`` steps is shared by all trials: each step prunes the weights by the last masks of
 a trial drawn at random, and learns under these masks alone. Every trial is evaluated with the shared weights under its
 own masks, with statistics of its own.
 
-An evaluation gives the objective of all samples, of the first ones that a search would take for a rung, and of each
-scene alone. The table is ``results/trials-<model>-<sparsity>.parquet``, one row an evaluation; ``benchmarks.replay``
+An evaluation gives the objective of its samples, of as few of them as a search might take for a rung, and of each scene
+alone. The table is ``results/trials-<model>-<sparsity>.parquet``, one row an evaluation; ``benchmarks.replay``
 reads it. Ended trials are kept in ``--storage``, and the trials of a table that is there already stay in it, so that a
 run which was stopped goes on, on another machine too.
 """
@@ -37,6 +37,7 @@ from torch import Tensor
 
 from altermoma_ray.cli import positive_int, ratio, run
 from altermoma_ray.console import console
+from altermoma_ray.data.sampling import spread
 from altermoma_ray.engine.certificate.measure import scenes_of
 from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space.files import load_space
@@ -55,8 +56,10 @@ from benchmarks.report import options_parser
 
 STEPS = (1, 2, 4, 8, 15, 30)
 """Evaluations on the way, in steps of a fine-tuning of 60; a longer one is evaluated at the same shares."""
-SUBSETS = (10, 20, 40, 75)
-"""Numbers of samples of which a rung could take the objective, beside all."""
+ON_THE_WAY = 75
+"""Validation samples of an evaluation before the end."""
+SUBSETS = (10, 20, 40)
+"""Numbers of samples of which a rung could take the objective, beside all that are evaluated."""
 SPRINT = 4
 """Length of the short fine-tuning, in steps."""
 RENEWED = (4, 8, 15)
@@ -76,12 +79,9 @@ class TableRunner(TrialRunner):
         super().__init__(job)
         self._objective = objective
         self.rows = self._data.rows("validation", job.validation_part)
-        parts = (self._data.rows("validation", job.validation_part, size) for size in SUBSETS if size < len(self.rows))
-        self._subsets = {f"first/{len(rows)}": rows for rows in parts}
-        self._subsets[f"first/{len(self.rows)}"] = self.rows
-        self._scenes = list(scenes_of(self._data, self.rows).values())
-        some = self._data.rows("validation", job.validation_part, RENEWED_SAMPLES)
-        self._some = Evaluator.of(self._data, some, self._recipe)
+        on_the_way = self._data.rows("validation", job.validation_part, ON_THE_WAY)
+        self._subsets = {f"first/{size}": spread(on_the_way, size) for size in SUBSETS if size < len(on_the_way)}
+        self._some = Evaluator.of(self._data, spread(on_the_way, RENEWED_SAMPLES), self._recipe)
         self._last: dict[str, Tensor] = {}
         self._left: list[int] = []
 
@@ -91,7 +91,8 @@ class TableRunner(TrialRunner):
         predicted = set(evaluator.rows)
         subsets = {name: rows for name, rows in self._subsets.items() if predicted.issuperset(rows)}
         figures = {name: evaluate(found[""], self._data, rows) for name, rows in subsets.items()}
-        for number, rows in enumerate(self._scenes if predicted.issuperset(self.rows) else ()):
+        figures[f"first/{len(predicted)}"] = evaluate(found[""], self._data, evaluator.rows)
+        for number, rows in enumerate(scenes_of(self._data, evaluator.rows).values()):
             figures[f"scene/{number:04d}"] = evaluate_scene(found[""], self._data, rows)
         told = {name: float(of_rows[self._objective]) for name, of_rows in figures.items()}
         if "renewed" in found:
@@ -115,9 +116,9 @@ class TableRunner(TrialRunner):
         """The figures before fine-tuning and after a sprint; names begin with the kind of all but the first."""
         self._model.load_state_dict(self._initial)
         self._prune()
-        figures = self._evaluate(self._evaluator)
+        figures = self._evaluate(self._rung_evaluator)
         self._retake(trial)
-        figures |= self._evaluate(self._evaluator, "renewed/")
+        figures |= self._evaluate(self._rung_evaluator, "renewed/")
         self._model.load_state_dict(self._initial)
         self._sprint()
         self._retake(trial)
@@ -175,7 +176,7 @@ class TableRunner(TrialRunner):
             self._model.load_state_dict(trained)
             _multiply(weights, masks[trial.number])
             retake_statistics(self._model, self._batches(STATISTICS_BATCHES, self._job.seed))
-            found[trial.number] = self._evaluate(self._evaluator)
+            found[trial.number] = self._evaluate(self._rung_evaluator)
         return found
 
     def _prune(self) -> None:
@@ -258,7 +259,7 @@ def main() -> None:
         update={
             "folder": str(folder),
             "rungs": tuple(step / 60 for step in STEPS),
-            "rung_samples": 10**6,
+            "rung_samples": ON_THE_WAY,
             "save_every": 1e9,
         }
     )
