@@ -11,7 +11,6 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 import torch
@@ -40,7 +39,7 @@ from altermoma_ray.engine.training.norms import BATCHES, Statistics, exchange_st
 from altermoma_ray.engine.trials.budget import costs_of, within_budget
 from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.ending import Ending, Found, TakeEnding, metrics_of, write_result
-from altermoma_ray.engine.trials.events import Event, events_of, step_of
+from altermoma_ray.engine.trials.events import events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.results import (
@@ -50,6 +49,7 @@ from altermoma_ray.engine.trials.results import (
     record_failure,
     state_file,
 )
+from altermoma_ray.engine.trials.run import Run
 from altermoma_ray.engine.trials.saved_state import SavedState, all_agree, seeded
 from altermoma_ray.models.checkpoint import save_checkpoint
 from altermoma_ray.pruning import MaskHolder, Masks, Schedule, Weights, coverage, prunable_weights
@@ -131,7 +131,7 @@ class TrialRunner:
         self._told = None
         steps = self._steps(trial)
         end = steps if trial.until is None else step_of(self._job.rungs[trial.until], steps)
-        run = _Run(trial=trial, steps=steps, end=end, earlier=earlier, clock=Clock(earlier), defers=beside is not None)
+        run = Run(trial=trial, steps=steps, end=end, earlier=earlier, clock=Clock(earlier), defers=beside is not None)
         clock, history = run.clock, run.history
         try:
             score_missing(self._job.scoring_of(trial))
@@ -210,7 +210,7 @@ class TrialRunner:
         target = within_budget(target, self._job.budget, self._job.costs, units, scores)
         return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rounds(schedule), strict=True)]
 
-    def _fine_tune(self, run: _Run, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:
+    def _fine_tune(self, run: Run, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:
         """Prune θ_init by the plan, train up to the run's end, and evaluate at every rung and at the end.
 
         A trial which stopped at a rung, or died, goes on from its saved state. The run's history then begins with the
@@ -259,7 +259,7 @@ class TrialRunner:
                 if step < steps:
                     saved.save(step, run.scored, self._model, optimizer, now=step == end)
 
-    def _measured(self, run: _Run, evaluator: Evaluator, *, is_last: bool = True) -> dict[str, float]:
+    def _measured(self, run: Run, evaluator: Evaluator, *, is_last: bool = True) -> dict[str, float]:
         """The metrics of a trial's model; none where the run leaves its last ones to another process."""
         found = self._predictions(run.trial, evaluator)
         run.clock.lap("evaluate")
@@ -285,7 +285,7 @@ class TrialRunner:
             # Each worker has seen its own share of the batches.
             synchronise_buffers(self._model)
 
-    def _write(self, run: _Run, scores: Weights, masks: Masks) -> TrialResult:
+    def _write(self, run: Run, scores: Weights, masks: Masks) -> TrialResult:
         """Write the trial's files but for ``result.json``, which is written last of all, of what this returns.
 
         A trial that dies in here runs again, and overwrites the files.
@@ -332,43 +332,3 @@ class TrialRunner:
         # Without the rung: a promoted trial is the same one, and takes up its own state.
         identity = trial.model_dump_json(exclude={"until"})
         return SavedState(state_file(self._job, trial.number), identity, every=self._job.save_every)
-
-
-@dataclass
-class _Run:
-    """A trial's way to a rung or to its end."""
-
-    trial: TrialTask
-    steps: int
-    """Length of the whole fine-tuning."""
-    end: int
-    """The step at which the run ends."""
-    earlier: TrialResult | None
-    """The result at an earlier rung."""
-    clock: Clock
-    defers: bool
-    """Whether another process computes the metrics of the run's last evaluation."""
-    history: list[Evaluation] = field(default_factory=list)
-    unscored: tuple[Sequence[int], Found] | None = None
-    """Rows and predictions of the last evaluation, where another process computes its metrics."""
-
-    @property
-    def scored(self) -> list[Evaluation]:
-        """The evaluations with metrics, for the saved state: its reader makes the other one anew."""
-        return self.history if self.unscored is None else self.history[:-1]
-
-    def take_up(self, kept: Sequence[Evaluation], done: int) -> None:
-        """Begin the history with the evaluations of the saved state, and those which were completed beside.
-
-        Args:
-            kept: evaluations of the saved state.
-            done: its step.
-        """
-        beside = self.earlier.history if self.earlier is not None and done else []
-        known = {evaluation.step: evaluation for evaluation in (*kept, *beside) if evaluation.step <= done}
-        self.history.extend(known[step] for step in sorted(known))
-
-    def has_to_do(self, event: Event, done: int) -> bool:
-        """Whether an event is still to come, or is an evaluation at step ``done`` whose metrics were lost."""
-        lost = event.is_evaluated and event.step not in {evaluation.step for evaluation in self.history}
-        return done < event.step <= self.end or (event.step == done and lost)
