@@ -223,6 +223,7 @@ class SearchPlan(BaseModel):
             pruning_phase=self.space.pruning_phase,
             rungs=self.space.rungs if self.has_rungs else (),
             rung_samples=self.space.rung_samples,
+            rung_statistics=self.space.rung_statistics,
             without=without_of(self.optimised.names),
             save_every=self.save_every,
             costs=self.costs,

@@ -86,6 +86,10 @@ class SpaceFields(BaseModel):
     """Fractions of fine-tuning after which a trial is evaluated, and stops unless promoted."""
     rung_samples: int = Field(default=40, gt=0)
     """Validation samples of the intermediate evaluations; the last evaluation takes all."""
+    rung_statistics: int = Field(default=0, ge=0)
+    """Training batches from which the normalisation statistics are taken anew at a rung. The evaluation at the rung is
+    then of the trial's last masks, however far its schedule is, so that a rung may lie before the last pruning, and at
+    0, before any training. 0 evaluates the model as training has left it."""
     reduction: float = Field(default=3.0, gt=1)
     """Successive halving's η: of the trials at a rung, the best ``1 / reduction`` go on."""
 
@@ -124,15 +128,21 @@ class SpaceFields(BaseModel):
         for name in ("beta", "distillation"):
             if self.range_of(name).ends[0] < 0:
                 raise ValueError(f"`{name} >= 0` must hold, but got {self.range_of(name).ends}; raise the lower end")
-        if not all(0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
-            raise ValueError(f"`rungs` must rise inside (0, 1), but got {self.rungs}; sort them")
-        if self.rungs and self.rungs[0] < self.pruning_phase:
-            raise ValueError(
-                f"`pruning_phase <= rungs[0]` must hold, so that rungs compare models of the full sparsity, "
-                f"but got {self.pruning_phase} and {self.rungs}; move the rung"
-            )
+        self._check_rungs()
         self._check_ratios()
         return self
+
+    def _check_rungs(self) -> None:
+        anew = self.rung_statistics > 0
+        inside = all(0 < rung < 1 or (anew and rung == 0) for rung in self.rungs)
+        if not inside or list(self.rungs) != sorted(set(self.rungs)):
+            bounds = "[0, 1)" if anew else "(0, 1)"
+            raise ValueError(f"`rungs` must rise inside {bounds}, but got {self.rungs}; sort them")
+        if self.rungs and self.rungs[0] < self.pruning_phase and not anew:
+            raise ValueError(
+                f"`pruning_phase <= rungs[0]` must hold, so that rungs compare models of the full sparsity, "
+                f"but got {self.pruning_phase} and {self.rungs}; move the rung, or set `rung_statistics`"
+            )
 
     def _check_ratios(self) -> None:
         if self.ratios and self.scopes != ("group",):

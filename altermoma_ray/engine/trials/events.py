@@ -34,11 +34,11 @@ def step_of(rung: float, steps: int) -> int:
     15
 
     Args:
-        rung: share of the fine-tuning, above 0.
+        rung: share of the fine-tuning.
         steps: length of the whole fine-tuning.
     """
-    # At least 1: step 0 is the model before any training, and would say nothing of the setting's promise.
-    return max(1, round(rung * steps))
+    # Only rung 0 lies before any training: a later rung of a short fine-tuning has at least one step.
+    return max(1, round(rung * steps)) if rung > 0 else 0
 
 
 def events_of(plan: Sequence[tuple[int, Masks]], rungs: Sequence[float], steps: int) -> list[Event]:

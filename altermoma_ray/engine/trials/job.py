@@ -37,6 +37,8 @@ class TrialJob(BaseModel):
     pruning_phase: float
     rungs: tuple[float, ...]
     rung_samples: int
+    rung_statistics: int = 0
+    """Training batches for new normalisation statistics at a rung, see :attr:`SearchSpace.rung_statistics`."""
     without: tuple[str, ...] = ()
     """Modalities masked one by one in further evaluations, for metrics of the model without them."""
     save_every: float

@@ -42,7 +42,7 @@ class Run:
             kept: evaluations of the saved state.
             done: its step.
         """
-        beside = self.earlier.history if self.earlier is not None and done else []
+        beside = self.earlier.history if self.earlier is not None else []
         known = {evaluation.step: evaluation for evaluation in (*kept, *beside) if evaluation.step <= done}
         self.history.extend(known[step] for step in sorted(known))
 

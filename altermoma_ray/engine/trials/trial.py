@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 
 import torch
@@ -145,9 +146,11 @@ class TrialRunner:
                 # `_fine_tune` shares this list, and keeps it with the state when asked for the next evaluation.
                 history.append(evaluation)
                 yield {"step": float(evaluation.step), **evaluation.metrics}
-            # The model is kept with the statistics with which its figures were told.
+            # The model is kept as it was evaluated: with its last masks, even where the trial stops before its last
+            # pruning, and with the statistics with which its figures were told.
+            MaskHolder(self._model, self._units(trial).held(plan[-1][1])).release()
             if self._told is None:
-                self._renew_statistics(trial)
+                self._renew_statistics(trial, batches=self._job.rung_statistics if end < steps else 0)
             else:
                 exchange_statistics(self._model, self._told)
             if rank_and_world()[0] == 0:
@@ -253,11 +256,36 @@ class TrialRunner:
                     holder.update(units.held(event.masks))
                 if event.is_evaluated:
                     synchronise_buffers(self._model)
-                    evaluator = self._evaluator if step == steps else self._rung_evaluator
-                    yield Evaluation(step=step, metrics=self._measured(run, evaluator, is_last=step == end))
-                # Behind the yield: by now the caller has put the evaluation into the history.
-                if step < steps:
+                    is_last = step == end
+                    if step == steps:
+                        metrics = self._measured(run, self._evaluator, is_last=is_last)
+                    else:
+                        with self._previewed(trial, units.held(plan[-1][1])):
+                            metrics = self._measured(run, self._rung_evaluator, is_last=is_last)
+                    yield Evaluation(step=step, metrics=metrics)
+                # Behind the yield: by now the caller has put the evaluation into the history. Nothing is trained at
+                # step 0 that could be kept.
+                if 0 < step < steps:
                     saved.save(step, run.scored, self._model, optimizer, now=step == end)
+
+    @contextmanager
+    def _previewed(self, trial: TrialTask, last: Masks) -> Iterator[None]:
+        """The model as its last masks and new normalisation statistics make it, where a job asks for that at rungs.
+
+        Training goes on afterwards with the weights and the statistics of before.
+        """
+        if not self._job.rung_statistics:
+            yield
+            return
+        weights = {name: weight.detach().clone() for name, weight in self._model.named_parameters()}
+        # Without the optimiser: its moments go on with the weights.
+        MaskHolder(self._model, last).release()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in self._model.named_parameters():
+                    weight.copy_(weights[name])
 
     def _measured(self, run: Run, evaluator: Evaluator, *, is_last: bool = True) -> dict[str, float]:
         """The metrics of a trial's model; none where the run leaves its last ones to another process."""
@@ -273,15 +301,19 @@ class TrialRunner:
     def _predictions(self, trial: TrialTask, evaluator: Evaluator) -> Found:
         """Predictions of a trial's model, with statistics taken anew; training goes on with its own."""
         trained = exchange_statistics(self._model)
-        self._renew_statistics(trial)
+        at_rung = evaluator is self._rung_evaluator
+        self._renew_statistics(trial, batches=self._job.rung_statistics if at_rung else 0)
         found = self._found(evaluator)
         self._told = exchange_statistics(self._model, trained)
         return found
 
-    def _renew_statistics(self, trial: TrialTask) -> None:
-        """Take the norms' statistics anew where whole units are pruned; single weights keep those of training."""
-        if trial.setting.granularity != SINGLE_WEIGHTS:
-            retake_statistics(self._model, self._batches(BATCHES, self._job.seed_of(trial)))
+    def _renew_statistics(self, trial: TrialTask, *, batches: int = 0) -> None:
+        """Take the norms' statistics anew where whole units are pruned, or where a number of batches is given.
+
+        Otherwise single weights keep the statistics of training.
+        """
+        if trial.setting.granularity != SINGLE_WEIGHTS or batches:
+            retake_statistics(self._model, self._batches(batches or BATCHES, self._job.seed_of(trial)))
             # Each worker has seen its own share of the batches.
             synchronise_buffers(self._model)
 
