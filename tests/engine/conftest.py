@@ -22,6 +22,15 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
+def one_thread():
+    """As a trial's worker has: with several, sums differ in their last bit from run to run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def workload(synthetic_root, tmp_path):
     """The toy on the small synthetic set, with a storage folder of its own."""
     return toy_workload(tmp_path / "storage", synthetic_root)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-import torch
 from ray import tune
 
 from altermoma_ray.engine.search import metrics
@@ -38,15 +36,6 @@ def _dying(self, predictions, data, rows, evaluate=Regression.evaluate):
 
 Regression.evaluate = _dying
 """
-
-
-@pytest.fixture
-def one_thread():
-    """As a trial's worker has: with several, sums differ in their last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def figures(result):

@@ -16,17 +16,9 @@ from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.storage import Location
 from altermoma_ray.workloads.reference import find_workload
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPACE = SearchSpace(fine_tune_epochs=3.0, rungs=(0.5,), scoring_batches=1, criteria=("magnitude",))
 FILE = Path(__file__).parents[2] / "workloads" / "two_branch.py"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As a trial's worker has: with several, sums differ in their last bit from run to run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -50,15 +50,6 @@ def zeros(model, masks):
     return sum(int((model[name] == 0).sum()) for name in masks) / sum(masks[name].numel() for name in masks)
 
 
-@pytest.fixture
-def one_thread():
-    """With several, sums differ in their last bit from run to run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_rungs_show_the_last_masks_and_leave_training_alone(one_thread, job_of, workload, checkpoint):
     job, plain = (
         job_of("rungs", SPACE),

@@ -14,6 +14,7 @@ from altermoma_ray.engine.trials.trial import TrialRunner
 from altermoma_ray.storage import Location
 from altermoma_ray.tracking.result import Evaluation
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPACE = SearchSpace(
     fine_tune_epochs=4.0, iterative_rounds=2, pruning_phase=0.25, rungs=(0.5,), rung_samples=2, scoring_batches=1
 )
@@ -21,15 +22,6 @@ TASK = TrialTask(
     number=0,
     setting=PruningSetting(scope="global", sparsity=0.8, criterion="magnitude", schedule="linear", learning_rate=1e-3),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As a trial's worker has: with several, sums differ in their last bit from run to run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def job_of(workload, checkpoint, name):
