@@ -21,8 +21,9 @@ from scipy import stats
 
 from altermoma_ray.engine.search.stopping import Halving, Standing
 
-STATISTICS_SAMPLES = 16
-"""Samples run through a model to take its normalisation statistics anew: 4 batches of 4."""
+STATISTICS_STEPS = 4 / 3
+"""Price of new normalisation statistics in fine-tuning steps: four batches forward, of which a step's pass backward
+would cost twice as much again."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,9 @@ class Rung:
         """Steps of the trial's own fine-tuning that are done by then; those of a sprint are lost."""
         return self.step if self.kind in ("own", "renewed") else 0
 
-    @property
-    def evaluated(self) -> int:
-        """Samples that the evaluation runs through the model."""
-        return self.samples + (0 if self.kind == "own" else STATISTICS_SAMPLES)
+    def price(self, done: int) -> float:
+        """Steps from ``done`` steps of the trial's own fine-tuning to this rung, and for its statistics."""
+        return self.step - done + (0.0 if self.kind == "own" else STATISTICS_STEPS)
 
 
 @dataclass(frozen=True)

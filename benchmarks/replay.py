@@ -36,7 +36,7 @@ from benchmarks.report import RESULTS
 class Spent:
     """What a search has spent when a trial ends, and the best by then."""
 
-    steps: int
+    steps: float
     samples: int
     best: float
 
@@ -54,7 +54,8 @@ def replay(policy: Policy, trials: Sequence[Trial], order: np.ndarray, lookahead
     scenes = np.random.default_rng(int(order[0])).permutation(trials[0].scene_count)
     segments: list[tuple[int, int | None]] = []
     furthest: dict[int, int | None] = {}
-    spent, steps, samples = [Spent(0, 0, -math.inf)], length + policy.shared_steps, size
+    spent, samples = [Spent(0, 0, -math.inf)], size
+    steps: float = length + policy.shared_steps
     # The paper's own configuration has been paid for by now.
     best: Trial | None = None
 
@@ -91,8 +92,8 @@ def replay(policy: Policy, trials: Sequence[Trial], order: np.ndarray, lookahead
         segments.append((number, until))
         furthest[number] = until
         if until is not None:
-            steps += policy.rungs[until].step - done
-            samples += policy.rungs[until].evaluated
+            steps += policy.rungs[until].price(done)
+            samples += policy.rungs[until].samples
             continue
         steps += length - done
         read = size if policy.paired is None else policy.paired.samples_read(trial, best, scenes)
