@@ -120,8 +120,10 @@ def judged(policy: Policy, trials: Sequence[Trial], orders: int, lookahead: int,
         regrets.append(top - max(0.0, *within))
         ends.append(top - shares[-1][2])
 
-    def both(values: Sequence[float] | np.ndarray) -> list[float]:
-        return [round(float(np.quantile(values, share, method="higher")), 4) for share in (0.5, 0.9)]
+    def both(values: Sequence[float] | np.ndarray) -> list[float | None]:
+        """Median and 90th percentile; None where so many orders come to nothing."""
+        quantiles = [float(np.quantile(values, share, method="higher")) for share in (0.5, 0.9)]
+        return [round(value, 4) if math.isfinite(value) else None for value in quantiles]
 
     near_steps, near_samples = np.array(reached).T
     whole_steps, whole_samples = np.array(whole).T
@@ -142,7 +144,7 @@ def policies(length: int, size: int) -> list[Policy]:
     def at(step: int, samples: int, kind: str = "own") -> Rung:
         return Rung(max(step and 1, round(step * length / 60)), min(samples, size), kind)
 
-    quarter = at(15, 40)
+    quarter, end_like, sieve = at(15, 40), at(15, 40, "renewed"), at(0, 10, "renewed")
     return [
         Policy("to the end"),
         Policy("halving at 15 (the default so far)", (quarter,)),
@@ -164,22 +166,31 @@ def policies(length: int, size: int) -> list[Policy]:
         Policy("halving at 8 and 30, η = 4, corrected", (at(8, 20), at(30, 40)), 4, Correction()),
         Policy("halving at 15, paired scenes", (quarter,), paired=Paired()),
         Policy("halving at 4 and 15, η = 4, paired scenes", (at(4, 20), quarter), 4, paired=Paired()),
-        Policy("sieve, halving at 15", (at(0, 40, "renewed"), quarter)),
-        Policy("halving at 4, new statistics", (at(4, 20, "renewed"),)),
-        Policy("halving at 4, new statistics, η = 6", (at(4, 20, "renewed"),), 6),
+        Policy("halving at 15, new statistics", (end_like,)),
+        Policy("halving at 15, new statistics, η = 6", (end_like,), 6),
+        Policy("halving at 15, new statistics, η = 12", (end_like,), 12),
+        Policy("sieve, halving at 15", (sieve, quarter)),
+        Policy("sieve, halving at 15, new statistics", (sieve, end_like)),
+        Policy("sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4),
+        Policy("sieve, halving at 15, new statistics, η = 5", (sieve, end_like), 5),
+        Policy("sieve, halving at 8 and 15, new statistics, η = 2.5", (sieve, at(8, 40, "renewed"), end_like), 2.5),
+        Policy("patient, sieve, halving at 15, new statistics", (sieve, end_like), is_patient=True),
+        Policy("patient, sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4, is_patient=True),
+        Policy("patient, sieve, halving at 15, new statistics, η = 5", (sieve, end_like), 5, is_patient=True),
+        Policy("halving at 4, new statistics", (at(4, 40, "renewed"),)),
+        Policy("halving at 4, new statistics, η = 6", (at(4, 40, "renewed"),), 6),
         Policy("halving at 8, new statistics, η = 4", (at(8, 40, "renewed"),), 4),
         Policy("halving at 8, new statistics, η = 6", (at(8, 40, "renewed"),), 6),
-        Policy("halving at 4 and 15, new statistics", (at(4, 20, "renewed"), at(15, 40, "renewed"))),
-        Policy("halving at 4 and 15, new statistics, η = 4", (at(4, 20, "renewed"), at(15, 40, "renewed")), 4),
-        Policy("patient, halving at 4, new statistics, η = 8", (at(4, 20, "renewed"),), 8, is_patient=True),
+        Policy("halving at 4 and 15, new statistics", (at(4, 40, "renewed"), end_like)),
+        Policy("halving at 4 and 15, new statistics, η = 4", (at(4, 40, "renewed"), end_like), 4),
+        Policy("patient, halving at 4, new statistics, η = 8", (at(4, 40, "renewed"),), 8, is_patient=True),
         Policy("patient, halving at 8, new statistics, η = 8", (at(8, 40, "renewed"),), 8, is_patient=True),
-        Policy("sprint of 4", (at(4, 20, "sprint"),)),
-        Policy("sprint of 4, η = 6", (at(4, 20, "sprint"),), 6),
-        Policy("sprint of 4, halving at 15", (at(4, 20, "sprint"), quarter)),
-        Policy("sprint of 4, halving at 15, η = 4", (at(4, 20, "sprint"), quarter), 4),
-        Policy("patient, sprint of 4, η = 8", (at(4, 20, "sprint"),), 8, is_patient=True),
+        Policy("sprint of 4", (at(4, 40, "sprint"),)),
+        Policy("sprint of 4, η = 6", (at(4, 40, "sprint"),), 6),
+        Policy("sprint of 4, halving at 15", (at(4, 40, "sprint"), quarter)),
+        Policy("sprint of 4, halving at 15, η = 4", (at(4, 40, "sprint"), quarter), 4),
+        Policy("patient, sprint of 4, η = 8", (at(4, 40, "sprint"),), 8, is_patient=True),
         Policy("sieve by shared weights, halving at 15", (at(0, 40, "shared"), quarter), shared_steps=240),
-        Policy("sieve, halving at 4 and 15, η = 2.5", (at(0, 20, "renewed"), at(4, 20), quarter), 2.5),
     ]
 
 
@@ -234,7 +245,9 @@ def _shown(figures: dict[str, dict[str, object]]) -> Table:
     shown = Table("policy", *names, box=None, width=190)
     for policy, own in figures.items():
         cells = [
-            " / ".join(f"{x:.3f}" for x in value) if isinstance(value, list) else f"{value:.2f}"
+            " / ".join("never" if x is None else f"{x:.3f}" for x in value)
+            if isinstance(value, list)
+            else f"{value:.2f}"
             for value in own.values()
         ]
         shown.add_row(policy, *cells)
