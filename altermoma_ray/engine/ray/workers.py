@@ -66,7 +66,9 @@ def ray_session() -> Iterator[None]:
                 raise UserError(told) from error
             raise
         finally:
+            workers = [] if cluster else private.worker_processes()
             ray.shutdown()
+            private.end(workers)
 
 
 def _start_ray(cluster: str) -> None:

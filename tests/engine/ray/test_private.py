@@ -7,15 +7,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray.util import placement_group, placement_group_table
 
 from altermoma_ray.engine.ray import private
+from altermoma_ray.engine.ray.workers import ray_session
 
 SEEN = "2.60.0"
 MOVED = f"Ray {ray.__version__} has moved or renamed what private.py uses as seen in Ray {SEEN}:"
@@ -226,3 +229,20 @@ def test_a_lost_node_is_forgiven_and_a_dead_process_is_not(ray_of_four, tmp_path
     assert forgiven("The actor died because its node has died.") == (True, 0)
     assert forgiven("The actor died because its process died.") == (False, 1)
     assert forgiven("The actor died because its node has died.") == (True, 1)
+
+
+def test_a_worker_that_hangs_after_its_goodbye_ends_with_the_session():
+    ray.shutdown()  # another test's session would be joined, and go on
+    with ray_session():
+
+        @ray.remote(num_cpus=0)
+        class Lingering:
+            def begin(self):
+                threading.Thread(target=time.sleep, args=(600,)).start()
+                return os.getpid()
+
+        actor = Lingering.remote()
+        worker = psutil.Process(ray.get(actor.begin.remote()))
+        ray.wait([actor.__ray_terminate__.remote()])  # Ray knows the worker no more, and Python waits for the thread
+        assert worker in private.worker_processes()
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
