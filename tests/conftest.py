@@ -184,13 +184,19 @@ def _ray_folder() -> Iterator[Path]:
 
 
 def _processes_in(folder: str) -> list[int]:
-    """Processes whose command line names something in a folder."""
+    """Processes whose command line names something in a folder, or which have a file open there.
+
+    Ray's agents replace their command lines.
+    """
     found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if f"{folder}/".encode() in file.read_bytes():
-                found.append(int(file.parent.name))
-    return found
+            opened = (os.readlink(file) for file in (process / "fd").iterdir())
+            if f"{folder}/".encode() in (process / "cmdline").read_bytes() or any(
+                name.startswith(f"{folder}/") for name in opened
+            ):
+                found.append(int(process.name))
+    return [process for process in found if process != os.getpid()]
 
 
 @pytest.fixture(scope="session")
