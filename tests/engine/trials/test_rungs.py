@@ -41,8 +41,9 @@ def job_of(workload, checkpoint):
     return job
 
 
-def tensors(job, name="model"):
-    return safetensors.torch.load(job.trial_folder(0).join(f"{name}.safetensors").read_bytes())
+def tensors(job):
+    """The kept model of the only trial."""
+    return safetensors.torch.load(job.trial_folder(0).join("model.safetensors").read_bytes())
 
 
 def zeros(model, masks):
