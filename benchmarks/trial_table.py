@@ -138,14 +138,12 @@ class TableRunner(TrialRunner):
 
     @torch.no_grad()
     def _predictions(self, trial: TrialTask, evaluator: Evaluator) -> Found:
-        trained = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
-        self._prune()
         found = self._found(evaluator)
         self._told = exchange_statistics(self._model)
         if self._left.pop(0) in RENEWED:
             self._retake(trial)
             found["renewed"] = self._found(self._some)[""]
-        self._model.load_state_dict(trained)
+            exchange_statistics(self._model, self._told)
         return found
 
     def shared(self, trials: Sequence[TrialTask], steps: int) -> dict[int, dict[str, float]]:
@@ -260,6 +258,7 @@ def main() -> None:
             "folder": str(folder),
             "rungs": tuple(step / 60 for step in STEPS),
             "rung_samples": ON_THE_WAY,
+            "rung_statistics": STATISTICS_BATCHES,  # rungs show the last masks
             "save_every": 1e9,
         }
     )
