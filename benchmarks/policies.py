@@ -103,9 +103,9 @@ class Patient(Halving):
     No trial is promoted for being among the best of the first few; in return no trial ends before all have begun.
     """
 
-    def promoted(self, standings: Sequence[Standing]) -> int | None:
+    def promoted(self, standings: Sequence[Standing], *, at_least: int = 0) -> int | None:
         # Every rung is full when the rungs below have no more to give: the lowest goes first.
-        found = (self.best_waiting(standings, rung) for rung in range(self.rungs))
+        found = (self.best_waiting(standings, rung, at_least) for rung in range(self.rungs))
         return next((number for number in found if number is not None), None)
 
 

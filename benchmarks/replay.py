@@ -80,7 +80,7 @@ def replay(policy: Policy, trials: Sequence[Trial], order: np.ndarray, lookahead
         visible = max(0, len(segments) - lookahead + 1)
         number = policy.stopping.promoted(visible_standings(visible)) if early else None
         if number is None and begun == len(order):
-            number = policy.stopping.promoted(visible_standings(len(segments)))
+            number = policy.stopping.promoted(visible_standings(len(segments)), at_least=1)
             if number is None:
                 return spent
         if number is None:
@@ -145,6 +145,7 @@ def policies(length: int, size: int) -> list[Policy]:
         return Rung(max(step and 1, round(step * length / 60)), min(samples, size), kind)
 
     quarter, end_like, sieve = at(15, 40), at(15, 40, "renewed"), at(0, 10, "renewed")
+    early = at(4, 40, "renewed")
     return [
         Policy("to the end"),
         Policy("halving at 15 (the default so far)", (quarter,)),
@@ -174,6 +175,9 @@ def policies(length: int, size: int) -> list[Policy]:
         Policy("sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4),
         Policy("sieve, halving at 15, new statistics, η = 5", (sieve, end_like), 5),
         Policy("sieve, halving at 8 and 15, new statistics, η = 2.5", (sieve, at(8, 40, "renewed"), end_like), 2.5),
+        Policy("sieve, halving at 15, new statistics, η = 3.5", (sieve, end_like), 3.5),
+        Policy("sieve, halving at 4 and 15, new statistics, η = 2", (sieve, early, end_like), 2),
+        Policy("sieve, halving at 4 and 15, new statistics, η = 2.5", (sieve, early, end_like), 2.5),
         Policy("patient, sieve, halving at 15, new statistics", (sieve, end_like), is_patient=True),
         Policy("patient, sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4, is_patient=True),
         Policy("patient, sieve, halving at 15, new statistics, η = 5", (sieve, end_like), 5, is_patient=True),

@@ -14,7 +14,13 @@ from altermoma_ray.workloads.reference import find_workload
 
 
 def toy_plan(
-    options: argparse.Namespace, *, space: SearchSpace, trials: int = 1, storage: Path | None = None
+    options: argparse.Namespace,
+    *,
+    space: SearchSpace,
+    trials: int = 1,
+    storage: Path | None = None,
+    sparsity: float = 0.85,
+    name: str | None = None,
 ) -> SearchPlan:
     """A search on the toy, in a storage folder of its own where its scoring and trials are measured from nothing.
 
@@ -29,8 +35,9 @@ def toy_plan(
     request = SearchRequest(
         workload=workload,
         checkpoint=options.checkpoint or str(SHIPPED),
+        name=name,
         space=space,
-        sparsity=0.85,
+        sparsity=sparsity,
         trials=trials,
         repeat=True,  # so many trials are measured, whatever their settings are
         seed=options.seed,

@@ -29,6 +29,8 @@ from altermoma_ray.workloads.reference import WorkloadReference, upgraded
 Ablation = Literal["beta", "residual", "reactivation", "distillation"]
 """The part varied by an ablation: β of AlterMOMA, β of its residual variant, the making of indicators, or the weight of
 distillation while fine-tuning."""
+DEFAULTS_CHANGED = ("rungs", "rung_samples", "rung_statistics", "reduction", "published_gradient")
+"""Fields of a search space with other defaults in earlier releases."""
 
 
 class SearchPlan(BaseModel):
@@ -187,14 +189,18 @@ class SearchPlan(BaseModel):
         """
         plan, file = stored_fields(storage, name), _file_of(storage, name)
         try:
-            # Earlier releases knew one second gradient only; their searches go on with the same one.
+            # Searches of releases without these fields go on as they began.
             plan["space"].setdefault("published_gradient", "scoring-batches")
+            plan["space"].setdefault("rung_statistics", 0)
             plan = upgraded(plan)
             if "lag" in plan:  # the lookahead in plans of earlier releases
                 plan["lookahead"] = plan.pop("lag")
             was = plan["workload"]["storage"]  # earlier releases wrote whole addresses below this storage
             if plan.get("space_reference"):
-                plan["space"] = SpaceReference.model_validate(plan["space_reference"]).load(name)
+                # The file leaves fields to their defaults, which were others in earlier releases.
+                kept = {field: plan["space"][field] for field in DEFAULTS_CHANGED}
+                space = SpaceReference.model_validate(plan["space_reference"]).load(name)
+                plan["space"] = space.model_copy(update={**kept, "rungs": tuple(kept["rungs"])})
             return cls.model_validate(plan, context=read_from(storage, was))
         except UserError:
             raise

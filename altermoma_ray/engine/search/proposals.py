@@ -142,7 +142,8 @@ class Proposals:
         if segment is None:  # all trials have begun; the last segments may still promote one
             if not self._have_ended(len(self._segments)):
                 return None
-            segment = self._promotion(len(self._segments))
+            # So that of few trials one runs to its end: the best of each rung goes on in any case.
+            segment = self._promotion(len(self._segments), at_least=1)
             self.exhausted = segment is None
         if segment is None:
             return None
@@ -162,9 +163,9 @@ class Proposals:
             self._ended += 1
         return True
 
-    def _promotion(self, visible: int) -> _Segment | None:
+    def _promotion(self, visible: int, at_least: int = 0) -> _Segment | None:
         """The next segment of a trial that stopped at a rung; None where no trial may go on."""
-        number = self._stopping.promoted(self._standings(visible))
+        number = self._stopping.promoted(self._standings(visible), at_least=at_least)
         if number is None:
             return None
         rung = self._furthest[number]

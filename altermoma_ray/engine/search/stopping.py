@@ -52,18 +52,23 @@ class Halving:
     def __init__(self, rungs: int, reduction: float) -> None:
         self.rungs, self._reduction = rungs, reduction
 
-    def promoted(self, standings: Sequence[Standing]) -> int | None:
-        """The number of the trial to go on next; None where no trial may go on."""
+    def promoted(self, standings: Sequence[Standing], *, at_least: int = 0) -> int | None:
+        """The number of the trial to go on next; None where no trial may go on.
+
+        Args:
+            standings: all trials that have begun.
+            at_least: how many trials of each rung go on even where ``1 / reduction`` of the trials are fewer.
+        """
         # From the highest rung down: a trial near its end goes before one further away.
-        found = (self.best_waiting(standings, rung) for rung in reversed(range(self.rungs)))
+        found = (self.best_waiting(standings, rung, at_least) for rung in reversed(range(self.rungs)))
         return next((number for number in found if number is not None), None)
 
-    def best_waiting(self, standings: Sequence[Standing], rung: int) -> int | None:
+    def best_waiting(self, standings: Sequence[Standing], rung: int, at_least: int = 0) -> int | None:
         """The best trial to go on from a rung; None where none of the rung's best still waits there."""
         gains = {one.number: one.gains[rung] for one in standings if one.reached(rung)}
         waiting = {one.number for one in standings if one.waits_at == rung}
         # Only a trial still standing at this rung can be promoted; the others of the best have gone on before.
-        best = ranked(gains)[: int(len(gains) / self._reduction)]
+        best = ranked(gains)[: max(at_least, int(len(gains) / self._reduction))]
         return next((number for number in best if number in waiting and _is_known(gains[number])), None)
 
 

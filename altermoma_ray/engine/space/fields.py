@@ -82,16 +82,18 @@ class SpaceFields(BaseModel):
     """Rounds of the iterative schedules."""
     pruning_phase: float = Field(default=0.2, gt=0, lt=1)
     """Fraction of fine-tuning over which the iterative schedules spread their rounds."""
-    rungs: tuple[float, ...] = (0.25,)
-    """Fractions of fine-tuning after which a trial is evaluated, and stops unless promoted."""
-    rung_samples: int = Field(default=40, gt=0)
-    """Validation samples of the intermediate evaluations; the last evaluation takes all."""
-    rung_statistics: int = Field(default=0, ge=0)
+    rungs: tuple[float, ...] = (0.0, 0.25)
+    """Fractions of fine-tuning after which a trial is evaluated, and stops unless promoted; 0 is before any training.
+    These rungs, their statistics and η were chosen by replaying whole searches, see docs/scaling.md."""
+    rung_samples: PositiveInt | Annotated[float, Field(gt=0, lt=1)] = 0.07
+    """Validation samples of the intermediate evaluations: their number, or below 1 their share of all; the last
+    evaluation takes all."""
+    rung_statistics: int = Field(default=4, ge=0)
     """Training batches from which the normalisation statistics are taken anew at a rung. The evaluation at the rung is
     then of the trial's last masks, however far its schedule is, so that a rung may lie before the last pruning, and at
     0, before any training. 0 evaluates the model as training has left it."""
-    reduction: float = Field(default=3.0, gt=1)
-    """Successive halving's η: of the trials at a rung, the best ``1 / reduction`` go on."""
+    reduction: float = Field(default=4.0, gt=1)
+    """Successive halving's η: the best ``1 / reduction`` of the trials at a rung go on, in the end one at least."""
 
     @model_validator(mode="before")
     @classmethod
@@ -137,7 +139,8 @@ class SpaceFields(BaseModel):
         inside = all(0 < rung < 1 or (anew and rung == 0) for rung in self.rungs)
         if not inside or list(self.rungs) != sorted(set(self.rungs)):
             bounds = "[0, 1)" if anew else "(0, 1)"
-            raise ValueError(f"`rungs` must rise inside {bounds}, but got {self.rungs}; sort them")
+            remedy = "leave 0 out, or set `rung_statistics`" if 0 in self.rungs and not anew else "sort them"
+            raise ValueError(f"`rungs` must rise inside {bounds}, but got {self.rungs}; {remedy}")
         if self.rungs and self.rungs[0] < self.pruning_phase and not anew:
             raise ValueError(
                 f"`pruning_phase <= rungs[0]` must hold, so that rungs compare models of the full sparsity, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from altermoma_ray.engine.scoring.indicators import ScoringJob
@@ -36,7 +38,8 @@ class TrialJob(BaseModel):
     iterative_rounds: int
     pruning_phase: float
     rungs: tuple[float, ...]
-    rung_samples: int
+    rung_samples: int | float
+    """Number of validation samples at a rung, or below 1 their share."""
     rung_statistics: int = 0
     """Training batches for new normalisation statistics at a rung, see :attr:`SearchSpace.rung_statistics`."""
     without: tuple[str, ...] = ()
@@ -52,6 +55,10 @@ class TrialJob(BaseModel):
     def workload(self) -> WorkloadReference:
         """The model, data and task to prune."""
         return self.scoring.workload
+
+    def rung_size(self, size: int) -> int:
+        """Greatest number of samples evaluated at a rung, of ``size`` validation samples."""
+        return math.ceil(self.rung_samples * size) if self.rung_samples < 1 else int(self.rung_samples)
 
     def trial_folder(self, number: int) -> Location:
         """The folder of the files of trial ``number``."""

@@ -86,7 +86,7 @@ class TrialRunner:
         self._coverage = coverage(self._model)
         rows = self._data.rows("validation", job.validation_part)
         self._evaluator = Evaluator.of(self._data, rows, self._recipe)
-        rung_rows = self._data.rows("validation", job.validation_part, job.rung_samples)
+        rung_rows = self._data.rows("validation", job.validation_part, job.rung_size(len(rows)))
         self._rung_evaluator = Evaluator.of(self._data, rung_rows, self._recipe)
         # Bounded, since each entry has the size of the model. The caches belong to this runner, not to the class, whose
         # cache would keep every runner alive.

@@ -21,6 +21,7 @@ SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 def proposals(trials=20, lookahead=4, objective="map", repeat=None, stops_early=None, **space):
     figures = {"sparsity": 0.9, "trials": trials, "lookahead": lookahead, "seed": 7, "repeat": repeat}
     figures["stops_early"] = stops_early
+    space = {"rungs": (0.25,), "reduction": 3.0} | space
     return Proposals(SearchSpace(**space), SIZES, Objective.parse(objective, FIGURES), **figures)
 
 
@@ -115,6 +116,20 @@ def test_several_rungs_are_climbed_one_after_the_other():
     assert set(numbers(tasks, 0)) > set(numbers(tasks, 1)) > set(numbers(tasks, None)) - {0}
     for number in numbers(tasks, None)[1:]:
         assert [task.until for task in tasks if task.number == number] == [0, 1, None]
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3, 5])
+def test_of_few_trials_the_best_of_each_rung_goes_on(trials):
+    space = {"rungs": (0.0, 0.25), "rung_statistics": 4, "reduction": 4.0, "published_first": False}
+    source = proposals(trials=trials, lookahead=2, **space)
+    tasks, first = [], {}
+    while (task := source.next()) is not None:
+        tasks.append(task)
+        source.complete(outcome(task, rungs=2))
+        first.setdefault(task.number, outcome(task, rungs=2).metrics["map"])
+    assert source.exhausted
+    assert numbers(tasks, 0) == list(range(trials))
+    assert numbers(tasks, 1) == numbers(tasks, None) == [max(first, key=first.get)]
 
 
 def test_a_rung_that_was_the_whole_trial_promotes_nothing():

@@ -22,10 +22,14 @@ from altermoma_ray.tracking.result import Evaluation, TrialResult
 PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text())
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 CRITERIA = ("altermoma", "altermoma-residual", "deci", "reri", "magnitude", "imp", "snip", "synflow", "prospr")
-SPACES = {
-    "default": {},
-    "every": {"criteria": CRITERIA, "reactivation_steps": (4, 16), "reactivation_learning_rates": (1e-4, 1e-3)},
+EARLY_STOPPING = {"rungs": (0.25,), "rung_samples": 40, "rung_statistics": 0, "reduction": 3.0}
+"""The defaults of that release, which its plans keep."""
+CRITERIA_AND_REACTIVATIONS = {
+    "criteria": CRITERIA,
+    "reactivation_steps": (4, 16),
+    "reactivation_learning_rates": (1e-4, 1e-3),
 }
+SPACES = {"default": EARLY_STOPPING, "every": EARLY_STOPPING | CRITERIA_AND_REACTIVATIONS}
 
 
 def drawn(space: SearchSpace, seed: int, sparsity: float | None) -> list[object]:

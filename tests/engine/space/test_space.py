@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 
 import optuna
 import pytest
@@ -74,7 +75,10 @@ def test_the_paper_s_trial_can_take_its_second_gradient_on_the_scoring_batches()
         ({"beta": (-1.0, 0.5)}, r"`beta >= 0` must hold"),
         ({"criteria": ("snap",)}, r"`criteria` must be out of altermoma, .* but got 'snap'"),
         ({"rungs": (0.5, 0.4)}, r"`rungs` must rise inside"),
-        ({"rungs": (0.1,)}, r"`pruning_phase <= rungs\[0\]` must hold"),
+        ({"rungs": (0.0, 0.5), "rung_statistics": 0}, r"`rungs` must rise .*; leave 0 out, or set `rung_s"),
+        ({"rung_samples": 1.5}, r"rung_samples"),
+        ({"rung_samples": 0.0}, r"rung_samples"),
+        ({"rungs": (0.1,), "rung_statistics": 0}, r"`pruning_phase <= rungs\[0\]` must hold"),
     ],
 )
 def test_a_space_is_checked_when_it_is_made(fields, message):
@@ -201,6 +205,20 @@ def test_a_space_of_a_class_of_its_own_is_the_same_after_resuming(tmp_path):
     ]
     assert drawn[0] == drawn[1]
     assert {setting.learning_rate for setting in drawn[1]} == {0.5}
+
+
+def test_a_search_of_an_earlier_release_stops_trials_by_its_defaults(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    plan = saved_plan(tmp_path, load_space(None, file), file)
+    saved = plan.folder.join("search.json")
+    fields = json.loads(saved.read_text())
+    fields["space"] |= {"rungs": [0.25], "rung_samples": 40}
+    del fields["space"]["rung_statistics"]
+    saved.write_text(json.dumps(fields))
+    space = SearchPlan.load(Location.parse(tmp_path), "first").space
+    assert (space.rungs, space.rung_samples, space.rung_statistics) == ((0.25,), 40, 0)
+    assert (space.beta, space.floor) == ((0.0, 0.1), 0.5)
 
 
 def test_a_space_whose_file_was_changed_or_is_gone_is_refused(tmp_path):

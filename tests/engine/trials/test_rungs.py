@@ -10,7 +10,7 @@ from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.space import PruningSetting, SearchSpace
 from altermoma_ray.engine.training.loop import training_batches
 from altermoma_ray.engine.training.norms import retake_statistics
-from altermoma_ray.engine.trials.job import TrialTask
+from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.results import read_result
 from altermoma_ray.engine.trials.trial import TrialRunner
 
@@ -39,6 +39,12 @@ def job_of(workload, checkpoint):
         return plan_search(request).trial_job()
 
     return job
+
+
+@pytest.mark.parametrize(("samples", "size", "evaluated"), [(40, 150, 40), (0.07, 150, 11), (0.07, 1, 1)])
+def test_samples_of_a_rung_are_a_number_or_a_share(job_of, samples, size, evaluated):
+    job = job_of("samples", SearchSpace(rung_samples=samples))
+    assert TrialJob.model_validate_json(job.model_dump_json()).rung_size(size) == evaluated
 
 
 def tensors(job):
