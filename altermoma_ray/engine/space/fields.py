@@ -84,7 +84,7 @@ class SpaceFields(BaseModel):
     """Fraction of fine-tuning over which the iterative schedules spread their rounds."""
     rungs: tuple[float, ...] = (0.0, 0.25)
     """Fractions of fine-tuning after which a trial is evaluated, and stops unless promoted; 0 is before any training.
-    These rungs, their statistics and η were chosen by replaying whole searches, see docs/scaling.md."""
+    These rungs, their statistics and η were chosen by replaying whole searches, see docs/evidence.md."""
     rung_samples: PositiveInt | Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Validation samples of the intermediate evaluations: their number, or below 1 their share of all; the last
     evaluation takes all."""
