@@ -29,7 +29,7 @@ from altermoma_ray.tracking.result import TrialResult
 from benchmarks.report import Target, options_parser, publish
 from benchmarks.toy import toy_plan
 
-BEFORE = {"rungs": (0.25,), "rung_samples": 40, "rung_statistics": 0, "reduction": 3.0}
+BEFORE = {"rungs": (0.25,), "rung_samples": 40, "rung_statistics": 0, "reduction": 3.0, "patience": 0.0}
 """One rung after a quarter of the fine-tuning, with the statistics of training; the best third goes on."""
 NOW, THEN = "two rungs, new statistics, η = 4", "one rung, η = 3"
 

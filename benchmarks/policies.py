@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import stats
 
-from altermoma_ray.engine.search.stopping import Halving, Standing
+from altermoma_ray.engine.search.stopping import Halving
 
 STATISTICS_STEPS = 4 / 3
 """Price of new normalisation statistics in fine-tuning steps: four batches forward, of which a step's pass backward
@@ -97,18 +96,6 @@ def read_table(file: Path) -> list[Trial]:
     return [trial for trial in trials if trial.steps == longest and math.isfinite(trial.final)]
 
 
-class Patient(Halving):
-    """Successive halving as first published: a rung promotes nobody before all its trials are there.
-
-    No trial is promoted for being among the best of the first few; in return no trial ends before all have begun.
-    """
-
-    def promoted(self, standings: Sequence[Standing], *, at_least: int = 0) -> int | None:
-        # Every rung is full when the rungs below have no more to give: the lowest goes first.
-        found = (self.best_waiting(standings, rung, at_least) for rung in range(self.rungs))
-        return next((number for number in found if number is not None), None)
-
-
 class Correction:
     """What a trial's end will be, from its gain at a rung and its setting, learnt from the trials that have ended.
 
@@ -181,13 +168,12 @@ class Policy:
     paired: Paired | None = None
     shared_steps: int = 0
     """Steps of a fine-tuning shared by all trials, paid once."""
-    is_patient: bool = False
-    """Whether nobody goes on before all trials have begun, see :class:`Patient`."""
+    patience: float = 0.0
+    """Share of a rung's trials that must be there before any goes on."""
 
-    @cached_property
-    def stopping(self) -> Halving:
-        """The rule for who goes on."""
-        return (Patient if self.is_patient else Halving)(len(self.rungs), self.reduction)
+    def stopping(self, trials: int) -> Halving:
+        """The rule for who goes on in a search of so many trials."""
+        return Halving(len(self.rungs), self.reduction, trials=trials, patience=self.patience)
 
     def gain(self, trial: Trial, rung: Rung, ended: Sequence[Trial]) -> float:
         """The figure by which trials at a rung are compared."""

@@ -51,6 +51,7 @@ def replay(policy: Policy, trials: Sequence[Trial], order: np.ndarray, lookahead
         lookahead: see :class:`altermoma_ray.engine.search.proposals.Proposals`.
     """
     length, size = trials[0].steps, trials[0].size
+    stopping = policy.stopping(len(order))
     scenes = np.random.default_rng(int(order[0])).permutation(trials[0].scene_count)
     segments: list[tuple[int, int | None]] = []
     furthest: dict[int, int | None] = {}
@@ -76,11 +77,10 @@ def replay(policy: Policy, trials: Sequence[Trial], order: np.ndarray, lookahead
 
     begun = 0
     while True:
-        early = not policy.is_patient
         visible = max(0, len(segments) - lookahead + 1)
-        number = policy.stopping.promoted(visible_standings(visible)) if early else None
+        number = stopping.promoted(visible_standings(visible))
         if number is None and begun == len(order):
-            number = policy.stopping.promoted(visible_standings(len(segments)), at_least=1)
+            number = stopping.promoted(visible_standings(len(segments)), at_least=1)
             if number is None:
                 return spent
         if number is None:
@@ -158,10 +158,10 @@ def policies(length: int, size: int) -> list[Policy]:
         Policy("halving at 8 and 30, η = 4", (at(8, 20), at(30, 40)), 4),
         Policy("halving at 2, 8 and 30, η = 2.5", (at(2, 10), at(8, 20), at(30, 40)), 2.5),
         Policy("halving at 2, 8 and 30, η = 3", (at(2, 10), at(8, 20), at(30, 40)), 3),
-        Policy("patient, halving at 15, η = 4", (quarter,), 4, is_patient=True),
-        Policy("patient, halving at 4 and 15, η = 3", (at(4, 20), quarter), 3, is_patient=True),
-        Policy("patient, halving at 4 and 15, η = 4", (at(4, 20), quarter), 4, is_patient=True),
-        Policy("patient, halving at 8 and 30, η = 4", (at(8, 20), at(30, 40)), 4, is_patient=True),
+        Policy("patient, halving at 15, η = 4", (quarter,), 4, patience=1.0),
+        Policy("patient, halving at 4 and 15, η = 3", (at(4, 20), quarter), 3, patience=1.0),
+        Policy("patient, halving at 4 and 15, η = 4", (at(4, 20), quarter), 4, patience=1.0),
+        Policy("patient, halving at 8 and 30, η = 4", (at(8, 20), at(30, 40)), 4, patience=1.0),
         Policy("halving at 15, corrected", (quarter,), correction=Correction()),
         Policy("halving at 4 and 15, η = 4, corrected", (at(4, 20), quarter), 4, Correction()),
         Policy("halving at 8 and 30, η = 4, corrected", (at(8, 20), at(30, 40)), 4, Correction()),
@@ -174,26 +174,29 @@ def policies(length: int, size: int) -> list[Policy]:
         Policy("sieve, halving at 15, new statistics", (sieve, end_like)),
         Policy("sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4),
         Policy("sieve, halving at 15, new statistics, η = 5", (sieve, end_like), 5),
+        Policy("half patient, sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4, patience=0.5),
+        Policy("3/4 patient, sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4, patience=0.75),
+        Policy("3/4 patient, sieve, halving at 15, new statistics, η = 3", (sieve, end_like), 3, patience=0.75),
         Policy("sieve, halving at 8 and 15, new statistics, η = 2.5", (sieve, at(8, 40, "renewed"), end_like), 2.5),
         Policy("sieve, halving at 15, new statistics, η = 3.5", (sieve, end_like), 3.5),
         Policy("sieve, halving at 4 and 15, new statistics, η = 2", (sieve, early, end_like), 2),
         Policy("sieve, halving at 4 and 15, new statistics, η = 2.5", (sieve, early, end_like), 2.5),
-        Policy("patient, sieve, halving at 15, new statistics", (sieve, end_like), is_patient=True),
-        Policy("patient, sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4, is_patient=True),
-        Policy("patient, sieve, halving at 15, new statistics, η = 5", (sieve, end_like), 5, is_patient=True),
+        Policy("patient, sieve, halving at 15, new statistics", (sieve, end_like), patience=1.0),
+        Policy("patient, sieve, halving at 15, new statistics, η = 4", (sieve, end_like), 4, patience=1.0),
+        Policy("patient, sieve, halving at 15, new statistics, η = 5", (sieve, end_like), 5, patience=1.0),
         Policy("halving at 4, new statistics", (at(4, 40, "renewed"),)),
         Policy("halving at 4, new statistics, η = 6", (at(4, 40, "renewed"),), 6),
         Policy("halving at 8, new statistics, η = 4", (at(8, 40, "renewed"),), 4),
         Policy("halving at 8, new statistics, η = 6", (at(8, 40, "renewed"),), 6),
         Policy("halving at 4 and 15, new statistics", (at(4, 40, "renewed"), end_like)),
         Policy("halving at 4 and 15, new statistics, η = 4", (at(4, 40, "renewed"), end_like), 4),
-        Policy("patient, halving at 4, new statistics, η = 8", (at(4, 40, "renewed"),), 8, is_patient=True),
-        Policy("patient, halving at 8, new statistics, η = 8", (at(8, 40, "renewed"),), 8, is_patient=True),
+        Policy("patient, halving at 4, new statistics, η = 8", (at(4, 40, "renewed"),), 8, patience=1.0),
+        Policy("patient, halving at 8, new statistics, η = 8", (at(8, 40, "renewed"),), 8, patience=1.0),
         Policy("sprint of 4", (at(4, 40, "sprint"),)),
         Policy("sprint of 4, η = 6", (at(4, 40, "sprint"),), 6),
         Policy("sprint of 4, halving at 15", (at(4, 40, "sprint"), quarter)),
         Policy("sprint of 4, halving at 15, η = 4", (at(4, 40, "sprint"), quarter), 4),
-        Policy("patient, sprint of 4, η = 8", (at(4, 40, "sprint"),), 8, is_patient=True),
+        Policy("patient, sprint of 4, η = 8", (at(4, 40, "sprint"),), 8, patience=1.0),
         Policy("sieve by shared weights, halving at 15", (at(0, 40, "shared"), quarter), shared_steps=240),
     ]
 

@@ -29,7 +29,7 @@ from altermoma_ray.workloads.reference import WorkloadReference, upgraded
 Ablation = Literal["beta", "residual", "reactivation", "distillation"]
 """The part varied by an ablation: β of AlterMOMA, β of its residual variant, the making of indicators, or the weight of
 distillation while fine-tuning."""
-DEFAULTS_CHANGED = ("rungs", "rung_samples", "rung_statistics", "reduction", "published_gradient")
+DEFAULTS_CHANGED = ("rungs", "rung_samples", "rung_statistics", "reduction", "patience", "published_gradient")
 """Fields of a search space with other defaults in earlier releases."""
 
 
@@ -192,6 +192,7 @@ class SearchPlan(BaseModel):
             # Searches of releases without these fields go on as they began.
             plan["space"].setdefault("published_gradient", "scoring-batches")
             plan["space"].setdefault("rung_statistics", 0)
+            plan["space"].setdefault("patience", 0.0)
             plan = upgraded(plan)
             if "lag" in plan:  # the lookahead in plans of earlier releases
                 plan["lookahead"] = plan.pop("lag")

@@ -1,9 +1,9 @@
 """The proposals of a search: new trials and early stopping, arranged to give one search for one seed.
 
 Early stopping is asynchronous successive halving (:mod:`altermoma_ray.engine.search.stopping`): a trial first runs to
-the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the trials at a rung are promoted: they
-go on from there, to the next rung or to the end. Trial 0, as far as trial 0 is the paper's configuration, always runs
-to the end.
+the first rung, a fraction of its fine-tuning, and stops there. The best 1/η of the trials at a rung are promoted, once
+most of the trials expected there have come: they go on from there, to the next rung or to the end. Trial 0, as far as
+trial 0 is the paper's configuration, always runs to the end.
 
 A proposal is a segment: a trial, and the rung up to which the trial runs. Segments run side by side and end in any
 order. A search must be reproducible, and a resumed search equal to an undisturbed one. Segment n therefore never
@@ -113,10 +113,10 @@ class Proposals:
     ) -> None:
         self._space, self._objective = space, objective
         self._rungs = len(space.rungs) if has_rungs(objective, stops_early) else 0
-        self._stopping = Halving(self._rungs, space.reduction)
         self._lookahead, self._seed, self._repeat = lookahead, seed, repeat
         drawn = None if objective.searches_sparsity else sparsity
         self._trials = distinct.number_of_settings(space, sizes, drawn, trials) if repeat is False else trials
+        self._stopping = Halving(self._rungs, space.reduction, trials=self._trials, patience=space.patience)
         self._draws = Draws(space, sizes, objective, sparsity=drawn, trials=self._trials, seed=seed, repeat=repeat)
         self._settings: list[PruningSetting] = []
         self._segments: list[_Segment] = []

@@ -47,17 +47,22 @@ class Halving:
     Args:
         rungs: number of rungs.
         reduction: η; of the trials at a rung, the best ``1 / reduction`` go on.
+        trials: number of trials of the whole search; of no effect without ``patience``.
+        patience: the share of the trials expected at a rung that must be there before the rung promotes any. The best
+            of the first few are seldom the best of all, and the sooner they go on, the more of them do.
     """
 
-    def __init__(self, rungs: int, reduction: float) -> None:
+    def __init__(self, rungs: int, reduction: float, *, trials: int = 0, patience: float = 0.0) -> None:
         self.rungs, self._reduction = rungs, reduction
+        self._trials, self._patience = trials, patience
 
     def promoted(self, standings: Sequence[Standing], *, at_least: int = 0) -> int | None:
         """The number of the trial to go on next; None where no trial may go on.
 
         Args:
             standings: all trials that have begun.
-            at_least: how many trials of each rung go on even where ``1 / reduction`` of the trials are fewer.
+            at_least: how many trials of each rung go on even where ``1 / reduction`` of the trials are fewer. With a
+                number above 0 no rung waits for more trials.
         """
         # From the highest rung down: a trial near its end goes before one further away.
         found = (self.best_waiting(standings, rung, at_least) for rung in reversed(range(self.rungs)))
@@ -66,6 +71,9 @@ class Halving:
     def best_waiting(self, standings: Sequence[Standing], rung: int, at_least: int = 0) -> int | None:
         """The best trial to go on from a rung; None where none of the rung's best still waits there."""
         gains = {one.number: one.gains[rung] for one in standings if one.reached(rung)}
+        expected = self._trials / self._reduction**rung
+        if not at_least and len(gains) < self._patience * expected:
+            return None
         waiting = {one.number for one in standings if one.waits_at == rung}
         # Only a trial still standing at this rung can be promoted; the others of the best have gone on before.
         best = ranked(gains)[: max(at_least, int(len(gains) / self._reduction))]

@@ -94,6 +94,8 @@ class SpaceFields(BaseModel):
     0, before any training. 0 evaluates the model as training has left it."""
     reduction: float = Field(default=4.0, gt=1)
     """Successive halving's η: the best ``1 / reduction`` of the trials at a rung go on, in the end one at least."""
+    patience: float = Field(default=0.75, ge=0, le=1)
+    """Share of the trials expected at a rung that must be there before the first of them goes on."""
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 def proposals(trials=20, lookahead=4, objective="map", repeat=None, stops_early=None, **space):
     figures = {"sparsity": 0.9, "trials": trials, "lookahead": lookahead, "seed": 7, "repeat": repeat}
     figures["stops_early"] = stops_early
-    space = {"rungs": (0.25,), "reduction": 3.0} | space
+    space = {"rungs": (0.25,), "reduction": 3.0, "patience": 0.0} | space
     return Proposals(SearchSpace(**space), SIZES, Objective.parse(objective, FIGURES), **figures)
 
 
@@ -116,6 +116,22 @@ def test_several_rungs_are_climbed_one_after_the_other():
     assert set(numbers(tasks, 0)) > set(numbers(tasks, 1)) > set(numbers(tasks, None)) - {0}
     for number in numbers(tasks, None)[1:]:
         assert [task.until for task in tasks if task.number == number] == [0, 1, None]
+
+
+def test_a_rung_waits_for_most_of_its_trials_before_any_goes_on():
+    space = {"rungs": (0.0, 0.25), "rung_statistics": 4, "reduction": 2.0, "published_first": False}
+    source = proposals(trials=16, lookahead=2, patience=0.75, **space)
+    seen, begun, at_second = [], 0, 0
+    while (task := source.next()) is not None:
+        begun, at_second = begun + (task.until == 0), at_second + (task.until == 1)
+        if task.until == 1:
+            assert begun >= 12  # of 16
+        if task.until is None:
+            assert at_second >= 6  # of the 8 that are to come
+        seen.append(task)
+        source.complete(outcome(task, rungs=2))
+    assert 8 <= len(numbers(seen, 1)) <= 10
+    assert 4 <= len(numbers(seen, None)) <= 6
 
 
 @pytest.mark.parametrize("trials", [1, 2, 3, 5])

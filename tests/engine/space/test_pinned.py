@@ -22,7 +22,7 @@ from altermoma_ray.tracking.result import Evaluation, TrialResult
 PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text())
 SIZES = {"camera": 8000, "lidar": 1200, "fusion": 1700}
 CRITERIA = ("altermoma", "altermoma-residual", "deci", "reri", "magnitude", "imp", "snip", "synflow", "prospr")
-EARLY_STOPPING = {"rungs": (0.25,), "rung_samples": 40, "rung_statistics": 0, "reduction": 3.0}
+EARLY_STOPPING = {"rungs": (0.25,), "rung_samples": 40, "rung_statistics": 0, "reduction": 3.0, "patience": 0.0}
 """The defaults of that release, which its plans keep."""
 CRITERIA_AND_REACTIVATIONS = {
     "criteria": CRITERIA,
