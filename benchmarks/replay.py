@@ -148,7 +148,7 @@ def policies(length: int, size: int) -> list[Policy]:
     early = at(4, 40, "renewed")
     return [
         Policy("to the end"),
-        Policy("halving at 15 (the default so far)", (quarter,)),
+        Policy("halving at 15 (the default before)", (quarter,)),
         Policy("halving at 8", (at(8, 40),)),
         Policy("halving at 4", (at(4, 40),)),
         Policy("halving at 8, η = 4", (at(8, 40),), 4),

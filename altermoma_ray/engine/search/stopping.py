@@ -53,7 +53,7 @@ class Halving:
     """
 
     def __init__(self, rungs: int, reduction: float, *, trials: int = 0, patience: float = 0.0) -> None:
-        self.rungs, self._reduction = rungs, reduction
+        self._rungs, self._reduction = rungs, reduction
         self._trials, self._patience = trials, patience
 
     def promoted(self, standings: Sequence[Standing], *, at_least: int = 0) -> int | None:
@@ -65,10 +65,10 @@ class Halving:
                 number above 0 no rung waits for more trials.
         """
         # From the highest rung down: a trial near its end goes before one further away.
-        found = (self.best_waiting(standings, rung, at_least) for rung in reversed(range(self.rungs)))
+        found = (self._best_waiting(standings, rung, at_least) for rung in reversed(range(self._rungs)))
         return next((number for number in found if number is not None), None)
 
-    def best_waiting(self, standings: Sequence[Standing], rung: int, at_least: int = 0) -> int | None:
+    def _best_waiting(self, standings: Sequence[Standing], rung: int, at_least: int = 0) -> int | None:
         """The best trial to go on from a rung; None where none of the rung's best still waits there."""
         gains = {one.number: one.gains[rung] for one in standings if one.reached(rung)}
         expected = self._trials / self._reduction**rung

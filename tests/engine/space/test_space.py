@@ -214,10 +214,10 @@ def test_a_search_of_an_earlier_release_stops_trials_by_its_defaults(tmp_path):
     saved = plan.folder.join("search.json")
     fields = json.loads(saved.read_text())
     fields["space"] |= {"rungs": [0.25], "rung_samples": 40}
-    del fields["space"]["rung_statistics"]
+    del fields["space"]["rung_statistics"], fields["space"]["patience"]
     saved.write_text(json.dumps(fields))
     space = SearchPlan.load(Location.parse(tmp_path), "first").space
-    assert (space.rungs, space.rung_samples, space.rung_statistics) == ((0.25,), 40, 0)
+    assert (space.rungs, space.rung_samples, space.rung_statistics, space.patience) == ((0.25,), 40, 0, 0.0)
     assert (space.beta, space.floor) == ((0.0, 0.1), 0.5)
 
 
