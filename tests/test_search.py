@@ -140,6 +140,7 @@ def test_the_champion_loads_in_a_new_process_as_sparse_as_logged(searched, workp
     assert float(sparsity) == pytest.approx(best["sparsity"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_killed_search_resumes_to_what_an_undisturbed_one_finds(searched, workplace, leaderboard):
     storage, options = workplace
     arguments = [sys.executable, "-m", "altermoma_ray.search", *map(str, options), "--name", "second"]

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from altermoma_ray.models.layers.sparse import SparseConvolution
 
@@ -58,6 +57,9 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Counts:
         model: left unchanged.
         run: runs the model on a batch.
     """
+    # Only here: it imports triton, and each process of a search imports this module.
+    from torch.utils.flop_counter import FlopCounterMode
+
     was_training = model.training
     model.eval()
     try:

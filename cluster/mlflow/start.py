@@ -29,8 +29,13 @@ default_permission = READ
 database_uri = sqlite:///{folder}/users.db
 admin_username = {admin}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
 """
-"""MLflow's configuration of authentication: a user reads what others logged, and changes only what is theirs."""
+"""MLflow's configuration of authentication: a user reads what others logged, and changes only what is theirs.
+
+A password is hashed anew for each request otherwise, which costs several times what the request itself does. The
+process that changes a password or deletes a user forgets them at once; others accept the old one for up to a minute.
+"""
 
 
 def main() -> None:

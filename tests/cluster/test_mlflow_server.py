@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,23 @@ def test_it_listens_on_loopback_alone(mlflow_server):
     port = int(mlflow_server.address.rsplit(":", 1)[1])
     listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"]
     assert [place.split(":")[0] for place in listening if int(place.split(":")[1], 16) == port] == ["0100007F"]
+
+
+def test_a_password_is_remembered_until_it_is_changed(mlflow_server, credentials, http_status):
+    from mlflow.server import get_app_client
+
+    def status(password):
+        word = base64.b64encode(f"guest:{password}".encode()).decode()
+        return http_status(mlflow_server.address + SEARCH, body={"max_results": 1}, Authorization=f"Basic {word}")
+
+    credentials(mlflow_server.admin)
+    admin = get_app_client("basic-auth", tracking_uri=mlflow_server.address)
+    admin.create_user("guest", "4c1b7a90d2e83f65")
+    assert [status("4c1b7a90d2e83f65"), status("4c1b7a90d2e83f65"), status("4c1b7a90d2e83f66")] == [200, 200, 401]
+    admin.update_user_password("guest", "e07d53c8a9164fb2")
+    assert [status("4c1b7a90d2e83f65"), status("e07d53c8a9164fb2")] == [401, 200]
+    admin.delete_user("guest")
+    assert status("e07d53c8a9164fb2") == 401
 
 
 def test_the_search_is_told_what_to_set(mlflow_server, credentials, tmp_path):

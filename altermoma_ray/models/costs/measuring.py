@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import nn
 
 from altermoma_ray.models.costs.segments import BEFORE, Progress, time_segments
@@ -135,6 +134,8 @@ def _layers(model: nn.Module, couplings: Sequence[Coupling]) -> dict[str, tuple[
 
 def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float], totals: Sequence[float]) -> list[float]:
     """Coefficients of at least 0 with the least squares of errors, each relative to the time of its whole run."""
+    from scipy.optimize import nnls  # only here: each process of a search imports this module
+
     # Relative to the run: an error of a millisecond counts ten times as much in a model ten times as fast.
     weights = 1 / np.asarray(totals)
     found, _ = nnls(np.asarray(rows) * weights[:, None], np.asarray(seconds) * weights)

@@ -33,6 +33,7 @@ def attempts(folder):
     return len(list(folder.glob("attempt-*")))
 
 
+@pytest.mark.slow  # the test of a group below covers a dying worker too
 def test_a_worker_that_dies_is_started_again_with_all_others(ray_of_four, tmp_path, capsys):
     def dies_once(folder, reporter):
         rank = distributed.get_rank()
