@@ -2,17 +2,18 @@
 
     python -m benchmarks.evaluation
 
-A real search with one trial at a time, of :mod:`benchmarks.stand_in`. In turn: the worker loads the samples of an
-evaluation itself and computes the metric before it goes on, as in earlier releases. Beside: loader processes, and the
-metric in a process of its own while the next trial trains. Both sides find the same figures. The first trials start
-the processes and measure the metric; the time from the end of trial 1 to the end of the last trial counts.
+A real search with one trial at a time, of :mod:`benchmarks.stand_in`. In turn: the worker starts loader processes for
+each fine-tuning, loads the samples of an evaluation itself, and computes the metric before it goes on, as in earlier
+releases. Beside: loader processes that stay, and the metric in a process of its own while the next trial trains. Both
+sides find the same figures. The first trials start the processes and measure the metric; the time from the end of trial
+1 to the end of the last trial counts.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ray import tune
@@ -24,6 +25,7 @@ from altermoma_ray.engine.search.planning import SearchRequest, plan_search
 from altermoma_ray.engine.search.run import tune_trials
 from altermoma_ray.engine.search.searcher import ProposalSearcher
 from altermoma_ray.engine.space import SearchSpace
+from altermoma_ray.engine.training.batches import RowLoader
 from altermoma_ray.engine.training.evaluation import Evaluator
 from altermoma_ray.engine.trials import trial
 from altermoma_ray.engine.trials.job import TrialJob
@@ -43,15 +45,24 @@ class Unaided(Evaluator):
     """An evaluator without loader processes."""
 
     @classmethod
-    def of(cls, data: DataSource, rows: Sequence[int], recipe: Recipe) -> Evaluator:
+    def of(cls, data: DataSource, rows: Sequence[int], recipe: Recipe, loader: RowLoader | None = None) -> Evaluator:
         return cls(data, rows, batch_size=recipe.batch_size)
 
 
+class Restarted(RowLoader):
+    """Loader processes that end with each loop."""
+
+    def load(self, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
+        yield from super().load(batches)
+        self.close()
+
+
 class InTurn(TrialActor):
-    """A trial's actor that loads the samples of an evaluation in its own process."""
+    """A trial's actor that loads the samples of an evaluation in its own process, and starts loader processes anew."""
 
     def setup(self, config: dict[str, Any], job: TrialJob | None = None) -> None:
         trial.Evaluator = Unaided  # type: ignore[misc]
+        trial.RowLoader = Restarted  # type: ignore[misc]
         super().setup(config, job)
 
 

@@ -12,15 +12,13 @@ Example: the second of two workers, in the first epoch::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from altermoma_ray.errors import UserError
+from altermoma_ray.data.loader import Collate, Loader
 
 if TYPE_CHECKING:
     from altermoma_ray.data.nuscenes.index import Index
@@ -33,8 +31,6 @@ ValidationPart = Literal["all", "tuning", "reporting"]
 A search tunes on one half and a comparison reports the other: reported figures then come from samples on which nobody
 has tuned.
 """
-Collate = Callable[[Sequence[Any]], Any]
-"""Makes a batch of samples."""
 
 
 def class_balanced_rows(index: Index, rows: Sequence[int], *, seed: int, length: int | None = None) -> list[int]:
@@ -137,25 +133,23 @@ def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
 
 
 def load_batches(
-    dataset: Dataset[Any],
+    dataset: Any,
     collate: Collate,
     batches: Sequence[Sequence[int]],
     *,
     rank: int = 0,
     world: int = 1,
     processes: int = 0,
-    generator: torch.Generator | None = None,
 ) -> Iterator[Any]:
-    """Load this worker's part of each global batch.
+    """Load this worker's part of each global batch, once.
 
     Args:
-        dataset: the samples.
+        dataset: the samples, as for :class:`altermoma_ray.data.loader.Loader`.
         collate: makes a batch of them.
         batches: global batches of positions in ``dataset``, the same on every worker.
         rank: this worker's number.
         world: number of workers.
         processes: number of processes to load ahead; 0 loads in the caller's own.
-        generator: draws the seeds of the loader's processes; None draws from torch's random numbers.
 
     Yields:
         One batch for each global batch; None where no sample of the global batch is this worker's.
@@ -163,42 +157,8 @@ def load_batches(
     Raises:
         UserError: a sensor's file is missing or broken.
     """
-    # Cut beforehand: the loader gets finished lists, and its own sampler and shuffling stay out of the way.
-    parts = [shard(batch, rank, world) for batch in batches]
-    loader = DataLoader(
-        _Handed(dataset),
-        batch_sampler=parts,
-        collate_fn=partial(_collate, collate),
-        num_workers=processes,
-        generator=generator,
-        multiprocessing_context="spawn" if processes else None,  # a Ray worker has threads: forking may hang
-    )
-    # Raised here, in the caller's process, where the error's text is its whole message.
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
-
-
-class _Handed(Dataset[Any]):
-    """Hands a user's mistake over as a value: an error raised in a loader's process arrives as a page of text."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, position: int) -> Any:
-        try:
-            return self._dataset[position]
-        except UserError as error:
-            return error
-
-
-def _collate(collate: Collate, samples: list[Any]) -> Any:
-    # An empty part still passes through the loader: all workers count the same number of steps.
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-    return collate(samples) if samples else None
+    loader = Loader(dataset, collate, processes=processes)
+    try:
+        yield from loader.load([shard(batch, rank, world) for batch in batches])
+    finally:
+        loader.close()

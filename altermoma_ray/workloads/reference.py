@@ -163,10 +163,19 @@ def _load(reference: WorkloadReference) -> Workload:
         raise UserError(f"{copy}, the copy of a workload's file, was changed; start the search again")
     # Python imports from the disk alone, and the storage may be a bucket. Workers of one machine share the folder;
     # writing is atomic, so a worker never imports another's half-written file.
-    file = Path(tempfile.gettempdir(), "altermoma_ray", "workloads", reference.sha256[:16], copy.name)
+    file = _copies() / reference.sha256[:16] / copy.name
     if not file.exists() or file.read_bytes() != text:
         Location.parse(file).write_bytes(text)
-    return _named_object(_import_file(file, reference.sha256), reference)
+    module = _import_file(file, reference.sha256)
+    # A process that this one starts gets its path, and with it the workload's classes. The folder holds the one file.
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    return _named_object(module, reference)
+
+
+def _copies() -> Path:
+    """This machine's folder of workload files, each in a folder of its own."""
+    return Path(tempfile.gettempdir(), "altermoma_ray", "workloads")
 
 
 def _named_object(module: ModuleType, reference: WorkloadReference) -> Workload:
@@ -258,7 +267,7 @@ def _is_installed(name: str, digest: str) -> bool:
     """Whether another module of the name is found; the file itself is found too where a command runs in its folder."""
     specification = importlib.util.find_spec(name)
     origin = None if specification is None else specification.origin
-    if specification is None:
+    if specification is None or (origin is not None and _copies() in Path(origin).parents):
         return False
     return (
         origin is None or not Path(origin).is_file() or hashlib.sha256(Path(origin).read_bytes()).hexdigest() != digest

@@ -12,6 +12,7 @@ import torch
 
 from altermoma_ray.engine.space import SearchSpace
 from altermoma_ray.engine.space.files import load_space
+from altermoma_ray.engine.training.batches import RowLoader
 from altermoma_ray.errors import UserError
 from altermoma_ray.places import kept_in, read_from
 from altermoma_ray.storage import Location
@@ -30,6 +31,7 @@ def forget():
         _load.cache_clear()
         for name in names:
             sys.modules.pop(name, None)
+        sys.path[:] = [entry for entry in sys.path if "altermoma_ray/workloads" not in entry]
 
     yield run
     run("two_branch", "own")
@@ -59,6 +61,17 @@ def test_a_file_travels_through_storage(tmp_path, forget):
     model = workload.build()
     assert type(model).__module__ == "own"  # as its pickle in MLflow names it
     assert groups_of(model)["radar"] == ["radar.0.weight", "radar.2.weight"]
+
+
+def test_a_file_s_samples_are_loaded_by_another_process(tmp_path, forget):
+    file = Path(shutil.copy(OWN, tmp_path / "own.py"))
+    data = find_workload(f"{file}:WORKLOAD", str(tmp_path / "storage")).load().source()
+    rows = data.rows("validation")[:3]
+    loader = RowLoader(data, rows, processes=1)
+    (batch,) = loader.load([rows])
+    assert type(batch) is type(loader.batch(rows))
+    assert torch.equal(batch.radar, loader.batch(rows).radar)
+    loader.close()
 
 
 def test_a_copy_that_was_changed_or_is_gone_is_refused(tmp_path, forget):

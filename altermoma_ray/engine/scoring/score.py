@@ -32,7 +32,7 @@ from altermoma_ray.engine.scoring.indicators import (
 from altermoma_ray.engine.scoring.requests import MaskRequest, Wanted
 from altermoma_ray.engine.scoring.sharing import Share, exchange, passes_of
 from altermoma_ray.engine.scoring.units import bound_units
-from altermoma_ray.engine.training.batches import LazyBatches
+from altermoma_ray.engine.training.batches import LazyBatches, RowLoader
 from altermoma_ray.pruning import (
     Masks,
     Reactivation,
@@ -207,16 +207,16 @@ class ScoringWorker:
         self.modalities = modalities_of(self.model)
         self._task = workload.task_for(self.model)
         self._data_source = workload.source()
-        dataset = self._data_source.dataset(self._data_source.rows("train"), augment=False, seed=job.seed)
+        rows = self._data_source.rows("train")
         steps = max((setting.steps for setting in job.settings), default=0)
         if job.masks or job.criteria:
             steps = max(steps, LEAST_TRAINING_BATCHES)
         # Two streams, so that neither D nor the reactivation batches depend on the number of the other's batches.
-        data = _draw(len(dataset), job, job.scoring_batches, stream=0)
-        training = _draw(len(dataset), job, steps, stream=1)
+        data = _draw(len(rows), job, job.scoring_batches, stream=0)
+        training = _draw(len(rows), job, steps, stream=1)
         # Both lists refer to micro-batches by number; one store decodes a micro-batch once for all passes.
-        parts = [part for batch in (*data, *training) for part in batch]
-        self._micro_batches = LazyBatches(dataset, self._data_source.collate, parts)
+        parts = [[rows[position] for position in part] for batch in (*data, *training) for part in batch]
+        self._micro_batches = LazyBatches(RowLoader(self._data_source, rows), parts)
         numbers = iter(range(len(self._micro_batches)))
         self.data = [[next(numbers) for _ in batch] for batch in data]
         self.reactivation_data = [[next(numbers) for _ in batch] for batch in training]

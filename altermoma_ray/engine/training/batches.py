@@ -1,4 +1,4 @@
-"""Batches decoded on their first use, and kept while memory allows."""
+"""Batches of a data source: loaded ahead by processes that stay, or decoded on their first use and kept."""
 
 from __future__ import annotations
 
@@ -6,72 +6,93 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from altermoma_ray.data.sampling import Collate, load_batches
+from altermoma_ray.data.loader import Loader
+from altermoma_ray.workloads.protocols import DataSource
 
 KEEP_BYTES = 2 << 30
 """Decoded batches are kept up to this size in bytes; a batch read again is not decoded again."""
 
 
-class LazyBatches(Sequence[Any]):
-    """A sequence of batches, each given by positions in a data set.
+class RowLoader:
+    """Loads batches of a data source's samples, named by their rows, without random variation.
 
-    >>> batches = LazyBatches(["a", "b", "c"], list, [[2, 0], [1]])
-    >>> len(batches), batches[0]
-    (2, ['c', 'a'])
+    Its processes stay from one loop to the next, see :class:`altermoma_ray.data.loader.Loader`; all loops of a worker
+    should share one, since each process holds the data source::
+
+        loader = RowLoader(data, data.rows("train") + data.rows("validation"), processes=4)
+        for batch in loader.load([[3, 1], [2, 0]]):
+            ...
 
     Args:
-        dataset: decodes its samples on indexing; without augmentation, since batches may be kept.
-        collate: makes a batch of samples.
-        positions: one list for each batch.
-        keep_bytes: upper bound of the size of all kept batches.
-        processes: processes that load ahead during a loop over all batches; 0 decodes in the caller's own. A batch
-            asked for by its number is always decoded by the caller.
+        data: gives the samples.
+        rows: all rows that may be asked for.
+        processes: processes that load ahead; 0 loads in the worker itself.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        collate: Collate,
-        positions: Sequence[Sequence[int]],
-        *,
-        keep_bytes: int = KEEP_BYTES,
-        processes: int = 0,
-    ) -> None:
-        self._dataset, self._collate, self._processes = dataset, collate, processes
-        self._positions = [list(batch) for batch in positions]
+    def __init__(self, data: DataSource, rows: Sequence[int], *, processes: int = 0) -> None:
+        self._places = {row: place for place, row in enumerate(dict.fromkeys(rows))}
+        dataset = data.dataset(list(self._places), augment=False, seed=0)
+        self._loader = Loader(dataset, data.collate, processes=processes)
+        self.processes = processes
+
+    def load(self, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
+        """Batches of rows in their order, loaded ahead; None for one without rows.
+
+        Raises:
+            UserError: a sample's file is missing or broken.
+        """
+        return self._loader.load([self._placed(rows) for rows in batches])
+
+    def batch(self, rows: Sequence[int]) -> Any:
+        """One batch of rows, loaded in the worker itself."""
+        return self._loader.batch(self._placed(rows))
+
+    def _placed(self, rows: Sequence[int]) -> list[int]:
+        return [self._places[row] for row in rows]
+
+    def close(self) -> None:
+        """End the processes; a later loop starts others."""
+        self._loader.close()
+
+
+class LazyBatches(Sequence[Any]):
+    """A sequence of batches, each given by rows of a data source.
+
+    Args:
+        loader: loads them; its processes load ahead during a loop over all batches. A batch asked for by its number is
+            always decoded by the worker itself.
+        batches: rows, one list for each batch.
+        keep_bytes: upper bound of the size of all kept batches.
+    """
+
+    def __init__(self, loader: RowLoader, batches: Sequence[Sequence[int]], *, keep_bytes: int = KEEP_BYTES) -> None:
+        self._loader = loader
+        self._rows = [list(batch) for batch in batches]
         self._kept: dict[int, Any] = {}
         self._free_bytes = keep_bytes
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._rows)
 
     def __getitem__(self, number: int) -> Any:  # type: ignore[override]
         if number >= len(self):
             raise IndexError(number)
         if number in self._kept:
             return self._kept[number]
-        batch = self._collate([self._dataset[position] for position in self._positions[number]])
+        batch = self._loader.batch(self._rows[number])
         if self._keeps(batch):
             self._kept[number] = batch
         return batch
 
     def __iter__(self) -> Iterator[Any]:
         missing = [number for number in range(len(self)) if number not in self._kept]
-        if not self._processes or not missing:
+        if not self._loader.processes or not missing:
             for number in range(len(self)):
                 yield self[number]
             return
-        # A generator of its own: with torch's common one, a trial's random numbers would depend on the processes.
-        loaded = load_batches(
-            self._dataset,
-            self._collate,
-            [self._positions[number] for number in missing],
-            processes=self._processes,
-            generator=torch.Generator(),
-        )
+        loaded = self._loader.load([self._rows[number] for number in missing])
         for number in range(len(self)):
             if number in self._kept:
                 yield self._kept[number]
@@ -81,8 +102,6 @@ class LazyBatches(Sequence[Any]):
                 # A loader's tensors are in shared memory, each with an open file: a kept batch is copied out of there.
                 batch = self._kept[number] = copy.deepcopy(batch)
             yield batch
-        # The loader ends its processes at its own end, which is behind the last batch.
-        assert next(loaded, None) is None
 
     def _keeps(self, batch: Any) -> bool:
         """Whether a new batch is kept; its bytes are then no longer free."""

@@ -10,8 +10,9 @@ import torch
 import torch.distributed as distributed
 from torch import nn
 
+from altermoma_ray.data.sampling import global_batches
 from altermoma_ray.engine.ray.workers import rank_and_world, run_on_workers
-from altermoma_ray.engine.training.batches import LazyBatches
+from altermoma_ray.engine.training.batches import LazyBatches, RowLoader
 from altermoma_ray.errors import UserError
 from altermoma_ray.workloads.protocols import DataSource, Task, ValidationPart
 from altermoma_ray.workloads.recipe import Recipe
@@ -31,11 +32,12 @@ class Evaluator:
         data: gives samples and annotations.
         rows: the validation samples of all workers together.
         batch_size: samples of one forward pass on this worker.
-        processes: processes that load ahead, as a recipe's ``loader_processes``; 0 loads in the worker itself. They
-            end with each pass over the samples, and a pass whose batches are all kept starts none.
+        loader: loads the samples, and may load others for others; None loads in the worker itself.
     """
 
-    def __init__(self, data: DataSource, rows: Sequence[int], *, batch_size: int, processes: int = 0) -> None:
+    def __init__(
+        self, data: DataSource, rows: Sequence[int], *, batch_size: int, loader: RowLoader | None = None
+    ) -> None:
         rank, world = rank_and_world()
         self._data = data
         self.rows = list(rows)
@@ -43,14 +45,16 @@ class Evaluator:
         # Strided, without padding: a DistributedSampler repeats samples to give all workers as many, and a repeated
         # sample would count twice. Nothing below waits for other workers batch by batch, so counts may differ.
         own = self.rows[rank::world]
-        dataset = data.dataset(own, augment=False, seed=0)
-        spans = [range(start, min(start + batch_size, len(own))) for start in range(0, len(own), batch_size)]
-        self._batches = LazyBatches(dataset, data.collate, spans, processes=processes)
+        self._batches = LazyBatches(loader or RowLoader(data, own), global_batches(own, batch_size))
 
     @classmethod
-    def of(cls, data: DataSource, rows: Sequence[int], recipe: Recipe) -> Evaluator:
-        """An evaluator with the batch size and the loader processes of a recipe; other arguments are as above."""
-        return cls(data, rows, batch_size=recipe.batch_size, processes=recipe.loader_processes)
+    def of(cls, data: DataSource, rows: Sequence[int], recipe: Recipe, loader: RowLoader | None = None) -> Evaluator:
+        """An evaluator with the batch size of a recipe, and its loader processes where no loader is given.
+
+        Other arguments are as above.
+        """
+        loader = loader or RowLoader(data, rows, processes=recipe.loader_processes)
+        return cls(data, rows, batch_size=recipe.batch_size, loader=loader)
 
     def __call__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,9 +10,10 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from altermoma_ray.data.sampling import epoch_order, global_batches, load_batches, shard
+from altermoma_ray.data.loader import Loader
+from altermoma_ray.data.sampling import epoch_order, global_batches, shard
 from altermoma_ray.engine.ray.workers import rank_and_world
-from altermoma_ray.engine.training.batches import LazyBatches
+from altermoma_ray.engine.training.batches import LazyBatches, RowLoader
 from altermoma_ray.errors import UserError
 from altermoma_ray.pruning import MaskHolder
 from altermoma_ray.workloads.protocols import DataSource, Task
@@ -45,15 +45,15 @@ def training_batches(data: DataSource, recipe: Recipe, *, steps: int, seed: int,
     rank, world = rank_and_world()
     rows = _epoch_rows(data, recipe, seed)
     dataset = data.dataset(rows, augment=augment, seed=seed)
-    for epoch, batches in enumerate(_epochs(len(rows), recipe, steps, seed)):
-        # Before the loader starts: its processes get a copy of the data set, and would augment as in the last epoch.
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(epoch)
-        processes = recipe.loader_processes
-        for batch in load_batches(dataset, data.collate, batches, rank=rank, world=world, processes=processes):
-            # An empty part is None. `_epochs` lets no batch through with fewer samples than workers.
-            assert batch is not None
-            yield batch
+    loader = Loader(dataset, data.collate, processes=recipe.loader_processes)
+    try:
+        for epoch, batches in enumerate(_epochs(len(rows), recipe, steps, seed)):
+            for batch in loader.load([shard(batch, rank, world) for batch in batches], epoch=epoch):
+                # An empty part is None. `_epochs` lets no batch through with fewer samples than workers.
+                assert batch is not None
+                yield batch
+    finally:
+        loader.close()
 
 
 class FineTuningBatches:
@@ -68,32 +68,38 @@ class FineTuningBatches:
 
     Args:
         data: gives the samples of split ``train``.
-        recipe: gives the batch size, class balancing and loader processes.
+        recipe: gives the batch size and class balancing, and the loader processes where no loader is given.
+        loader: loads the samples, and may load others for others.
     """
 
-    def __init__(self, data: DataSource, recipe: Recipe) -> None:
+    def __init__(self, data: DataSource, recipe: Recipe, loader: RowLoader | None = None) -> None:
         self._data, self._recipe = data, recipe
+        self._loader = loader or RowLoader(data, data.rows("train"), processes=recipe.loader_processes)
         self._kept: tuple[int, int, LazyBatches] | None = None
 
-    def __call__(self, steps: int, seed: int) -> Iterable[Any]:
+    def __call__(self, steps: int, seed: int, *, done: int = 0) -> Iterable[Any]:
         """This worker's share of ``steps`` consecutive batches, as :func:`training_batches` gives them.
 
         Args:
             steps: number of batches.
             seed: of their order.
+            done: number of batches at the beginning that are left out, and not loaded.
         """
-        if self._recipe.loader_processes:
-            return training_batches(self._data, self._recipe, steps=steps, seed=seed, augment=False)
+        if self._loader.processes:
+            return self._loader.load(self._shares(steps, seed)[done:])
         # Fewer steps are a beginning of more, so one kept list serves all lengths. Only one seed is kept: with several,
         # the limit on kept bytes would hold for each of them.
         if self._kept is None or self._kept[0] != seed or self._kept[1] < steps:
-            rank, world = rank_and_world()
-            rows = _epoch_rows(self._data, self._recipe, seed)
-            dataset = self._data.dataset(rows, augment=False, seed=seed)
-            epochs = _epochs(len(rows), self._recipe, steps, seed)
-            positions = [shard(batch, rank, world) for batches in epochs for batch in batches]
-            self._kept = seed, steps, LazyBatches(dataset, self._data.collate, positions)
-        return itertools.islice(self._kept[2], steps)
+            self._kept = seed, steps, LazyBatches(self._loader, self._shares(steps, seed))
+        kept = self._kept[2]
+        return (kept[number] for number in range(done, steps))
+
+    def _shares(self, steps: int, seed: int) -> list[list[int]]:
+        """The rows of this worker's part of each batch."""
+        rank, world = rank_and_world()
+        rows = _epoch_rows(self._data, self._recipe, seed)
+        epochs = _epochs(len(rows), self._recipe, steps, seed)
+        return [[rows[position] for position in shard(batch, rank, world)] for batches in epochs for batch in batches]
 
 
 def _epochs(length: int, recipe: Recipe, steps: int, seed: int) -> Iterator[list[list[int]]]:

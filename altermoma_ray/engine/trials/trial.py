@@ -26,6 +26,7 @@ from altermoma_ray.engine.scoring.indicators import (
 )
 from altermoma_ray.engine.scoring.score import score_missing
 from altermoma_ray.engine.scoring.units import SINGLE_WEIGHTS, bound_units
+from altermoma_ray.engine.training.batches import RowLoader
 from altermoma_ray.engine.training.distillation import Distillation
 from altermoma_ray.engine.training.evaluation import Evaluator, on_first_worker
 from altermoma_ray.engine.training.loop import (
@@ -85,14 +86,17 @@ class TrialRunner:
         self._groups = groups_of(self._model, self._names)
         self._coverage = coverage(self._model)
         rows = self._data.rows("validation", job.validation_part)
-        self._evaluator = Evaluator.of(self._data, rows, self._recipe)
         rung_rows = self._data.rows("validation", job.validation_part, job.rung_size(len(rows)))
-        self._rung_evaluator = Evaluator.of(self._data, rung_rows, self._recipe)
+        # One for all: its processes hold the data source each, and stay from trial to trial.
+        samples = [*self._data.rows("train"), *rows]
+        loader = RowLoader(self._data, samples, processes=self._recipe.loader_processes)
+        self._evaluator = Evaluator.of(self._data, rows, self._recipe, loader)
+        self._rung_evaluator = Evaluator.of(self._data, rung_rows, self._recipe, loader)
         # Bounded, since each entry has the size of the model. The caches belong to this runner, not to the class, whose
         # cache would keep every runner alive.
         self._indicators = lru_cache(maxsize=4)(load_indicators)
         self._scored = lru_cache(maxsize=4)(load_scores)
-        self._batches = FineTuningBatches(self._data, self._recipe)
+        self._batches = FineTuningBatches(self._data, self._recipe, loader)
         self._bound: dict[str, Granularity] = {}
         self._distillation = Distillation(self._model, self._initial, self._data)
 
@@ -230,8 +234,8 @@ class TrialRunner:
         # Over all steps, not to the rung: a promoted trial goes on along the curve of an uninterrupted one.
         scheduler = one_cycle(optimizer, steps, done=done)
         seed = self._job.seed_of(trial)
-        # The batches of done steps are read and dropped: a resumed trial sees the same ones as an undisturbed trial.
-        batches = seeded(itertools.islice(self._batches(steps, seed), done, None), seed, done)
+        # Those of the steps that are done are left out: a resumed trial sees the same ones as an undisturbed trial.
+        batches = seeded(self._batches(steps, seed, done=done), seed, done)
         # The masks of a resumed trial are found again from the plan: scores in storage give the same masks every time.
         events = events_of(plan, self._job.rungs, steps)
         masks = next(event.masks for event in reversed(events) if event.step <= done and event.masks is not None)
