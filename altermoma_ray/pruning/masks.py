@@ -36,7 +36,7 @@ class Masks(Mapping[str, Tensor]):
         self._keep = dict(keep)
         self.floored = tuple(sorted(floored))
         # Counted once: on a GPU each sum waits for the device.
-        self._kept = {name: int(mask.sum()) for name, mask in self._keep.items()}
+        self._kept = {name: int(mask.count_nonzero()) for name, mask in self._keep.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._keep[name]
@@ -126,17 +126,19 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float, *, floor: int = 
     # The highest weights of each layer leave the race at any sparsity: only then are masks nested.
     guarded = flat.clone()
     for layer, minimum in zip(guarded.split_with_sizes(sizes), minima, strict=True):
-        layer[~_lowest(layer, layer.numel() - minimum)] = torch.inf
+        _raise_highest(layer, minimum)
     pruned = _lowest(guarded, min(wanted, flat.numel() - sum(minima)))
 
     parts = pruned.split_with_sizes(sizes)
     # The floor can only have acted where a layer is at its minimum. Otherwise the second selection is spared.
-    at_floor = [size - int(part.sum()) == minimum for size, part, minimum in zip(sizes, parts, minima, strict=True)]
+    at_floor = [
+        size - int(part.count_nonzero()) == minimum for size, part, minimum in zip(sizes, parts, minima, strict=True)
+    ]
     floored: list[str] = []
     if floor and any(at_floor):
         # The same selection without a floor shows the layers which would have lost more.
         unguarded = _lowest(flat, wanted).split_with_sizes(sizes)
-        losses = [int(part.sum()) for part in unguarded]
+        losses = [int(part.count_nonzero()) for part in unguarded]
         floored = [n for n, loss, size, least in zip(names, losses, sizes, minima, strict=True) if loss > size - least]
     if floored:
         logger.info("the floor of %d weights acted in %d layers: %s", floor, len(floored), ", ".join(floored))
@@ -203,5 +205,13 @@ def _lowest(values: Tensor, count: int) -> Tensor:
     threshold = values.kthvalue(count).values
     marked = values < threshold
     ties = (values == threshold).nonzero().squeeze(1)
-    marked[ties[: count - int(marked.sum())]] = True
+    marked[ties[: count - int(marked.count_nonzero())]] = True
     return marked
+
+
+def _raise_highest(values: Tensor, count: int) -> None:
+    """Set the ``count`` highest of a vector to infinity; among equals the last ones."""
+    if count == 1:  # the common case, in one pass
+        values[-1 - values.flip(0).argmax()] = torch.inf
+    else:
+        values[~_lowest(values, values.numel() - count)] = torch.inf

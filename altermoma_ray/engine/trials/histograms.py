@@ -31,19 +31,23 @@ def score_histograms(
     """
     found = {}
     for group, names in groups.items():
-        values = torch.cat([scores[name].flatten() for name in names]).double()
+        values = torch.cat([scores[name].flatten() for name in names])
         kept = torch.cat([masks[name].flatten() for name in names])
         # Frozen layers have infinite scores: they were never up for pruning, and have no place on an axis.
         finite = values.isfinite()
-        values, kept = values[finite], kept[finite]
+        if not finite.all():
+            values, kept = values[finite], kept[finite]
         if not len(values):
             continue
         # asinh(x / scale) is linear within the scale and logarithmic beyond, for both signs; a logarithm alone has no
         # place for 0 and negative scores (AlterMOMA's are differences). `clamp_min`: all scores of a group may be 0.
-        scale = values.abs().mean().clamp_min(torch.finfo(torch.float64).tiny)
-        squashed = torch.asinh(values / scale)
+        scale = values.abs().mean(dtype=torch.float64).clamp_min(torch.finfo(values.dtype).tiny)
+        squashed = (values / scale).float().asinh_()
         # The small addition keeps the edges apart where all scores are equal.
-        edges = torch.linspace(float(squashed.min()), float(squashed.max()) + 1e-12, bins + 1, dtype=torch.float64)
-        counts = [torch.histogram(squashed[chosen], edges).hist.int().tolist() for chosen in (kept, ~kept)]
-        found[group] = Histogram(edges=(torch.sinh(edges) * scale).tolist(), kept=counts[0], pruned=counts[1])
+        low, high = float(squashed.min()), float(squashed.max()) + 1e-6
+        edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
+        # Bins are equally wide: a number tells its own. Those of kept weights come behind those of pruned ones.
+        numbers = squashed.sub_(low).mul_(bins / (high - low)).int().clamp_(max=bins - 1)
+        counts = torch.bincount(numbers.add_(kept.int(), alpha=bins), minlength=2 * bins).tolist()
+        found[group] = Histogram(edges=(torch.sinh(edges) * scale).tolist(), kept=counts[bins:], pruned=counts[:bins])
     return found

@@ -59,7 +59,7 @@ from altermoma_ray.pruning.criteria import IndicatorCriterion
 from altermoma_ray.pruning.granularity import Granularity
 from altermoma_ray.pruning.targets import OutOfReach, Target
 from altermoma_ray.storage import Location
-from altermoma_ray.tracking.result import Evaluation, TrialResult
+from altermoma_ray.tracking.result import Evaluation, Histogram, TrialResult
 from altermoma_ray.workloads.workload import groups_of
 
 
@@ -142,7 +142,7 @@ class TrialRunner:
             score_missing(self._job.scoring_of(trial))
             clock.lap("criterion")
             scores = self._scores(trial)
-            plan = self._plan(scores, trial, steps)
+            plan = self._plan(scores, trial, steps, end)
             costs = costs_of(self._job.costs, self._units(trial), plan[-1][1])
             clock.lap("score")
             for evaluation in self._fine_tune(run, plan):
@@ -170,7 +170,7 @@ class TrialRunner:
 
     def decide(self, trial: TrialTask) -> tuple[Granularity, Masks]:
         """The units of a trial, bound to the model, and the trial's last masks; nothing is trained."""
-        return self._units(trial), self._plan(self._scores(trial), trial, steps=0)[-1][1]
+        return self._units(trial), self._plan(self._scores(trial), trial, steps=0, end=0)[-1][1]
 
     def _units(self, trial: TrialTask) -> Granularity:
         """The granularity of a trial, bound to this model; kept, since finding a model's channels takes a while."""
@@ -195,13 +195,14 @@ class TrialRunner:
             return criterion.combine(self._indicators(job, criterion.reads), self._groups)
         return self._scored(job, job.criteria[0]) if criterion.needs == "scores" else {}
 
-    def _plan(self, scores: Weights, trial: TrialTask, steps: int) -> list[tuple[int, Masks]]:
+    def _plan(self, scores: Weights, trial: TrialTask, steps: int, end: int) -> list[tuple[int, Masks]]:
         """The fine-tuning steps at which to prune, each with its masks; the last masks meet the target.
 
         Args:
             scores: of all weights; empty for a criterion which left masks.
             trial: gives sparsity, ratios, schedule and granularity.
             steps: length of the whole fine-tuning.
+            end: step at which the run ends; of the later rounds only the last one is in the plan.
         """
         setting = trial.setting
         if not scores:
@@ -215,7 +216,9 @@ class TrialRunner:
         when = [min(step, steps) for step in schedule.steps(max(rounds, round(self._job.pruning_phase * steps)))]
         units = self._units(trial)
         target = within_budget(target, self._job.budget, self._job.costs, units, scores)
-        return [(step, units.select(scores, goal)) for step, goal in zip(when, target.rounds(schedule), strict=True)]
+        goals = list(zip(when, target.rounds(schedule), strict=True))
+        # Masks of 40 million weights take a second of a core: a run to an early rung makes no others than it needs.
+        return [(step, units.select(scores, goal)) for step, goal in goals if step <= end or goal is target]
 
     def _fine_tune(self, run: Run, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:
         """Prune θ_init by the plan, train up to the run's end, and evaluate at every rung and at the end.
@@ -358,11 +361,17 @@ class TrialRunner:
             params_left=cost.weights_left,
             params_total=cost.weights_total,
             configuration=configuration,
-            histogram=score_histograms(scores, masks, self._groups) if scores else {},
+            histogram=self._histogram(run, scores, masks),
             seconds=seconds,
             started=clock.started,
             ended=time.time(),
         )
+
+    def _histogram(self, run: Run, scores: Weights, masks: Masks) -> dict[str, Histogram]:
+        # An earlier run of the trial, to a rung, had the same scores and the same last masks.
+        if run.earlier is not None and run.earlier.histogram:
+            return run.earlier.histogram
+        return score_histograms(scores, masks, self._groups) if scores else {}
 
     def _saved_state(self, trial: TrialTask) -> SavedState:
         # Without the rung: a promoted trial is the same one, and takes up its own state.
