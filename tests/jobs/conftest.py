@@ -38,7 +38,7 @@ class Head:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def head(
     tmp_path_factory: pytest.TempPathFactory,
     ray_folder: Callable[[], AbstractContextManager[Path]],

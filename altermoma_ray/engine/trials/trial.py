@@ -202,7 +202,7 @@ class TrialRunner:
             scores: of all weights; empty for a criterion which left masks.
             trial: gives sparsity, ratios, schedule and granularity.
             steps: length of the whole fine-tuning.
-            end: step at which the run ends; of the later rounds only the last one is in the plan.
+            end: step at which the run ends; of the later rounds only the last one is in the plan, which a rung shows.
         """
         setting = trial.setting
         if not scores:
@@ -217,7 +217,9 @@ class TrialRunner:
         units = self._units(trial)
         target = within_budget(target, self._job.budget, self._job.costs, units, scores)
         goals = list(zip(when, target.rounds(schedule), strict=True))
-        # Masks of 40 million weights take a second of a core: a run to an early rung makes no others than it needs.
+        if end == 0 < steps:
+            goals = [(0, target)]  # nothing is trained under the masks of the first round
+        # Masks of 40 million weights take two seconds of a core: a run to an early rung makes no others than it needs.
         return [(step, units.select(scores, goal)) for step, goal in goals if step <= end or goal is target]
 
     def _fine_tune(self, run: Run, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:

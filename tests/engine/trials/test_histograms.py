@@ -17,3 +17,23 @@ def test_frozen_layers_are_not_counted():
     assert list(found) == ["both"]
     assert (sum(found["both"].kept), sum(found["both"].pruned)) == (2, 1)
     assert all(math.isfinite(edge) for edge in found["both"].edges)
+
+
+def test_counts_are_those_of_the_scores_themselves():
+    scores = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) ** 3
+    kept = scores > 0.1
+    found = score_histograms({"w": scores}, Masks({"w": kept}), {"all": ["w"]}, bins=40)["all"]
+    for told, chosen in ((found.kept, scores[kept]), (found.pruned, scores[~kept])):
+        edges = torch.tensor(found.edges, dtype=torch.float64)
+        expected = torch.histogram(chosen.double().clamp(edges[0], edges[-1]), edges).hist
+        assert sum(told) == len(chosen)
+        assert (torch.tensor(told) - expected).abs().max() <= 20  # scores at an edge are rounded to three digits
+    assert sum(found.kept[:20]) == 0
+
+
+def test_scores_of_any_size_and_equal_ones_are_counted():
+    for scores in (torch.zeros(3), torch.full((3,), -2.0), torch.tensor([1e300, -1e-300, 0.0], dtype=torch.float64)):
+        masks = Masks({"w": torch.tensor([True, False, False])})
+        found = score_histograms({"w": scores}, masks, {"all": ["w"]})["all"]
+        assert (sum(found.kept), sum(found.pruned)) == (1, 2)
+        assert all(math.isfinite(edge) for edge in found.edges)
