@@ -53,8 +53,10 @@ class Restarted(RowLoader):
     """Loader processes that end with each loop."""
 
     def load(self, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
-        yield from super().load(batches)
-        self.close()
+        try:
+            yield from super().load(batches)
+        finally:  # a fine-tuning leaves its loop with the last step
+            self.close()
 
 
 class InTurn(TrialActor):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,96 +45,117 @@ class Loader:
     """
 
     def __init__(self, dataset: Any, collate: Collate, *, processes: int = 0) -> None:
-        self._dataset, self._collate, self._processes = dataset, collate, processes
+        self._held, self._processes = _Held(dataset, collate), processes
         self._pool: ProcessPoolExecutor | None = None
 
-    def load(self, batches: Sequence[Sequence[int]], *, epoch: int = 0) -> Iterator[Any]:
+    def load(self, batches: Sequence[Sequence[int]], *, epoch: int | None = None) -> Iterator[Any]:
         """Load batches in their order.
 
         Args:
-            batches: positions in the data set, a list for each batch.
-            epoch: of the data set's random variation.
+            batches: positions in the data set, a list for each batch. Processes have loaded two batches each before
+                they are asked for, and a loop that is left leaves them to be finished before those of the next one.
+            epoch: of the data set's random variation; None leaves the data set as it is.
 
         Yields:
             A batch for each list; None for an empty one.
 
         Raises:
             UserError: a sensor's file is missing or broken.
-            RuntimeError: a process died; the next loop starts others.
+            RuntimeError: a process failed or died; the next loop starts others in the place of dead ones.
         """
         if not self._processes:
             for positions in batches:
-                yield self.batch(positions, epoch=epoch)
+                yield self._held.batch(positions, epoch)
             return
         waiting: deque[Future[Any]] = deque()
-        try:
-            for positions in batches:
-                waiting.append(self._submit(positions, epoch))
-                if len(waiting) > AHEAD * self._processes:
-                    yield self._result(waiting.popleft())
-            while waiting:
+        for positions in batches:
+            waiting.append(self._submit(positions, epoch, retry=not waiting))
+            if len(waiting) > AHEAD * self._processes:
                 yield self._result(waiting.popleft())
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield self._result(waiting.popleft())
 
-    def batch(self, positions: Sequence[int], *, epoch: int = 0) -> Any:
-        """One batch, loaded in the caller's own process; arguments and errors are as above."""
-        return _loaded(self._dataset, self._collate, positions, epoch)
+    def batch(self, positions: Sequence[int], *, epoch: int | None = None) -> Any:
+        """One batch, loaded in the caller's own process; arguments are as above, and errors are the data set's own."""
+        return self._held.batch(positions, epoch)
 
-    def _submit(self, positions: Sequence[int], epoch: int) -> Future[Any]:
+    def _submit(self, positions: Sequence[int], epoch: int | None, *, retry: bool) -> Future[Any]:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self._processes,
                 mp_context=multiprocessing.get_context("spawn"),  # a Ray worker has threads: forking may hang
                 initializer=_begin,
-                initargs=(self._dataset, self._collate),
+                initargs=(self._held,),
             )
         try:
             return self._pool.submit(_load, list(positions), epoch)
         except BrokenProcessPool as error:
-            raise self._died() from error
+            self._pool = None
+            if not retry:
+                raise _died(error) from error
+        # A process died while it had nothing to do: no batch is lost.
+        return self._submit(positions, epoch, retry=False)
 
     def _result(self, future: Future[Any]) -> Any:
         try:
             found = future.result()
         except BrokenProcessPool as error:
-            raise self._died() from error
-        # Raised here, in the caller's process, where the error's text is its whole message.
+            self._pool = None
+            raise _died(error) from error
         if isinstance(found, UserError):
             raise found
+        if isinstance(found, _Failure):
+            raise RuntimeError(found.text) from RuntimeError(found.traceback)
         return found
 
-    def _died(self) -> RuntimeError:
-        self._pool = None
-        return RuntimeError(
-            "a process that loads samples ended without a word; it may have been killed for want of memory, "
-            "or its own output above tells why"
-        )
-
     def close(self) -> None:
-        """End the processes and wait for their end; a later loop starts others."""
+        """End the processes and wait for their end; a later loop starts others. A resting loop cannot go on."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
 
-def _loaded(dataset: Any, collate: Collate, positions: Sequence[int], epoch: int) -> Any:
-    if hasattr(dataset, "set_epoch"):
-        dataset.set_epoch(epoch)
-    return collate([dataset[position] for position in positions]) if positions else None
+class _Held:
+    """A data set, the function which makes its batches, and the epoch last told."""
+
+    def __init__(self, dataset: Any, collate: Collate) -> None:
+        self._dataset, self._collate = dataset, collate
+        self._epoch: int | None = None
+
+    def batch(self, positions: Sequence[int], epoch: int | None) -> Any:
+        """A batch of samples; None without positions."""
+        if epoch not in (None, self._epoch) and hasattr(self._dataset, "set_epoch"):
+            self._dataset.set_epoch(epoch)
+            self._epoch = epoch
+        return self._collate([self._dataset[position] for position in positions]) if positions else None
 
 
-def _begin(dataset: Any, collate: Collate) -> None:
+@dataclass(frozen=True)
+class _Failure:
+    """An error of a data set, as text: the error itself may not survive the way to another process."""
+
+    text: str
+    traceback: str
+
+
+def _died(error: BrokenProcessPool) -> RuntimeError:
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    return RuntimeError(
+        "a process that loads samples ended without a word: it may have been killed for want of memory, the limit of "
+        f"open files may be too low (`ulimit -n`), or its own output above tells why{cause}"
+    )
+
+
+_held: _Held
+"""What a loading process loads from."""
+
+
+def _begin(held: _Held) -> None:
     """The start of a loading process."""
     global _held
-    _held = dataset, collate
+    _held = held
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-_held: tuple[Any, Collate]
-"""A loading process's data set, and the function which makes its batches."""
 
 
 def _end_with_parent() -> None:
@@ -143,9 +166,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _load(positions: Sequence[int], epoch: int) -> Any:
-    # A user's mistake is handed over as a value: raised here, it would arrive with a page of text.
+def _load(positions: Sequence[int], epoch: int | None) -> Any:
+    # Errors are handed over as values. One that cannot be unpickled would break the whole pool, and one like SystemExit
+    # would end the caller.
     try:
-        return _loaded(*_held, positions, epoch)
+        return _held.batch(positions, epoch)
     except UserError as error:
         return error
+    except BaseException as error:
+        text = f"a sample could not be loaded: {type(error).__name__}: {error}"
+        return _Failure(text, traceback.format_exc())

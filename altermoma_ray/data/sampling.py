@@ -6,19 +6,18 @@ global batch's samples is therefore the same on any number of workers.
 Example: the second of two workers, in the first epoch::
 
     order = epoch_order(len(dataset), seed=0, epoch=0)
-    for batch in load_batches(dataset, collate, global_batches(order, 32), rank=1, world=2):
+    own = [shard(batch, rank=1, world=2) for batch in global_batches(order, 32)]
+    for batch in Loader(dataset, collate).load(own):
         ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-
-from altermoma_ray.data.loader import Collate, Loader
 
 if TYPE_CHECKING:
     from altermoma_ray.data.nuscenes.index import Index
@@ -130,35 +129,3 @@ def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
         raise ValueError(f"`0 <= rank < world` must hold, but got (rank={rank}, world={world})")
     # Whole-number bounds of neighbouring workers meet exactly: no sample is lost, and none is in two parts.
     return list(batch[rank * len(batch) // world : (rank + 1) * len(batch) // world])
-
-
-def load_batches(
-    dataset: Any,
-    collate: Collate,
-    batches: Sequence[Sequence[int]],
-    *,
-    rank: int = 0,
-    world: int = 1,
-    processes: int = 0,
-) -> Iterator[Any]:
-    """Load this worker's part of each global batch, once.
-
-    Args:
-        dataset: the samples, as for :class:`altermoma_ray.data.loader.Loader`.
-        collate: makes a batch of them.
-        batches: global batches of positions in ``dataset``, the same on every worker.
-        rank: this worker's number.
-        world: number of workers.
-        processes: number of processes to load ahead; 0 loads in the caller's own.
-
-    Yields:
-        One batch for each global batch; None where no sample of the global batch is this worker's.
-
-    Raises:
-        UserError: a sensor's file is missing or broken.
-    """
-    loader = Loader(dataset, collate, processes=processes)
-    try:
-        yield from loader.load([shard(batch, rank, world) for batch in batches])
-    finally:
-        loader.close()

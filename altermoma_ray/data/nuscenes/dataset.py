@@ -99,7 +99,7 @@ class NuScenesDataset(Dataset[Sample]):
         return len(self.rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other transforms from now on; a data loader with workers must be started after this."""
+        """Draw other transforms from now on, in this process."""
         self.epoch = epoch
 
     def __getitem__(self, position: int) -> Sample:

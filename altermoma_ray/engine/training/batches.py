@@ -87,18 +87,17 @@ class LazyBatches(Sequence[Any]):
         return batch
 
     def __iter__(self) -> Iterator[Any]:
-        missing = [number for number in range(len(self)) if number not in self._kept]
-        if not self._loader.processes or not missing:
-            for number in range(len(self)):
-                yield self[number]
-            return
-        loaded = self._loader.load([self._rows[number] for number in missing])
+        # Decided at the start: a batch may become kept during the loop, and is then loaded once more.
+        ahead = [number for number in range(len(self)) if number not in self._kept] if self._loader.processes else []
+        loaded = self._loader.load([self._rows[number] for number in ahead])
+        behind = iter(ahead)
+        following = next(behind, None)
         for number in range(len(self)):
-            if number in self._kept:
-                yield self._kept[number]
+            if number != following:
+                yield self[number]
                 continue
-            batch = next(loaded)
-            if self._keeps(batch):
+            following, batch = next(behind, None), next(loaded)
+            if number not in self._kept and self._keeps(batch):
                 # A loader's tensors are in shared memory, each with an open file: a kept batch is copied out of there.
                 batch = self._kept[number] = copy.deepcopy(batch)
             yield batch

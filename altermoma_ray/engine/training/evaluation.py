@@ -32,7 +32,7 @@ class Evaluator:
         data: gives samples and annotations.
         rows: the validation samples of all workers together.
         batch_size: samples of one forward pass on this worker.
-        loader: loads the samples, and may load others for others; None loads in the worker itself.
+        loader: loads the samples; other loops may share it. None loads in the worker itself.
     """
 
     def __init__(

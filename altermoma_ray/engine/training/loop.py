@@ -69,7 +69,7 @@ class FineTuningBatches:
     Args:
         data: gives the samples of split ``train``.
         recipe: gives the batch size and class balancing, and the loader processes where no loader is given.
-        loader: loads the samples, and may load others for others.
+        loader: loads the samples; other loops may share it.
     """
 
     def __init__(self, data: DataSource, recipe: Recipe, loader: RowLoader | None = None) -> None:
@@ -77,22 +77,24 @@ class FineTuningBatches:
         self._loader = loader or RowLoader(data, data.rows("train"), processes=recipe.loader_processes)
         self._kept: tuple[int, int, LazyBatches] | None = None
 
-    def __call__(self, steps: int, seed: int, *, done: int = 0) -> Iterable[Any]:
+    def __call__(self, steps: int, seed: int, *, done: int = 0, end: int | None = None) -> Iterable[Any]:
         """This worker's share of ``steps`` consecutive batches, as :func:`training_batches` gives them.
 
         Args:
             steps: number of batches.
             seed: of their order.
             done: number of batches at the beginning that are left out, and not loaded.
+            end: number of the batch before which to end; None gives all.
         """
+        end = steps if end is None else end
         if self._loader.processes:
-            return self._loader.load(self._shares(steps, seed)[done:])
+            return self._loader.load(self._shares(steps, seed)[done:end])
         # Fewer steps are a beginning of more, so one kept list serves all lengths. Only one seed is kept: with several,
         # the limit on kept bytes would hold for each of them.
         if self._kept is None or self._kept[0] != seed or self._kept[1] < steps:
             self._kept = seed, steps, LazyBatches(self._loader, self._shares(steps, seed))
         kept = self._kept[2]
-        return (kept[number] for number in range(done, steps))
+        return (kept[number] for number in range(done, end))
 
     def _shares(self, steps: int, seed: int) -> list[list[int]]:
         """The rows of this worker's part of each batch."""

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import torch
 from safetensors.torch import save as save_tensors
@@ -41,7 +41,7 @@ from altermoma_ray.engine.training.norms import BATCHES, Statistics, exchange_st
 from altermoma_ray.engine.trials.budget import costs_of, within_budget
 from altermoma_ray.engine.trials.clock import Clock
 from altermoma_ray.engine.trials.ending import Ending, Found, TakeEnding, metrics_of, write_result
-from altermoma_ray.engine.trials.events import events_of, step_of
+from altermoma_ray.engine.trials.events import ChooseMasks, events_of, step_of
 from altermoma_ray.engine.trials.histograms import score_histograms
 from altermoma_ray.engine.trials.job import TrialJob, TrialTask
 from altermoma_ray.engine.trials.results import (
@@ -143,7 +143,8 @@ class TrialRunner:
             clock.lap("criterion")
             scores = self._scores(trial)
             plan = self._plan(scores, trial, steps, end)
-            costs = costs_of(self._job.costs, self._units(trial), plan[-1][1])
+            masks = plan[-1][1]()
+            costs = costs_of(self._job.costs, self._units(trial), masks)
             clock.lap("score")
             for evaluation in self._fine_tune(run, plan):
                 evaluation = Evaluation(step=evaluation.step, metrics={**evaluation.metrics, **costs})
@@ -152,13 +153,13 @@ class TrialRunner:
                 yield {"step": float(evaluation.step), **evaluation.metrics}
             # The model is kept as it was evaluated: with its last masks, even where the trial stops before its last
             # pruning, and with the statistics with which its figures were told.
-            MaskHolder(self._model, self._units(trial).held(plan[-1][1])).release()
+            MaskHolder(self._model, self._units(trial).held(masks)).release()
             if self._told is None:
                 self._renew_statistics(trial, batches=self._job.rung_statistics if end < steps else 0)
             else:
                 exchange_statistics(self._model, self._told)
             if rank_and_world()[0] == 0:
-                result = self._write(run, scores, plan[-1][1])
+                result = self._write(run, scores, masks)
                 if beside is not None and run.unscored is not None:
                     beside(Ending(result, *run.unscored))
                 else:
@@ -170,7 +171,7 @@ class TrialRunner:
 
     def decide(self, trial: TrialTask) -> tuple[Granularity, Masks]:
         """The units of a trial, bound to the model, and the trial's last masks; nothing is trained."""
-        return self._units(trial), self._plan(self._scores(trial), trial, steps=0, end=0)[-1][1]
+        return self._units(trial), self._plan(self._scores(trial), trial, steps=0, end=0)[-1][1]()
 
     def _units(self, trial: TrialTask) -> Granularity:
         """The granularity of a trial, bound to this model; kept, since finding a model's channels takes a while."""
@@ -195,19 +196,19 @@ class TrialRunner:
             return criterion.combine(self._indicators(job, criterion.reads), self._groups)
         return self._scored(job, job.criteria[0]) if criterion.needs == "scores" else {}
 
-    def _plan(self, scores: Weights, trial: TrialTask, steps: int, end: int) -> list[tuple[int, Masks]]:
-        """The fine-tuning steps at which to prune, each with its masks; the last masks meet the target.
+    def _plan(self, scores: Weights, trial: TrialTask, steps: int, end: int) -> list[tuple[int, ChooseMasks]]:
+        """The fine-tuning steps at which to prune, and what gives the masks of each; the last masks meet the target.
 
         Args:
             scores: of all weights; empty for a criterion which left masks.
             trial: gives sparsity, ratios, schedule and granularity.
             steps: length of the whole fine-tuning.
-            end: step at which the run ends; of the later rounds only the last one is in the plan, which a rung shows.
+            end: step at which the run ends.
         """
         setting = trial.setting
         if not scores:
             job = self._job.scoring_of(trial)
-            return [(0, load_masks(job, job.masks[0]))]
+            return [(0, cache(partial(load_masks, job, job.masks[0])))]
         rounds = 1 if setting.schedule == "one-shot" else self._job.iterative_rounds
         schedule = Schedule(kind=setting.schedule, rounds=rounds)
         target = Target(groups=self._groups, sparsity=setting.sparsity, ratios=setting.ratios)
@@ -218,11 +219,10 @@ class TrialRunner:
         target = within_budget(target, self._job.budget, self._job.costs, units, scores)
         goals = list(zip(when, target.rounds(schedule), strict=True))
         if end == 0 < steps:
-            goals = [(0, target)]  # nothing is trained under the masks of the first round
-        # Masks of 40 million weights take two seconds of a core: a run to an early rung makes no others than it needs.
-        return [(step, units.select(scores, goal)) for step, goal in goals if step <= end or goal is target]
+            goals = [(0, target)]  # the rung before training shows the last masks, and nothing is trained under others
+        return [(step, cache(partial(units.select, scores, goal))) for step, goal in goals]
 
-    def _fine_tune(self, run: Run, plan: Sequence[tuple[int, Masks]]) -> Iterator[Evaluation]:
+    def _fine_tune(self, run: Run, plan: Sequence[tuple[int, ChooseMasks]]) -> Iterator[Evaluation]:
         """Prune θ_init by the plan, train up to the run's end, and evaluate at every rung and at the end.
 
         A trial which stopped at a rung, or died, goes on from its saved state. The run's history then begins with the
@@ -239,13 +239,13 @@ class TrialRunner:
         # Over all steps, not to the rung: a promoted trial goes on along the curve of an uninterrupted one.
         scheduler = one_cycle(optimizer, steps, done=done)
         seed = self._job.seed_of(trial)
-        # Those of the steps that are done are left out: a resumed trial sees the same ones as an undisturbed trial.
-        batches = seeded(self._batches(steps, seed, done=done), seed, done)
+        # Batches of other steps are left out: a resumed trial sees the same ones as an undisturbed trial.
+        batches = seeded(self._batches(steps, seed, done=done, end=end), seed, done)
         # The masks of a resumed trial are found again from the plan: scores in storage give the same masks every time.
         events = events_of(plan, self._job.rungs, steps)
         masks = next(event.masks for event in reversed(events) if event.step <= done and event.masks is not None)
         units = self._units(trial)
-        held, weight = units.held(masks), trial.setting.distillation
+        held, weight = units.held(masks()), trial.setting.distillation
         with self._distillation.loss(weight) as extra_loss, MaskHolder(self._model, held, optimizer) as holder:
             if steps == 0:
                 # Nothing else brings the norms' statistics up to date; those of whole units are taken anew in any case.
@@ -262,14 +262,14 @@ class TrialRunner:
                 clock.lap("fine_tune")
                 # Pruned before evaluated: the figures are of the masks from here on.
                 if event.masks is not None:
-                    holder.update(units.held(event.masks))
+                    holder.update(units.held(event.masks()))
                 if event.is_evaluated:
                     synchronise_buffers(self._model)
                     is_last = step == end
                     if step == steps:
                         metrics = self._measured(run, self._evaluator, is_last=is_last)
                     else:
-                        with self._previewed(trial, units.held(plan[-1][1])):
+                        with self._previewed(trial, units.held(plan[-1][1]())):
                             metrics = self._measured(run, self._rung_evaluator, is_last=is_last)
                     yield Evaluation(step=step, metrics=metrics)
                 # Behind the yield: by now the caller has put the evaluation into the history. Nothing is trained at

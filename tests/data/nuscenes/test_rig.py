@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from altermoma_ray.data.loader import Loader
 from altermoma_ray.data.nuscenes.dataset import NuScenesDataset, collate
 from altermoma_ray.data.nuscenes.index import Index, open_index
 from altermoma_ray.data.nuscenes.reading import Reading
 from altermoma_ray.data.nuscenes.rig import CAMERAS, check_rig, choose_cameras, find_rig
-from altermoma_ray.data.sampling import load_batches
 from altermoma_ray.data.synthetic import generate, matches
 from altermoma_ray.data.transforms import InputConfig
 from altermoma_ray.errors import UserError
@@ -69,9 +69,8 @@ def test_another_rig_runs_with_the_toy_and_its_shipped_weights_up_to_the_officia
     index = source.index()
     assert index.rig.cameras == FOUR
     rows = source.rows("validation")
-    (batch,) = load_batches(
-        NuScenesDataset(index, rows, model.config.inputs, augment=False), collate, [range(len(rows))]
-    )
+    dataset = NuScenesDataset(index, rows, model.config.inputs, augment=False)
+    (batch,) = Loader(dataset, collate).load([range(len(rows))])
     assert batch.images.shape[:2] == (2, 4)
     task = DetectionTask(model.config.head)
     with torch.no_grad():
@@ -182,7 +181,8 @@ def test_the_stated_reading_reaches_the_files_in_a_loading_process(own, tmp_path
         np.fromfile(file, "<f4").reshape(-1, 5)[:, :4].tofile(file)
     stated = {"lidar_columns": ("x", "y", "z", "intensity"), "follow_links": True}
     index = pickle.loads(pickle.dumps(opened(own, tmp_path / "b", **stated)))
-    (batch,) = load_batches(NuScenesDataset(index, [0], InputConfig(), augment=False), collate, [[0]], processes=1)
+    dataset = NuScenesDataset(index, [0], InputConfig(), augment=False)
+    (batch,) = Loader(dataset, collate, processes=1).load([[0]])
     assert torch.equal(batch.points[0], plain.points[0])
     with pytest.raises(UserError, match="is a link out of dataroot"):
         NuScenesDataset(
