@@ -33,8 +33,9 @@ auth_cache_ttl_seconds = 60
 """
 """MLflow's configuration of authentication: a user reads what others logged, and changes only what is theirs.
 
-Otherwise a password is hashed for each request, which took nine tenths of the server's time while a search logged. The
-process that changes a password or deletes a user forgets them at once; others accept the old one for up to a minute.
+The server remembers for a minute that a password was right: to hash it for each request took nine tenths of its time
+while a search logged. The process that changes a password or deletes a user forgets the old password at once; the
+server's other processes accept it for up to a minute.
 """
 
 

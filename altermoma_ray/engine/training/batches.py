@@ -60,6 +60,12 @@ class RowLoader:
 class LazyBatches(Sequence[Any]):
     """A sequence of batches, each given by rows of a data source.
 
+    Example:
+        Two batches, of which the second is decoded alone::
+
+            batches = LazyBatches(RowLoader(data, data.rows("train")), [[2, 0], [1]])
+            batches[1]
+
     Args:
         loader: loads them; its processes load ahead during a loop over all batches. A batch asked for by its number is
             always decoded by the worker itself.
@@ -88,15 +94,13 @@ class LazyBatches(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         # Decided at the start: a batch may become kept during the loop, and is then loaded once more.
-        ahead = [number for number in range(len(self)) if number not in self._kept] if self._loader.processes else []
-        loaded = self._loader.load([self._rows[number] for number in ahead])
-        behind = iter(ahead)
-        following = next(behind, None)
+        ahead = set(range(len(self))) - self._kept.keys() if self._loader.processes else set()
+        loaded = self._loader.load([self._rows[number] for number in sorted(ahead)])
         for number in range(len(self)):
-            if number != following:
+            if number not in ahead:
                 yield self[number]
                 continue
-            following, batch = next(behind, None), next(loaded)
+            batch = next(loaded)
             if number not in self._kept and self._keeps(batch):
                 # A loader's tensors are in shared memory, each with an open file: a kept batch is copied out of there.
                 batch = self._kept[number] = copy.deepcopy(batch)

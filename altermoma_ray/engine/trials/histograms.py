@@ -57,11 +57,11 @@ def score_histograms(
 
 
 def _counted(values: Tensor, kept: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Values as float64 [P], and how many pruned and kept weights have each [2, P].
+    """Points on the axis, float64 [P], and the numbers of pruned and of kept weights at each of them, [2, P].
 
     Many float32 values are rounded to bfloat16, which has 65536 bit patterns to count: a second instead of many for 40
     million weights, and more digits than a picture shows. Where fewer than ``least`` patterns occur the values are so
-    close to each other that each of them counts.
+    close to each other that each weight gets a point of its own.
     """
     if values.dtype == torch.float32 and len(values) > _PATTERNS:
         largest = torch.finfo(torch.bfloat16).max
